@@ -1,0 +1,287 @@
+r"""Train the paper's CNN to find artificial lesions, or to tell sexes apart.
+
+    python -m experiments.train --task=square_lesion --cohort=DIR --out=DIR
+    python -m experiments.train --task=gaussian_lesion --dims=3 --synthetic_voxel_size_mm=4 \
+        --lesion_size_mm=16,28 --out=DIR
+
+Started again with the same --out, training goes on where it stopped. The model, its card and the
+report on held-out subjects end up in --out.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import cohort_flags
+from experiments.launch import start, versions
+from featvis_jax import training
+from featvis_jax.checkpoints import save_model
+from featvis_jax.data import pipeline, tasks
+from featvis_jax.evaluation.baselines import shape_blind_baselines
+from featvis_jax.nn.cnn import CNN
+from featvis_jax.results import plots
+from featvis_jax.results.store import atomic_write_bytes, make_directory
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("task", "square_lesion", list(tasks.TASKS), "What to learn.")
+flags.DEFINE_enum("dims", None, ["2", "3"], "Slices or volumes; 2, and 3 for sex.")
+flags.DEFINE_string("out", None, "Directory for model, report and checkpoints.", required=True)
+flags.DEFINE_list("crop", None, "Size of an image in voxels, 140,192 for example.")
+flags.DEFINE_integer("seed", 0, "Fixes split, weights, order and lesions.", lower_bound=0)
+flags.DEFINE_integer("batch", None, "Images per step; 32 for slices, 8 for volumes.", lower_bound=1)
+flags.DEFINE_integer("steps", 2000, "Most training steps.", lower_bound=1)
+flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate.", lower_bound=0.0)
+flags.DEFINE_float("weight_decay", 1e-4, "L2, added to the gradient.", lower_bound=0.0)
+flags.DEFINE_enum("decay", "cosine", ["cosine", "constant"], "Course of the learning rate.")
+flags.DEFINE_integer("evaluate_every", 100, "Steps between evaluations.", lower_bound=1)
+flags.DEFINE_integer(
+    "validation_images", 1024, "Most images to stop by; 0 for all.", lower_bound=0
+)
+flags.DEFINE_integer("patience", 7, "Evaluations without progress before stopping.", lower_bound=1)
+flags.DEFINE_integer(
+    "curriculum", 600, "Steps until all lesions are hard; 0 for none.", lower_bound=0
+)
+flags.DEFINE_list("lesion_count", ["1", "5"], "Fewest and most lesions in an image.")
+flags.DEFINE_list("lesion_size_mm", ["9", "17"], "Smallest and largest lesion.")
+flags.DEFINE_float("lesion_contrast", 0.3, "Least difference from the tissue under a lesion.")
+flags.DEFINE_enum("lesion_polarity", "both", ["both", "bright", "dark"], "Kind of contrast.")
+
+
+def main(_: Sequence[str]) -> None:
+    """Train, report and save."""
+    out = Path(FLAGS.out)
+    rank = int(FLAGS.dims or (3 if FLAGS.task == "sex" else 2))
+    batch = FLAGS.batch or (32 if rank == 2 else 8)
+    schedule = training.Schedule(
+        steps=FLAGS.steps,
+        learning_rate=FLAGS.learning_rate,
+        weight_decay=FLAGS.weight_decay,
+        decay=FLAGS.decay,
+        evaluate_every=FLAGS.evaluate_every,
+        patience=FLAGS.patience,
+        hard_after=0 if FLAGS.task == "sex" else FLAGS.curriculum,
+    )
+    make_directory(out)
+    cohort = cohort_flags.cohort_from_flags()
+    prepared = tasks.prepare(
+        FLAGS.task,
+        cohort,
+        rank=rank,
+        cache=cohort_flags.volume_cache_directory(cohort),
+        crop=_numbers("crop", int) if FLAGS.crop else None,
+        seed=FLAGS.seed,
+        lesion_options={
+            "count": tuple(_numbers("lesion_count", int, 2)),
+            "size_mm": tuple(_numbers("lesion_size_mm", float, 2)),
+            "min_contrast": FLAGS.lesion_contrast,
+            "polarity": FLAGS.lesion_polarity,
+        },
+    )
+    model = CNN(rank=rank, num_classes=len(prepared.class_names))
+
+    def validation() -> Iterator[pipeline.Examples]:
+        return pipeline.evaluation_batches(
+            prepared.validation,
+            prepared.task,
+            batch_size=batch,
+            seed=FLAGS.seed,
+            max_images=FLAGS.validation_images or None,
+        )
+
+    _check(model, prepared.shape, validation)
+    _refuse_other_settings(
+        out / "settings.json",
+        {
+            "task": FLAGS.task,
+            "shape": list(prepared.shape),
+            "seed": FLAGS.seed,
+            "batch": batch,
+            "validation_images": FLAGS.validation_images,
+            **dataclasses.asdict(schedule),
+            **prepared.description,
+            "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
+        },
+    )
+    prepared.split.save(out / "split.json")
+    images = prepared.description["images"]
+    print(f"{FLAGS.task}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
+
+    mean, std = pipeline.intensity_statistics(prepared.train)
+    variables = training.initialize(
+        model, (*prepared.shape, 1), mean=mean, std=std, seed=FLAGS.seed
+    )
+    started = time.monotonic()
+    with tqdm(total=schedule.steps, unit="step", mininterval=5) as bar:
+
+        def on_step(step: int, loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update(step - bar.n)
+
+        def on_evaluation(history: list[dict[str, Any]]) -> None:
+            last = history[-1]
+            bar.write(
+                f"step {last['step']}: validation loss {last['loss']:.4f}, balanced accuracy "
+                f"{100 * last['balanced_accuracy']:.2f} %",
+                file=sys.stderr,
+            )
+            atomic_write_bytes(out / "metrics.tsv", _table(history))
+            atomic_write_bytes(out / "training.png", plots.training_curves(history))
+
+        result = training.fit(
+            model,
+            variables,
+            schedule,
+            training=lambda first: pipeline.training_batches(
+                prepared.train,
+                prepared.task,
+                batch_size=batch,
+                seed=FLAGS.seed,
+                first_step=first,
+                difficulty=schedule.difficulty,
+            ),
+            validation=validation,
+            directory=out / "checkpoints",
+            on_step=on_step,
+            on_evaluation=on_evaluation,
+        )
+    report = _report(prepared, model, result, batch)
+    save_model(
+        out / "model",
+        model,
+        result.variables,
+        {
+            "name": out.resolve().name,
+            "task": FLAGS.task,
+            "class_names": prepared.class_names,
+            "grid": {"shape": prepared.shape, "affine": prepared.affine.tolist()},
+            "intensity_range": [0.0, 1.0],
+            "data": prepared.description,
+            "report": report,
+            "training": {
+                "best_step": result.best_step,
+                "steps": result.steps,
+                "batch": batch,
+                "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
+                "versions": versions(),
+            },
+        },
+    )
+    atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
+    atomic_write_bytes(
+        out / "confusion.png",
+        plots.confusion_matrix(report["confusion"], prepared.class_names),
+    )
+    minutes = (time.monotonic() - started) / 60
+    print(f"Trained for {result.steps} steps in {minutes:.0f} min; best at {result.best_step}.")
+    print(_summary(report, prepared.class_names))
+    print(f"The model is in {out / 'model'}; the report beside it in {out / 'report.json'}.")
+
+
+def _check(
+    model: CNN, shape: tuple[int, ...], validation: Callable[[], Iterator[pipeline.Examples]]
+) -> None:
+    """Try what may not fit together before anything is compiled."""
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((*shape, 1), np.float32))
+    except ValueError as error:
+        grid = ",".join(map(str, shape))
+        raise ValueError(f"--crop={grid} is too small for the network. {error}") from error
+    try:
+        next(validation())
+    except ValueError as error:
+        raise ValueError(f"No image to validate with can be made. {error}") from error
+
+
+def _refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Note what decides the weights, or compare it with what the run in this place began with."""
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    if path.exists():
+        earlier, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        different = [
+            f"\n  {name}: the run has {earlier.get(name)}, asked for is {wanted.get(name)}"
+            for name in sorted({*earlier, *wanted})
+            if earlier.get(name) != wanted.get(name)
+        ]
+        if different:
+            raise ValueError(
+                f"--out={path.parent} holds a training run with other settings:{''.join(different)}"
+                "\nChoose another directory, or the settings of the run to go on with it."
+            )
+    atomic_write_bytes(path, text.encode() + b"\n")
+
+
+def _report(
+    prepared: tasks.Prepared, model: CNN, result: training.Result, batch: int
+) -> dict[str, Any]:
+    """The network and the shape-blind baselines on the same images of held-out subjects."""
+
+    def images(source: pipeline.Source) -> Any:
+        return pipeline.evaluation_batches(source, prepared.task, batch_size=batch, seed=FLAGS.seed)
+
+    found = training.evaluate(model, result.variables, images(prepared.test))
+    report: dict[str, Any] = {
+        "subjects": list(prepared.split.test),
+        "images": int(found.confusion.sum()),
+        "balanced_accuracy": found.balanced_accuracy,
+        "auc": found.auc,
+        "loss": found.loss,
+        "confusion": found.confusion.tolist(),
+    }
+    if FLAGS.task != "sex":
+        report["shape_blind_baselines"] = shape_blind_baselines(
+            images(prepared.train), images(prepared.test)
+        )
+    return report
+
+
+def _summary(report: Mapping[str, Any], class_names: Sequence[str]) -> str:
+    lines = [
+        f"On {report['images']} images of {len(report['subjects'])} held-out subjects:",
+        f"  balanced accuracy {100 * report['balanced_accuracy']:.2f} %, AUC {report['auc']:.4f}",
+    ]
+    for name, row in zip(class_names, report["confusion"], strict=True):
+        counts = ", ".join(f"{n} as {other}" for n, other in zip(row, class_names, strict=True))
+        lines.append(f"  true {name}: {counts}")
+    for name, value in report.get("shape_blind_baselines", {}).items():
+        lines.append(f"  shape-blind baseline, {name}: {100 * value:.2f} %")
+    return "\n".join(lines)
+
+
+def _numbers(flag: str, kind: type[int] | type[float], count: int | None = None) -> list[Any]:
+    values = FLAGS[flag].value
+    try:
+        numbers = [kind(value) for value in values]
+    except ValueError:
+        numbers = []
+    if not numbers or (count is not None and len(numbers) != count):
+        raise ValueError(
+            f"--{flag}={','.join(values)}: expected {count or 'two or three'} numbers, "
+            "separated by commas."
+        )
+    return numbers
+
+
+def _table(history: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        writer.writerow({key: "n/a" if value is None else value for key, value in row.items()})
+    return text.getvalue().encode()
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,176 @@
+"""A trained model on disk: Orbax weights and a card that says what they are.
+
+```
+card.json    task, classes, architecture, input grid and affine, intensity range, data, accuracy
+weights/     Orbax checkpoint of params and statistics
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, Float64, PyTree
+
+from featvis_jax.nn.cnn import CNN
+
+_CARD, _WEIGHTS = "card.json", "weights"
+_REQUIRED = (
+    "name",
+    "task",
+    "class_names",
+    "architecture",
+    "weights_sha256",
+    "grid",
+    "intensity_range",
+)
+
+
+class TrainedModel(NamedTuple):
+    """A network with its weights and everything one must know to use it.
+
+    Attributes:
+      module: The Flax network.
+      variables: Its ``params`` and ``statistics``.
+      card: What `card.json` holds.
+    """
+
+    module: CNN
+    variables: dict[str, PyTree[Array]]
+    card: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of the images it takes, ``(*spatial, 1)``."""
+        return (*self.card["grid"]["shape"], 1)
+
+    @property
+    def affine(self) -> Float64[np.ndarray, "4 4"]:
+        """Voxel indices of that grid to mm; a slice lies in the plane of its last index."""
+        return np.array(self.card["grid"]["affine"], np.float64)
+
+    @property
+    def intensity_range(self) -> tuple[float, float]:
+        """Range of the training images' intensities."""
+        low, high = self.card["intensity_range"]
+        return float(low), float(high)
+
+
+def zoo_names() -> list[str]:
+    """Names of the models that ship with the package.
+
+    Example:
+      >>> "square-lesion" in zoo_names()
+      True
+    """
+    zoo = resources.files("featvis_jax.zoo")
+    return sorted(entry.name for entry in zoo.iterdir() if (entry / _CARD).is_file())
+
+
+def save_model(
+    directory: Path | str, module: CNN, variables: dict[str, PyTree[Array]], card: dict[str, Any]
+) -> None:
+    """Write a trained model; an earlier one in the same place is replaced.
+
+    Args:
+      directory: Where to; made if missing.
+      module: The network; its configuration goes into the card.
+      variables: Its weights and statistics.
+      card: All that `TrainedModel.card` should hold but the architecture and the weights' hash.
+
+    Raises:
+      ValueError: The card lacks something.
+    """
+    directory = Path(directory).absolute()
+    architecture = {
+        field: getattr(module, field)
+        for field in CNN.__dataclass_fields__
+        if field not in ("name", "parent")
+    }
+    card = {**card, "architecture": architecture, "weights_sha256": weights_hash(variables)}
+    if missing := [key for key in _REQUIRED if key not in card]:
+        raise ValueError(f"The model card lacks {missing}.")
+    directory.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory / _WEIGHTS, jax.device_get(variables), force=True)
+    (directory / _CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def load_model(name_or_path: Path | str) -> TrainedModel:
+    """Read a trained model from a directory, or by its name from the zoo.
+
+    Args:
+      name_or_path: A directory that `save_model` wrote, or one of `zoo_names`.
+
+    Raises:
+      FileNotFoundError: There is no such directory and no such name.
+      ValueError: The card or the weights do not fit together.
+
+    Example:
+      >>> model = load_model("square-lesion")
+      >>> model.image_shape, model.card["class_names"]
+      ((140, 192, 1), ['clean', 'lesion'])
+    """
+    directory = _find(name_or_path)
+    try:
+        card = json.loads((directory / _CARD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{directory / _CARD} is not JSON ({error}): save the model again."
+        ) from error
+    if missing := [key for key in _REQUIRED if key not in card]:
+        raise ValueError(f"{directory / _CARD} lacks {missing}: save the model again.")
+    architecture = dict(card["architecture"])
+    for field in ("features", "pools"):
+        architecture[field] = tuple(
+            tuple(item) if isinstance(item, list) else item for item in architecture[field]
+        )
+    module = CNN(**architecture)
+    image = jax.ShapeDtypeStruct((*card["grid"]["shape"], 1), np.float32)
+    expected = jax.eval_shape(module.init, jax.random.key(0), image)
+    weights = directory.absolute() / _WEIGHTS
+    if not weights.is_dir():
+        raise FileNotFoundError(f"{weights} is missing: the model was not saved whole.")
+    # Placed explicitly: weights saved on another machine name devices that are not here.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    expected = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), dict(expected)
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        variables = checkpointer.restore(weights, expected)
+    if (found := weights_hash(variables)) != card["weights_sha256"]:
+        raise ValueError(
+            f"{weights} hashes to {found}, but {_CARD} says {card['weights_sha256']}: the weights "
+            "and the card are not of the same model."
+        )
+    return TrainedModel(module, variables, card)
+
+
+def weights_hash(variables: PyTree[Array]) -> str:
+    """SHA-256 over names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(variables)):
+        values = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _find(name_or_path: Path | str) -> Path:
+    path = Path(name_or_path)
+    if (path / _CARD).is_file():
+        return path
+    names = zoo_names()
+    if str(name_or_path) in names:
+        return Path(str(resources.files("featvis_jax.zoo") / str(name_or_path)))
+    raise FileNotFoundError(
+        f"{str(name_or_path)!r} is neither a directory with a {_CARD} nor a model of the zoo; "
+        f"the zoo has: {', '.join(names)}. Train a model with experiments.train."
+    )

@@ -1,0 +1,1 @@
+"""What comes in: cohorts of brain scans, volumes, lesions, synthetic brains and batches. No jax."""

@@ -1,0 +1,229 @@
+"""Artificial lesions of any shape, in slices and volumes, drawn on the fly from a seed.
+
+A lesion replaces tissue by a constant grey level. By default that level is one that the same brain
+shows elsewhere, brighter or darker than the tissue under it, so that no single intensity and no
+histogram gives a lesion away: a network has to look at shape (`featvis_jax.evaluation.baselines`
+measures how far shape-blind classifiers get).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+from scipy import ndimage, special
+
+from featvis_jax.data.volumes import brain_mask
+
+Coordinates = Float[np.ndarray, "rank *spatial"]
+Mask = Float[np.ndarray, "*spatial"]
+Shape = Callable[[Coordinates, Float[np.ndarray, " rank"], float], Mask]
+"""``(coordinates_mm, center_mm, size_mm) -> mask`` on [0, 1], 1 where the lesion is fully there."""
+
+# Attempts at a place and a grey level that fit; a brain offers one within the first few.
+_MAX_TRIES = 100
+# Lesions stay inside the brain; at its border they may lose at most this share of their extent.
+_MAX_CUT = 0.25
+
+
+def square(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
+    """A square (2-D) or cube (3-D) with sharp edges along the axes.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Its side in mm.
+
+    Returns:
+      1 inside and 0 outside, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((5, 5), dtype=np.float64)
+      >>> int(square(grid, np.array([2.0, 2.0]), 3.0).sum())
+      9
+    """
+    offset = np.abs(coordinates - _column(center, coordinates))
+    return (offset.max(axis=0) < size / 2).astype(np.float64)
+
+
+def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
+    """A disc (2-D) or ball (3-D) whose edge is softened by a Gaussian.
+
+    The edge falls off as the Gaussian's integral, with a standard deviation of a sixth of the
+    diameter: no border is sharp, and a plateau remains in the middle. What is left of it below 2 %
+    is cut off, since a trace of grey on a black background would tell of a lesion from afar.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Diameter in mm at which half of the contrast is left.
+
+    Returns:
+      Values on [0, 1], ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((21, 21), dtype=np.float64)
+      >>> mask = gaussian(grid, np.array([10.0, 10.0]), 12.0)
+      >>> [round(float(mask[10, i]), 2) for i in (10, 13, 16, 19)]
+      [1.0, 0.93, 0.5, 0.07]
+    """
+    radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
+    mask = 0.5 * special.erfc((radius - size / 2) / (math.sqrt(2) * size / 6))
+    return np.where(mask < 0.02, 0.0, mask)
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType({"square": square, "gaussian": gaussian})
+"""The lesion shapes that tasks know by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesions:
+    """How lesions are drawn into an image.
+
+    Attributes:
+      shape: Maps coordinates, centre and size to a mask; one of `SHAPES` or your own function.
+      voxel_size_mm: Distance between neighbouring voxels.
+      count: Fewest and most lesions in one image, both included.
+      size_mm: Smallest and largest size.
+      min_contrast: Least difference between a lesion's level and the mean of the tissue that it
+        covers, on [0, 1].
+      polarity: ``"both"``, ``"bright"`` (brighter than the tissue) or ``"dark"``.
+      easy_contrast: The difference that an easy lesion has instead, which may lead out of the
+        brain's range; a curriculum begins with these.
+
+    Raises:
+      ValueError: A range is empty or an option unknown.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> brain = 0.5 + 0.2 * rng.random((64, 64, 1), dtype=np.float32)
+      >>> brain[:, :32] += 0.25
+      >>> damaged, mask = Lesions(square).add(brain, rng)
+      >>> damaged.shape, bool((damaged != brain)[mask == 0].any())
+      ((64, 64, 1), False)
+    """
+
+    shape: Shape
+    voxel_size_mm: float = 1.0
+    count: tuple[int, int] = (1, 5)
+    size_mm: tuple[float, float] = (9.0, 17.0)
+    min_contrast: float = 0.3
+    polarity: str = "both"
+    easy_contrast: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Check the options once, before anything is drawn."""
+        if not 1 <= self.count[0] <= self.count[1]:
+            raise ValueError(f"count is {self.count}; expected 1 <= fewest <= most.")
+        if not 0 < self.size_mm[0] <= self.size_mm[1] < math.inf:
+            raise ValueError(f"size_mm is {self.size_mm}; expected 0 < smallest <= largest.")
+        if not 0 <= self.min_contrast < 1:
+            raise ValueError(f"min_contrast is {self.min_contrast}; expected 0 <= it < 1.")
+        if self.polarity not in ("both", "bright", "dark"):
+            raise ValueError(f"polarity is {self.polarity!r}; expected 'both', 'bright' or 'dark'.")
+        if not 0 < self.voxel_size_mm < math.inf:
+            raise ValueError(f"voxel_size_mm is {self.voxel_size_mm}; expected a positive number.")
+        if not 0 < self.easy_contrast < math.inf:
+            raise ValueError(f"easy_contrast is {self.easy_contrast}; expected a positive number.")
+
+    def add(
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        rng: np.random.Generator,
+        *,
+        difficulty: float = 1.0,
+    ) -> tuple[Float32[np.ndarray, "*spatial 1"], Float32[np.ndarray, "*spatial 1"]]:
+        """Draw lesions into a copy of an image.
+
+        Lesions stay inside the brain. Centres are uniform over its voxels, sizes over their range,
+        counts over theirs.
+
+        Args:
+          image: Intensities on [0, 1], ``(*spatial, 1)``.
+          rng: Where all draws come from.
+          difficulty: Chance of each lesion to be of the final kind; the others are easy ones.
+
+        Returns:
+          The image with lesions, and the largest of their masks at every voxel.
+
+        Raises:
+          ValueError: The image has no brain, or no lesion fits into it.
+        """
+        brain = brain_mask(image[..., 0])
+        if not brain.any():
+            raise ValueError(
+                "A lesion needs a brain, but the image is empty: leave such slices out "
+                "(featvis_jax.data.volumes.usable_slices)."
+            )
+        levels = image[..., 0][brain]
+        brain = np.asarray(ndimage.binary_fill_holes(brain), bool)
+        inside = np.argwhere(brain)
+        result, masks = image[..., 0].copy(), np.zeros(brain.shape, np.float32)
+        for _ in range(rng.integers(self.count[0], self.count[1] + 1)):
+            easy = rng.random() >= difficulty
+            window, mask, level = self._draw(image[..., 0], brain, inside, levels, rng, easy)
+            result[window] += mask * (level - result[window])
+            masks[window] = np.maximum(masks[window], mask)
+        return result[..., None], masks[..., None]
+
+    def _draw(
+        self,
+        image: Float32[np.ndarray, "*spatial"],
+        brain: Bool[np.ndarray, "*spatial"],
+        inside: np.ndarray,
+        levels: np.ndarray,
+        rng: np.random.Generator,
+        easy: bool,
+    ) -> tuple[tuple[slice, ...], Float32[np.ndarray, "*window"], float]:
+        """One lesion: the window it lies in, its mask there, and its grey level."""
+        for _ in range(_MAX_TRIES):
+            center = inside[rng.integers(len(inside))]
+            size = rng.uniform(*self.size_mm)
+            # A mask may reach past its nominal size (a soft edge); 1.5 sizes hold all of it.
+            reach = math.ceil(1.5 * size / self.voxel_size_mm)
+            window = tuple(
+                slice(max(c - reach, 0), min(c + reach + 1, n))
+                for c, n in zip(center, image.shape, strict=True)
+            )
+            mask = self._mask(window, center, size)
+            extent = mask.sum()
+            mask = mask * brain[window]
+            if mask.sum() <= 0 or mask.sum() < (1 - _MAX_CUT) * extent:
+                continue
+            tissue = float((mask * image[window]).sum() / mask.sum())
+            brighter = self.polarity == "bright" or (self.polarity == "both" and rng.random() < 0.5)
+            if easy:
+                return window, mask, tissue + (1 if brighter else -1) * self.easy_contrast
+            # One of the brain's own grey levels, from the first of a few that are far enough.
+            candidates = levels[rng.integers(len(levels), size=64)]
+            contrast = candidates - tissue if brighter else tissue - candidates
+            fitting = candidates[contrast >= self.min_contrast]
+            if len(fitting):
+                return window, mask, float(fitting[0])
+        raise ValueError(
+            f"No place for a lesion of {self.size_mm} mm with contrast {self.min_contrast} was "
+            f"found in an image of shape {image.shape} in {_MAX_TRIES} tries: allow smaller "
+            "lesions or less contrast."
+        )
+
+    def _mask(
+        self, window: Sequence[slice], center: np.ndarray, size: float
+    ) -> Float32[np.ndarray, "*window"]:
+        axes = [np.arange(s.start, s.stop) * self.voxel_size_mm for s in window]
+        coordinates = np.stack(np.meshgrid(*axes, indexing="ij"))
+        mask = np.asarray(self.shape(coordinates, center * self.voxel_size_mm, size))
+        if mask.shape != coordinates.shape[1:] or not (mask.min() >= 0 and mask.max() <= 1):
+            raise ValueError(
+                f"The lesion shape {getattr(self.shape, '__name__', self.shape)!r} returned an "
+                f"array of shape {mask.shape} on [{mask.min()}, {mask.max()}]; expected a mask of "
+                f"shape {coordinates.shape[1:]} on [0, 1]."
+            )
+        return mask.astype(np.float32)
+
+
+def _column(center: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    return np.reshape(center, (-1,) + (1,) * (coordinates.ndim - 1))

@@ -1,0 +1,230 @@
+"""Batches of labelled images, streamed from cached volumes by grain.
+
+Every element is a function of the data, the seed and its own position, so that a training run that
+was interrupted goes on with the very batches it would have seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypedDict, runtime_checkable
+
+import grain
+import numpy as np
+from jaxtyping import Float32, Int
+
+from featvis_jax.data.volumes import CachedVolume, center_crop, usable_slices
+
+Difficulty = Callable[[int], float]
+"""Maps a training step to the difficulty of its lesions (`featvis_jax.data.lesions`)."""
+
+
+class Examples(TypedDict):
+    """Images ``(n, *spatial, 1)`` on [0, 1] and their class numbers ``(n,)``."""
+
+    image: Float32[np.ndarray, "n *spatial 1"]
+    label: Int[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slices:
+    """The usable axial slices of some subjects, as a random-access source of images.
+
+    Attributes:
+      volumes: The subjects' cached volumes.
+      shape: Every slice is centre-cropped to this size.
+      index: ``(volume number, z)`` of every slice.
+    """
+
+    volumes: Sequence[CachedVolume]
+    shape: tuple[int, int]
+    index: Sequence[tuple[int, int]] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """List the slices."""
+        index = [
+            (number, int(z))
+            for number, volume in enumerate(self.volumes)
+            for z in usable_slices(volume.brain_fraction)
+        ]
+        object.__setattr__(self, "index", tuple(index))
+
+    def __len__(self) -> int:
+        """Number of slices over all subjects."""
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> Float32[np.ndarray, "x y 1"]:
+        """One slice, read from disk."""
+        number, z = self.index[position]
+        plane = np.asarray(self.volumes[number].open()[z], np.float32)
+        return center_crop(plane, self.shape)[0][..., None]
+
+    def owner(self, position: int) -> str:
+        """The participant whose slice this is."""
+        return self.volumes[self.index[position][0]].participant_id
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volumes:
+    """Whole volumes of some subjects, as a random-access source of images.
+
+    Attributes:
+      volumes: The subjects' cached volumes.
+      shape: Every volume is centre-cropped to this size.
+    """
+
+    volumes: Sequence[CachedVolume]
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        """Number of subjects."""
+        return len(self.volumes)
+
+    def __getitem__(self, position: int) -> Float32[np.ndarray, "x y z 1"]:
+        """One volume, read from disk."""
+        data = np.moveaxis(np.asarray(self.volumes[position].open(), np.float32), 0, -1)
+        return center_crop(data, self.shape)[0][..., None]
+
+    def owner(self, position: int) -> str:
+        """The participant whose volume this is."""
+        return self.volumes[position].participant_id
+
+
+Source = Slices | Volumes
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Makes labelled examples of the images of a source (`featvis_jax.data.tasks`)."""
+
+    @property
+    def images_per_element(self) -> int:
+        """How many examples one image of the source gives."""
+        ...
+
+    def examples(
+        self, source: Source, position: int, rng: np.random.Generator, difficulty: float
+    ) -> Examples:
+        """The examples made from one image of the source."""
+        ...
+
+
+def training_batches(
+    source: Source,
+    task: Task,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    difficulty: Difficulty = lambda step: 1.0,
+) -> Iterator[Examples]:
+    """Endless shuffled batches, one per training step.
+
+    Args:
+      source: Where images come from.
+      task: Makes labelled examples of an image.
+      batch_size: Images per batch; a multiple of the task's images per element.
+      seed: Fixes order and draws.
+      first_step: The step of the first batch; the batches of a resumed run are those of an
+        uninterrupted one.
+      difficulty: Difficulty of a step's lesions.
+
+    Raises:
+      ValueError: The batch size does not fit the task, or the source is empty.
+    """
+    elements = _elements_per_batch(source, task, batch_size)
+
+    def examples(index: int, position: int) -> Examples:
+        rng = np.random.default_rng([seed, 0, index])
+        return task.examples(source, position, rng, difficulty(index // elements))
+
+    dataset = (
+        grain.MapDataset.source(range(len(source)))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .map_with_index(examples)
+        .batch(elements, batch_fn=_join)
+        .slice(slice(first_step, None))
+    )
+    return _read(dataset)
+
+
+def evaluation_batches(
+    source: Source, task: Task, *, batch_size: int, seed: int, max_images: int | None = None
+) -> Iterator[Examples]:
+    """Every image of the source once, in order, in batches; the last may be smaller.
+
+    Lesions are of the final difficulty and depend on the seed and the image's position alone.
+
+    Args:
+      source: Where images come from.
+      task: Makes labelled examples of an image.
+      batch_size: Images per batch; a multiple of the task's images per element.
+      seed: Fixes the draws. They differ from those of training with the same seed.
+      max_images: Take at most this many images, spread evenly over the source.
+
+    Raises:
+      ValueError: The batch size or the number of images does not fit the task, or the source is
+        empty.
+    """
+    elements = _elements_per_batch(source, task, batch_size)
+
+    def examples(index: int, position: int) -> Examples:
+        return task.examples(source, position, np.random.default_rng([seed, 1, index]), 1.0)
+
+    wanted = len(source) if max_images is None else max_images // task.images_per_element
+    if wanted < 1:
+        raise ValueError(
+            f"max_images is {max_images}; this task makes {task.images_per_element} images of each "
+            "one, so take at least that many."
+        )
+    positions = np.linspace(0, len(source) - 1, min(len(source), wanted)).astype(int)
+    dataset = (
+        grain.MapDataset.source(positions.tolist())
+        .map_with_index(examples)
+        .batch(elements, drop_remainder=False, batch_fn=_join)
+    )
+    return _read(dataset)
+
+
+def intensity_statistics(source: Source, *, max_images: int = 500) -> tuple[float, float]:
+    """Mean and standard deviation of the intensities, from images spread evenly over the source.
+
+    Args:
+      source: Where images come from.
+      max_images: At most this many are read.
+    """
+    positions = np.linspace(0, len(source) - 1, min(len(source), max_images)).astype(int)
+    sums = np.zeros(3)
+    for position in positions:
+        image = source[int(position)].astype(np.float64)
+        sums += image.size, image.sum(), (image**2).sum()
+    mean = sums[1] / sums[0]
+    return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
+
+
+def _read(dataset: grain.MapDataset[Examples]) -> Iterator[Examples]:
+    """Read ahead in threads, in order."""
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    return iter(dataset.to_iter_dataset(options))
+
+
+def _elements_per_batch(source: Source, task: Task, batch_size: int) -> int:
+    if len(source) == 0:
+        raise ValueError("There is no image to read: the cohort's part of the split is empty.")
+    elements, rest = divmod(batch_size, task.images_per_element)
+    if elements < 1 or rest:
+        raise ValueError(
+            f"batch_size is {batch_size}; this task makes {task.images_per_element} images of "
+            "each one, so use a positive multiple of that."
+        )
+    return elements
+
+
+def _join(elements: Sequence[Examples]) -> Examples:
+    return {
+        "image": np.concatenate([element["image"] for element in elements]),
+        "label": np.concatenate([element["label"] for element in elements]),
+    }

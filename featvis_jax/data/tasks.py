@@ -1,0 +1,213 @@
+"""Classification tasks on a cohort, and everything that has to be settled before training one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from featvis_jax.data.cohorts import Cohort, CohortError, Split, split_subjects
+from featvis_jax.data.lesions import SHAPES, Lesions, Shape
+from featvis_jax.data.pipeline import Examples, Slices, Source, Task, Volumes
+from featvis_jax.data.volumes import CachedVolume, cache_volumes, center_crop
+
+# The paper's slices of 140 x 192 voxels, on a grid of 1 mm.
+_SLICE_MM = (140.0, 192.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionTask:
+    """Tell images with lesions from the same images without.
+
+    Every image of the source gives a pair: as it is, and with lesions. Half of all images are thus
+    lesioned, and what differs within a pair is the lesion and nothing else, which takes the
+    variance of the anatomy out of each training step.
+
+    Attributes:
+      lesions: How lesions are drawn.
+    """
+
+    lesions: Lesions
+    class_names = ("clean", "lesion")
+    images_per_element = 2
+
+    def examples(
+        self, source: Source, position: int, rng: np.random.Generator, difficulty: float
+    ) -> Examples:
+        """The pair made from one image of the source."""
+        clean = source[position]
+        damaged, _ = self.lesions.add(clean, rng, difficulty=difficulty)
+        return {"image": np.stack([clean, damaged]), "label": np.array([0, 1], np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTask:
+    """Tell participants apart by a column of participants.tsv, sex for example.
+
+    Attributes:
+      class_by_participant: Class number of every participant.
+      class_names: Name of every class, in order.
+    """
+
+    class_by_participant: Mapping[str, int]
+    class_names: tuple[str, ...]
+    images_per_element = 1
+
+    def examples(
+        self, source: Source, position: int, rng: np.random.Generator, difficulty: float
+    ) -> Examples:
+        """One image with its participant's class."""
+        del rng, difficulty
+        label = self.class_by_participant[source.owner(position)]
+        return {"image": source[position][None], "label": np.array([label], np.int32)}
+
+
+def label_task(labels: Mapping[str, str]) -> LabelTask:
+    """A task from each participant's value in a column; classes are the sorted values.
+
+    Args:
+      labels: Value of every participant.
+
+    Raises:
+      ValueError: There are fewer than two values.
+    """
+    names = tuple(sorted(set(labels.values())))
+    if len(names) < 2:
+        raise ValueError(
+            f"The labels have {len(names)} class(es): {names}. Two or more are needed to classify."
+        )
+    return LabelTask({who: names.index(value) for who, value in labels.items()}, names)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A task on a cohort, ready to train.
+
+    Attributes:
+      task: Makes labelled examples.
+      class_names: Name of every class.
+      split: Who is in which part.
+      train: Images to train on.
+      validation: Images to stop by.
+      test: Images of held-out subjects, for the report.
+      shape: Spatial shape of an image.
+      affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
+      description: All of this in words and numbers, for the model card.
+    """
+
+    task: Task
+    class_names: tuple[str, ...]
+    split: Split
+    train: Source
+    validation: Source
+    test: Source
+    shape: tuple[int, ...]
+    affine: Float64[np.ndarray, "4 4"]
+    description: dict[str, object]
+
+
+TASKS: Mapping[str, str] = {
+    "square_lesion": "slices or volumes with square (cubic) lesions against the same without",
+    "gaussian_lesion": "the same with round lesions that have a soft edge",
+    "sex": "participants by the column `sex`; volumes only",
+}
+"""Tasks by name, each in one line."""
+
+
+def prepare(
+    name: str,
+    cohort: Cohort,
+    *,
+    rank: int,
+    cache: Path,
+    crop: Sequence[int] | None = None,
+    seed: int = 0,
+    shape: Shape | None = None,
+    lesion_options: Mapping[str, object] | None = None,
+) -> Prepared:
+    """Settle a task: split the subjects, cache their volumes, choose the grid.
+
+    Args:
+      name: One of `TASKS`, or any name for a lesion task with a shape of your own.
+      cohort: The subjects.
+      rank: 2 for axial slices, 3 for volumes.
+      cache: Directory for the cached volumes.
+      crop: Spatial shape of an image in voxels. By default the paper's 140 x 192 mm for slices, and
+        the whole volume in 3-D.
+      seed: Fixes the split.
+      shape: Your own lesion shape (`featvis_jax.data.lesions.Shape`).
+      lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
+
+    Raises:
+      ValueError: The task, the rank or the crop does not exist or does not fit.
+      CohortError: The cohort cannot be split, or has volumes that cannot be read.
+    """
+    if rank not in (2, 3):
+        raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
+    if shape is None and name not in TASKS:
+        raise ValueError(f"There is no task {name!r}; expected one of {', '.join(TASKS)}.")
+    if name == "sex" and rank != 3:
+        raise ValueError("The task 'sex' classifies whole volumes: use 3 dimensions.")
+    voxel_size_mm = _isotropic_voxel_size(cohort)
+    if crop is None:
+        crop = cohort.shape
+        if rank == 2:
+            crop = [min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop, _SLICE_MM)]
+    if len(crop) != rank or min(crop) < 1:
+        raise ValueError(f"The crop is {tuple(crop)}; expected {rank} positive numbers of voxels.")
+
+    split = split_subjects(cohort, label="sex" if name == "sex" else None, seed=seed)
+    details: dict[str, object] = {}
+    task: LesionTask | LabelTask
+    if name == "sex":
+        task = label_task({s.participant_id: s.labels["sex"] for s in cohort.subjects})
+    else:
+        shape = shape or SHAPES[name.removesuffix("_lesion")]
+        options = {"voxel_size_mm": voxel_size_mm, **(lesion_options or {})}
+        lesions = Lesions(shape, **options)  # pyright: ignore[reportArgumentType]
+        task = LesionTask(lesions)
+        details["lesions"] = {
+            **dataclasses.asdict(lesions),
+            "shape": getattr(shape, "__name__", repr(shape)),
+        }
+    cached = cache_volumes(cohort.subjects, cache)
+    affine = center_crop(
+        np.empty(cohort.shape, bool), (*crop, *cohort.shape[rank:]), affine=cohort.affine
+    )[1]
+    assert affine is not None
+    if rank == 2:
+        affine = affine.copy()
+        affine[:3, 3] += affine[:3, 2] * (cohort.shape[2] // 2)
+
+    def source(ids: Sequence[str]) -> Source:
+        volumes: list[CachedVolume] = [cached[participant_id] for participant_id in ids]
+        return Slices(volumes, tuple(crop)) if rank == 2 else Volumes(volumes, tuple(crop))  # pyright: ignore
+
+    parts = {part: source(getattr(split, part)) for part in ("train", "validation", "test")}
+    return Prepared(
+        task=task,
+        class_names=task.class_names,
+        split=split,
+        shape=tuple(crop),
+        affine=affine,
+        description={
+            "cohort": cohort.name,
+            "subjects": {part: len(getattr(split, part)) for part in parts},
+            "images": {part: len(images) for part, images in parts.items()},
+            **details,
+        },
+        **parts,
+    )
+
+
+def _isotropic_voxel_size(cohort: Cohort) -> float:
+    sizes = np.sqrt((cohort.affine[:3, :3] ** 2).sum(axis=0))
+    if not np.allclose(sizes, sizes[0], rtol=0.01):
+        raise CohortError(
+            f"cohort {cohort.name!r} has voxels of {sizes.round(3).tolist()} mm",
+            ["expected the same size along every axis: resample the volumes first."],
+        )
+    return float(sizes[0])

@@ -1,0 +1,127 @@
+"""Images as NIfTI-1 bytes and back, without touching the disk.
+
+A picture of what a channel looks for is only useful to an imaging scientist if it lies where the
+input lay. The affine of the input grid therefore travels with every image, the qform and sform
+agree wherever a qform can say the same thing, and equal images give equal bytes.
+"""
+
+import gzip
+import io
+import itertools
+import zlib
+from typing import Literal
+
+import nibabel
+import numpy as np
+from jaxtyping import Float
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+Space = Literal["scanner", "aligned", "talairach", "mni"]
+
+# Below this many millimetres, a qform that differs from the affine says the same thing.
+_AGREEMENT_MM = 1e-3
+# Pictures of channels are close to noise: more effort costs seconds per volume and saves nothing.
+_COMPRESSION = 1
+# What gzip and nibabel raise on bytes that are cut off, changed or something else.
+_DAMAGED = (
+    EOFError, HeaderDataError, ImageFileError, OSError, ValueError, WrapStructError, zlib.error,
+)  # fmt: skip
+
+
+def encode_nifti(
+    image: Float[np.ndarray, "*spatial 1"],
+    affine: Float[np.ndarray, "4 4"],
+    *,
+    space: Space = "aligned",
+    window: tuple[float, float] | None = None,
+) -> bytes:
+    """Encode an image as a gzip-compressed NIfTI-1 file.
+
+    The voxel (i, j, k) lies at the world position affine @ (i, j, k, 1), in millimetres. A 2-D
+    image is stored as one slice of shape (x, y, 1). The qform holds rotation and voxel size only;
+    for an affine with shears it is marked unknown, so that no program places the image by it.
+
+    Args:
+        image: shape (x, y, 1) or (x, y, z, 1), stored as float32. NaN and infinity are kept.
+        affine: shape (4, 4), from voxel indices to millimetres, invertible.
+        space: what the world coordinates are; the default claims no template.
+        window: intensities that a viewer should show as black and white. By default unset.
+
+    Returns:
+        The bytes of a .nii.gz file. They hold no time and no name: equal input, equal bytes.
+
+    Raises:
+        ValueError: if the image is neither 2-D nor 3-D with one channel, or the affine is not an
+            invertible, finite matrix of shape (4, 4).
+
+    References:
+        https://nifti.nimh.nih.gov/nifti-1
+
+    >>> image = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3, 1)
+    >>> decoded, affine = decode_nifti(encode_nifti(image, np.diag([2.0, 2.0, 2.0, 1.0])))
+    >>> bool((decoded == image).all()), affine[0, 0].item()
+    (True, 2.0)
+    """
+    if image.ndim not in (3, 4) or image.shape[-1] != 1 or 0 in image.shape:
+        raise ValueError(
+            f"image has shape {image.shape}; expected (x, y, 1) or (x, y, z, 1), none of them 0. "
+            "Pass one unbatched image with its channel axis last."
+        )
+    matrix = np.asarray(affine, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise ValueError(f"affine must be a finite matrix of shape (4, 4); got {matrix!r}.")
+    if abs(np.linalg.det(matrix[:3, :3])) < 1e-12 or (matrix[3] != (0, 0, 0, 1)).any():
+        raise ValueError(
+            f"affine must be invertible with the last row 0, 0, 0, 1; got {matrix.tolist()}. "
+            "Pass the affine of the grid that the model's input lies on."
+        )
+    volume = np.asarray(image if image.ndim == 3 else image[..., 0], np.float32)
+    nifti = nibabel.Nifti1Image(volume, matrix)
+    nifti.header.set_xyzt_units("mm")
+    if window is not None:
+        nifti.header["cal_min"], nifti.header["cal_max"] = window
+    nifti.set_qform(matrix, code=space)
+    if _largest_disagreement_mm(nifti.get_qform(), matrix, volume.shape) > _AGREEMENT_MM:
+        nifti.set_qform(None, code="unknown")
+    nifti.set_sform(matrix, code=space)
+    return gzip.compress(nifti.to_bytes(), compresslevel=_COMPRESSION, mtime=0)
+
+
+def decode_nifti(
+    data: bytes,
+) -> tuple[Float[np.ndarray, "*spatial 1"], Float[np.ndarray, "4 4"]]:
+    """Decode what `encode_nifti` made.
+
+    Args:
+        data: the bytes of a .nii.gz file.
+
+    Returns:
+        image: float32, shape (x, y, 1) if the file holds one slice, else (x, y, z, 1).
+        affine: float64, shape (4, 4), from voxel indices to millimetres.
+
+    Raises:
+        ValueError: if the bytes are no complete gzip-compressed NIfTI-1 file of one volume.
+
+    >>> decode_nifti(encode_nifti(np.zeros((5, 4, 3, 1), np.float32), np.eye(4)))[0].shape
+    (5, 4, 3, 1)
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            nifti = nibabel.Nifti1Image.from_bytes(stream.read())
+        volume = np.asarray(nifti.dataobj, np.float32)
+    except _DAMAGED as error:
+        raise ValueError(f"not a complete .nii.gz image: {error}") from error
+    if volume.ndim != 3 or nifti.affine is None:
+        raise ValueError(f"expected a NIfTI file of one volume; got shape {volume.shape}.")
+    return (volume if volume.shape[2] == 1 else volume[..., None]), nifti.affine
+
+
+def _largest_disagreement_mm(
+    first: Float[np.ndarray, "4 4"], second: Float[np.ndarray, "4 4"], shape: tuple[int, ...]
+) -> float:
+    """Return how far apart two affines place the corner of a grid that they disagree on most."""
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))])
+    difference = (corners @ (first - second).T)[:, :3]
+    return float(np.linalg.norm(difference, axis=1).max())

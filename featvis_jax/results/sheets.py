@@ -1,0 +1,388 @@
+"""Pictures of images: one unit, or every channel of a layer on one page.
+
+Pictures are grey and use whole pixels: a voxel is a square of `scale` x `scale` pixels, never an
+interpolation, because what a channel looks for can be as fine as one voxel. Images are shown with
+the second axis up (anterior, or superior in the coronal and the sagittal plane) and the first one
+to the right, so that in RAS coordinates the left of the subject is on the left. Pixels that are not
+a number become a checkerboard, which no window turns into an ordinary grey.
+"""
+
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+Window = tuple[float, float]
+Color = tuple[int, int, int]
+
+_PAPER = 250
+_HAIRLINE: Color = (206, 206, 206)
+_INK: Color = (28, 30, 33)
+_MUTED: Color = (110, 114, 120)
+# Shape and word carry the status; the colour only helps the eye to find it again.
+_MARKS: dict[str, tuple[str, Color]] = {
+    "dead": ("\u25cb", (92, 98, 106)),
+    "uniform": ("\u25a1", (36, 92, 150)),
+    "diverged": ("\u25b3", (176, 72, 28)),
+}
+_WIDEST_PAGE = 2600
+_CHECKER_VOXELS = 8
+
+
+def picture(
+    image: Float[np.ndarray, "*spatial 1"], *, window: Window, scale: int = 1
+) -> UInt8[np.ndarray, "height width"]:
+    """Draw one image in grey levels.
+
+    Args:
+        image: shape (x, y, 1), shown as it is, or (x, y, z, 1), shown as its axial, coronal and
+            sagittal middle planes side by side.
+        window: intensities that become black and white, the first below the second.
+        scale: side of a voxel in pixels, at least 1.
+
+    Returns:
+        Grey levels; a 2-D image gives (y * scale, x * scale).
+
+    Raises:
+        ValueError: if the shape, the window or the scale is none of the above.
+
+    >>> picture(np.array([[[0.0], [1.0]]]), window=(0.0, 1.0))
+    array([[255],
+           [  0]], dtype=uint8)
+    """
+    return _tile(_middle_planes(image), window, scale).pixels
+
+
+def encode_png(pixels: UInt8[np.ndarray, "height width *color"]) -> bytes:
+    """Encode grey levels or colours as a PNG; equal pixels give equal bytes.
+
+    Args:
+        pixels: uint8, shape (height, width) or (height, width, 3).
+
+    Returns:
+        The bytes of a .png file.
+
+    Raises:
+        ValueError: if the array is neither of the two.
+
+    >>> encode_png(np.zeros((2, 3), np.uint8))[1:4]
+    b'PNG'
+    """
+    if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2:
+        raise ValueError(
+            f"expected uint8 pixels of shape (height, width) or (height, width, 3); got "
+            f"{pixels.dtype} of shape {pixels.shape}."
+        )
+    buffer = io.BytesIO()
+    Pillow.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def contact_sheet(
+    images: Iterable[Float[np.ndarray, "*spatial 1"]],
+    *,
+    titles: Sequence[str],
+    statuses: Sequence[str],
+    title: str,
+    subtitle: str | None = None,
+    window: Literal["shared", "own"] | Window = "shared",
+    columns: int | None = None,
+    scale: int | None = None,
+) -> bytes:
+    """Draw many images on one page, with a number and a status under each.
+
+    The images are read one after the other and only the planes that are shown are kept, so a
+    generator of volumes needs the memory of one volume.
+
+    Args:
+        images: at least one, all of one shape, each (x, y, 1) or (x, y, z, 1).
+        titles: one per image, such as the number of the channel.
+        statuses: one per image; "alive" stays unmarked, others are named and drawn with a symbol.
+        title: heading of the page.
+        subtitle: line under the heading; by default the number of channels. The counts of the
+            statuses that are not alive follow it.
+        window: "shared" takes the smallest and the largest intensity on the page (diverged images
+            do not count), "own" those of each image, a pair is used as it is.
+        columns: tiles in a row; by default a page that is neither a ribbon nor a tower.
+        scale: side of a voxel in pixels; by default as large as a screen allows.
+
+    Returns:
+        The bytes of a .png file; equal arguments give equal bytes.
+
+    Raises:
+        ValueError: if there are no images, their shapes differ, or the number of titles or
+            statuses is another.
+
+    >>> sheet = contact_sheet(
+    ...     [np.eye(8)[..., None]] * 3, titles="012", statuses=["alive"] * 3, title="conv1"
+    ... )
+    >>> sheet[1:4]
+    b'PNG'
+    """
+    planes = [_middle_planes(image) for image in images]
+    if not planes or not len(planes) == len(titles) == len(statuses):
+        raise ValueError(
+            f"got {len(planes)} images, {len(titles)} titles and {len(statuses)} statuses; "
+            "expected at least one image, and one title and one status for each."
+        )
+    if len({tuple(plane.shape for plane in one) for one in planes}) > 1:
+        raise ValueError(f"images on one page must have one shape; got {planes[0][0].shape} first.")
+    windows = _windows(planes, statuses, window)
+    unit_width, unit_height = _tile(planes[0], (0.0, 1.0), 1).pixels.shape[::-1]
+    if columns is None:
+        columns = _choose_columns(len(planes), unit_width + 16, unit_height + 38)
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1; got {columns}.")
+    if scale is None:
+        room = (_WIDEST_PAGE * 2 // 3) // (columns * unit_width)
+        scale = max(1, min(room, 400 // max(unit_width // len(planes[0]), unit_height), 12))
+    tiles = [_tile(one, _open(each), scale) for one, each in zip(planes, windows, strict=True)]
+    layout = _Layout.fit(tiles[0], len(tiles), columns, own=window == "own")
+    page = Pillow.new("RGB", (layout.page_width, layout.page_height), (_PAPER,) * 3)
+    draw = ImageDraw.Draw(page)
+    counts = Counter(status for status in statuses if status != "alive")
+    subtitle = subtitle or f"{len(tiles)} channel{'s' if len(tiles) > 1 else ''}"
+    _draw_heading(draw, layout, title, subtitle, counts)
+    for index, tile in enumerate(tiles):
+        left, top = layout.corner(index)
+        page.paste(Pillow.fromarray(tile.pixels), (left, top))
+        for x, y, width, height in tile.frames:
+            corner = left + x - 1, top + y - 1
+            draw.rectangle((*corner, left + x + width, top + y + height), outline=_HAIRLINE)
+        _draw_caption(draw, layout, (left, top), titles[index], statuses[index], windows[index])
+    _draw_footer(draw, page, layout, None if window == "own" else _open(windows[0]), len(planes[0]))
+    return encode_png(np.asarray(page))
+
+
+class _Tile(NamedTuple):
+    """Pixels of one image, and where its planes lie in them: (x, y, width, height)."""
+
+    pixels: UInt8[np.ndarray, "height width"]
+    frames: list[tuple[int, int, int, int]]
+
+
+def _middle_planes(image: np.ndarray) -> list[Float[np.ndarray, "_ _"]]:
+    """Return the planes of an image that are shown, the way up that they are shown."""
+    if image.ndim not in (3, 4) or image.shape[-1] != 1 or 0 in image.shape:
+        raise ValueError(f"image has shape {image.shape}; expected (x, y, 1) or (x, y, z, 1).")
+    values = image[..., 0]
+    if values.ndim == 2:
+        return [np.rot90(values).copy()]
+    x, y, z = (length // 2 for length in values.shape)
+    return [np.rot90(plane).copy() for plane in (values[:, :, z], values[:, y, :], values[x, :, :])]
+
+
+def _tile(planes: Sequence[Float[np.ndarray, "_ _"]], window: Window, scale: int) -> _Tile:
+    """Turn planes into grey levels and put them side by side on one ground line."""
+    if scale < 1 or int(scale) != scale:
+        raise ValueError(f"scale must be a whole number of pixels, at least 1; got {scale}.")
+    greys = [_grey(plane, window).repeat(scale, 0).repeat(scale, 1) for plane in planes]
+    gap = 6 if len(greys) > 1 else 0
+    height = max(grey.shape[0] for grey in greys)
+    width = sum(grey.shape[1] for grey in greys) + gap * (len(greys) - 1)
+    pixels = np.full((height, width), _PAPER, np.uint8)
+    frames, x = [], 0
+    for grey in greys:
+        y = height - grey.shape[0]
+        pixels[y:, x : x + grey.shape[1]] = grey
+        frames.append((x, y, grey.shape[1], grey.shape[0]))
+        x += grey.shape[1] + gap
+    return _Tile(pixels, frames)
+
+
+def _grey(
+    values: Float[np.ndarray, "height width"], window: Window
+) -> UInt8[np.ndarray, "height width"]:
+    """Map a window of intensities to grey levels, and what is not a number to a checkerboard."""
+    low, high = window
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"window must be two finite intensities in rising order; got {window}.")
+    finite = np.isfinite(values)
+    share = (np.where(finite, values, low).astype(np.float64) - low) / (high - low)
+    rows, columns = (index // _CHECKER_VOXELS for index in np.indices(values.shape))
+    checkerboard = np.where((rows + columns) % 2, 225, 150)
+    return np.where(finite, np.rint(share.clip(0, 1) * 255), checkerboard).astype(np.uint8)
+
+
+def _windows(
+    planes: Sequence[Sequence[Float[np.ndarray, "_ _"]]],
+    statuses: Sequence[str],
+    window: Literal["shared", "own"] | Window,
+) -> list[Window]:
+    """Return the window of every tile, closed where there is one intensity only."""
+    if window == "own":
+        return [_range(one) for one in planes]
+    if window == "shared":
+        sound = [one for one, status in zip(planes, statuses, strict=True) if status != "diverged"]
+        return [_range([plane for one in sound for plane in one])] * len(planes)
+    if isinstance(window, str) or not window[0] < window[1]:
+        raise ValueError(f'window must be "shared", "own" or a rising pair; got {window!r}.')
+    return [(float(window[0]), float(window[1]))] * len(planes)
+
+
+def _range(planes: Sequence[Float[np.ndarray, "_ _"]]) -> Window:
+    """Return the finite range of some planes."""
+    values = [plane[np.isfinite(plane)] for plane in planes]
+    lows = [float(some.min()) for some in values if some.size]
+    highs = [float(some.max()) for some in values if some.size]
+    return (min(lows), max(highs)) if lows else (0.0, 1.0)
+
+
+def _open(window: Window) -> Window:
+    """Put a single intensity in the middle of a window, so that it is drawn as a middle grey."""
+    low, high = window
+    return (low, high) if high - low > 1e-6 * max(1.0, abs(low)) else (low - 0.5, low + 0.5)
+
+
+def _choose_columns(count: int, width: int, height: int) -> int:
+    """Return how many tiles of a size go in a row: full rows first, then a page of about 4 to 3."""
+
+    def cost(columns: int) -> float:
+        rows = math.ceil(count / columns)
+        shape = abs(math.log(columns * width / (rows * height) / (4 / 3)))
+        empty = columns * rows - count
+        return shape + (0.8 + 0.5 * empty / columns if empty else 0.0)
+
+    return min(range(1, max(1, min(count, _WIDEST_PAGE // width)) + 1), key=cost)
+
+
+class _Layout(NamedTuple):
+    """Where things lie on a page, in pixels."""
+
+    page_width: int
+    page_height: int
+    margin: int
+    top: int
+    columns: int
+    cell: tuple[int, int]
+    tile: tuple[int, int]
+    text: int
+    room: int
+
+    @classmethod
+    def fit(cls, tile: _Tile, count: int, columns: int, *, own: bool) -> "_Layout":
+        """Size the page, and the text with it, to tiles like this one."""
+        columns = min(columns, count)
+        height, width = tile.pixels.shape
+        text = min(max(round(width / 11), 13), 18)
+        caption = round((2.9 if own else 1.6) * text)
+        gap = round((1.1 if len(tile.frames) == 1 else 2.2) * text)
+        room = max(width, 6 * text)
+        cell = room + gap, height + caption + round(1.1 * text)
+        margin, top = 2 * text + 2, round(6.2 * text)
+        page_width = max(columns * cell[0] - gap + 2 * margin, 38 * text)
+        page_height = top + math.ceil(count / columns) * cell[1] + round(4.4 * text)
+        return cls(page_width, page_height, margin, top, columns, cell, (width, height), text, room)
+
+    def corner(self, index: int) -> tuple[int, int]:
+        """Return the left and top pixel of a tile."""
+        row, column = divmod(index, self.columns)
+        return self.margin + column * self.cell[0], self.top + row * self.cell[1]
+
+
+@cache
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Load the font that comes with matplotlib: the same letters on every machine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Return a text in printable characters that is no wider than given, ended by an ellipsis."""
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "\u2026") > width:
+        text = text[:-1]
+    return text + "\u2026"
+
+
+def _draw_heading(
+    draw: ImageDraw.ImageDraw, layout: _Layout, title: str, subtitle: str, counts: Counter[str]
+) -> None:
+    """Write the heading and, under it, how many channels there are of each kind."""
+    room, x = float(layout.page_width - 2 * layout.margin), float(layout.margin)
+    large, plain = _font(round(1.7 * layout.text), bold=True), _font(layout.text)
+    draw.text((x, 3 * layout.text), _shorten(title, large, room), _INK, large, anchor="ls")
+    baseline = round(4.8 * layout.text)
+    draw.text((x, baseline), subtitle, _MUTED, plain, anchor="ls")
+    x += plain.getlength(subtitle)
+    for status in sorted(counts):
+        symbol, color = _MARKS.get(status, ("\u00b7", _MUTED))
+        words = f"{symbol} {counts[status]} {status}"
+        draw.text((x + 1.6 * layout.text, baseline), words, color, plain, anchor="ls")
+        x += 1.6 * layout.text + plain.getlength(words)
+
+
+def _draw_caption(
+    draw: ImageDraw.ImageDraw,
+    layout: _Layout,
+    corner: tuple[int, int],
+    title: str,
+    status: str,
+    window: Window,
+) -> None:
+    """Write the number of a channel and its status under its tile."""
+    left, baseline = corner[0], corner[1] + layout.tile[1] + round(1.35 * layout.text)
+    room = float(layout.room)
+    font = _font(layout.text)
+    if status != "alive":
+        symbol, color = _MARKS.get(status, ("\u00b7", _MUTED))
+        words = f"{symbol} {status}"
+        if font.getlength(title) + font.getlength(words) + layout.text > room:
+            words = symbol
+        draw.text((left + room, baseline), words, color, font, anchor="rs")
+        room -= font.getlength(words) + layout.text / 2
+    draw.text((left, baseline), _shorten(title, font, room), _INK, font, anchor="ls")
+    if layout.cell[1] - layout.tile[1] > 3.5 * layout.text:
+        low, high = (f"{value + 0.0:.3g}" for value in window)
+        words = f"{low} to {high}" if low != high else f"{low} throughout"
+        small = _font(max(11, layout.text - 2))
+        draw.text((left, baseline + 1.3 * layout.text), words, _MUTED, small, anchor="ls")
+
+
+def _draw_footer(
+    draw: ImageDraw.ImageDraw,
+    page: Pillow.Image,
+    layout: _Layout,
+    window: Window | None,
+    plane_count: int,
+) -> None:
+    """Draw the colour bar of a shared window, and say which way up the tiles are."""
+    font, text = _font(max(11, layout.text - 1)), layout.text
+    top, x = layout.page_height - 3 * text, float(layout.margin)
+    baseline = top + round(0.95 * text)
+    if window is None:
+        words = "each tile in its own window"
+        draw.text((x, baseline), words, _MUTED, font, anchor="ls")
+        x += font.getlength(words)
+    else:
+        low, high = (f"{value + 0.0:.3g}" for value in window)
+        draw.text((x, baseline), f"intensity  {low}", _MUTED, font, anchor="ls")
+        x += font.getlength(f"intensity  {low}") + 0.6 * text
+        width, height = 9 * text, text
+        bar = np.tile(np.rint(np.linspace(0, 255, width)).astype(np.uint8), (height, 1))
+        page.paste(Pillow.fromarray(bar), (round(x), top))
+        frame = (round(x) - 1, top - 1, round(x) + width, top + height)
+        draw.rectangle(frame, outline=_HAIRLINE)
+        x += width + 0.6 * text
+        draw.text((x, baseline), high, _MUTED, font, anchor="ls")
+        x += font.getlength(high)
+    notes = ["anterior up, left on the left"]
+    if plane_count > 1:
+        planes = "axial (anterior up), coronal, sagittal (superior up)"
+        notes = [f"middle planes: {planes}, left on the left", planes]
+    right = layout.page_width - layout.margin
+    fitting = [words for words in notes if x + 2 * text + font.getlength(words) <= right]
+    if fitting:
+        draw.text((right, baseline), fitting[0], _MUTED, font, anchor="rs")

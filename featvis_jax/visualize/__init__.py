@@ -1,0 +1,1 @@
+"""Activation maximization: objectives, penalties, parameterizations, transforms and the ascent."""

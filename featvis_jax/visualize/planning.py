@@ -1,0 +1,117 @@
+"""Which units run together: batches of one size that fit into memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+# Part of the free memory that a program may take; the rest is for the system and fragmentation.
+_SHARE_OF_MEMORY = 0.8
+# Beyond these batches throughput no longer grows (see docs/performance.md); on CPU smaller ones
+# keep the activations of a batch near the caches.
+_LARGEST_BATCH = {"cpu": 16, "gpu": 64, "tpu": 64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Units that run together.
+
+    Attributes:
+      channels: Channel of each place in the batch; places past `count` repeat the last channel.
+      count: Number of places that are asked for.
+    """
+
+    channels: tuple[int, ...]
+    count: int
+
+
+def batches(channels: Sequence[int], *, batch_size: int) -> list[Batch]:
+    """Deal channels into batches of one size, padding the last.
+
+    The deal depends on the channels asked for and the size alone. A run that is resumed skips whole
+    batches and never repacks them, since the last bits of a result depend on the batch's shape.
+
+    Args:
+      channels: Channel numbers, in order.
+      batch_size: Units per batch, at least 1.
+
+    Example:
+      >>> batches([0, 1, 5], batch_size=2)
+      [Batch(channels=(0, 1), count=2), Batch(channels=(5, 5), count=1)]
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+    parts = [
+        tuple(channels[start : start + batch_size]) for start in range(0, len(channels), batch_size)
+    ]
+    return [Batch(part + part[-1:] * (batch_size - len(part)), len(part)) for part in parts]
+
+
+def largest_batch(
+    compile_batch: Callable[[int], jax.stages.Compiled], *, num_units: int, memory_bytes: int
+) -> tuple[int, jax.stages.Compiled]:
+    """Find the largest useful batch whose program fits into memory.
+
+    Starts from the largest batch that pays on this platform, split evenly over the units, and
+    shrinks it by what the compiled program says it needs.
+
+    Args:
+      compile_batch: Compiles the program for a batch size.
+      num_units: Units to run.
+      memory_bytes: What the program may take at most.
+
+    Returns:
+      The batch size and its program.
+
+    Raises:
+      ValueError: There are no units.
+      MemoryError: Not even one unit fits.
+    """
+    if num_units < 1:
+        raise ValueError(f"num_units is {num_units}; expected at least 1.")
+    largest = _LARGEST_BATCH.get(jax.default_backend(), 16)
+    num_batches = -(-num_units // largest)
+    size = -(-num_units // num_batches)
+    while True:
+        program = compile_batch(size)
+        needed = program_bytes(program)
+        if needed <= memory_bytes:
+            return size, program
+        if size == 1:
+            raise MemoryError(
+                f"One unit needs {needed / 2**30:.1f} GiB and {memory_bytes / 2**30:.1f} GiB are "
+                "free: use a smaller input grid, an earlier layer, or a larger machine."
+            )
+        size = max(1, min(size - 1, int(size * memory_bytes / needed)))
+
+
+def program_bytes(program: jax.stages.Compiled) -> int:
+    """Peak memory of a compiled program: arguments, results and temporaries."""
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return 0
+    return (
+        analysis.temp_size_in_bytes
+        + analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
+
+
+def free_memory_bytes() -> int:
+    """Memory that a program may use on the first local device, a margin kept."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(_SHARE_OF_MEMORY * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
+    return int(_SHARE_OF_MEMORY * _available_bytes())
+
+
+def _available_bytes() -> int:
+    """What the machine can still give, by the kernel's own estimate."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo has no MemAvailable: pass --batch=N instead of --batch=auto.")

@@ -1,0 +1,49 @@
+"""What every test shares: checked types, strict numerics, repeatable draws, the real brains."""
+
+from pathlib import Path
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_COHORT = REPOSITORY.parent / "shared" / "data" / "ds002748_mni152"
+
+# Every annotation of the library is checked at every call, in the tests and only there. An integer
+# passes for a float, as it does for a static type checker.
+install_import_hook(
+    "featvis_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+# An image is unbatched, so a silently added axis is a mistake.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples on every machine and in every run, and no time limit that a busy machine breaks.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, max_examples=25, database=None
+)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def strict_dtype_promotion(request: pytest.FixtureRequest):
+    """Makes an implicit change of dtype an error, save where a test is marked `optax`."""
+    promotion = "standard" if request.node.get_closest_marker("optax") else "strict"
+    with jax.numpy_dtype_promotion(promotion):
+        yield
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A NumPy generator that draws the same numbers in every test and every run."""
+    return np.random.default_rng(20220411)
+
+
+@pytest.fixture(scope="session")
+def shared_cohort() -> Path:
+    """The directory of real brains beside the checkout; skips where it is absent."""
+    if not SHARED_COHORT.is_dir():
+        pytest.skip(f"the cohort of real brains is not at {SHARED_COHORT}")
+    return SHARED_COHORT

@@ -1,0 +1,623 @@
+"""The run directory: whole files or none, one writer, one configuration, and safe names."""
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from featvis_jax.results import store
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGURATION = {"seed": 7, "steps": 5, "transforms": {"jitter": 6, "blur": [1.5, 0.3]}}
+ENVIRONMENT = {"featvis_jax": "0.1.0", "device": "cpu"}
+AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+
+
+def unit(layer="conv1", channel=0, *, status="alive", shape=(6, 4), steps=5, **changes):
+    """A result whose content follows from its name."""
+    generator = np.random.default_rng([channel, *layer.encode()])
+    image = generator.random((*shape, 1)).astype(np.float32)
+    objective, penalty = generator.random((2, steps)).astype(np.float32)
+    values = {
+        "initial_objective": float(objective[0]),
+        "final_objective": float(objective[-1]),
+        "penalty": float(penalty[-1]),
+        "intensity_min": float(image.min()),
+        "intensity_max": float(image.max()),
+        "steps": steps,
+        "seconds": 0.25,
+        "seed": 7,
+        **changes,
+    }
+    return store.UnitResult(
+        store.UnitRecord(layer, channel, status, **values), image, objective, penalty
+    )
+
+
+def open_run(directory, **changes) -> store.Run:
+    return store.open_run(directory, {**CONFIGURATION, **changes}, environment=ENVIRONMENT)
+
+
+def content(directory: Path) -> dict[str, str]:
+    """Digest of every file by its path."""
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+# What is where
+
+
+def test_a_run_has_the_layout_that_is_documented(tmp_path):
+    with open_run(tmp_path / "out" / "run") as run:
+        run.write_flags("--steps=5\n")
+        run.write_layers([store.LayerRecord("conv1", (6, 4), 8, (3, 3), (1, 1))])
+        run.write_units([unit(channel=12), unit("conv3/relu", 3)], affine=AFFINE)
+        assert run.write_sheet("conv1") == run.sheet_path("conv1")
+    assert set(content(tmp_path / "out" / "run")) == {
+        ".lock",
+        "run.json",
+        "flags.txt",
+        "dataset_description.json",
+        "layers.tsv",
+        "units.tsv",
+        "units.json",
+        "images/conv1/0012.nii.gz",
+        "images/conv1/0012.png",
+        "images/conv3+relu/0003.nii.gz",
+        "images/conv3+relu/0003.png",
+        "traces/conv1.npz",
+        "traces/conv3+relu.npz",
+        "sheets/conv1.png",
+    }
+
+
+def test_other_programs_read_what_is_stored(tmp_path):
+    first, second = unit(channel=1), unit(channel=0, status="uniform")
+    with open_run(tmp_path) as run:
+        run.write_units([first, second], affine=AFFINE, window=(0.0, 0.5))
+    stored = nibabel.Nifti1Image.from_filename(tmp_path / "images" / "conv1" / "0001.nii.gz")
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), first.image)
+    np.testing.assert_array_equal(np.asarray(stored.affine), AFFINE)
+    grey = np.asarray(Pillow.open(tmp_path / "images" / "conv1" / "0001.png"))
+    expected = np.rint(np.rot90(first.image[..., 0]).astype(float).clip(0, 0.5) / 0.5 * 255)
+    np.testing.assert_array_equal(grey, expected)
+    with np.load(tmp_path / "traces" / "conv1.npz", allow_pickle=False) as traces:
+        assert traces["channel"].tolist() == [0, 1]
+        np.testing.assert_array_equal(traces["objective"], [second.objective, first.objective])
+        np.testing.assert_array_equal(traces["penalty"], [second.penalty, first.penalty])
+    with open(tmp_path / "units.tsv", newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table, dialect="excel-tab"))
+    assert [row["status"] for row in rows] == ["uniform", "alive"]
+    assert float(rows[1]["final_objective"]) == first.record.final_objective
+    descriptions = json.loads((tmp_path / "units.json").read_bytes())
+    assert list(rows[0]) == list(descriptions)
+    assert set(descriptions["status"]["Levels"]) == set(store.STATUSES)
+
+
+def test_the_run_is_described_for_bids_and_for_its_own_resumption(tmp_path):
+    with open_run(tmp_path) as run:
+        run.record_timing("batch", 1.5, layer="conv1", units=8)
+    description = json.loads((tmp_path / "dataset_description.json").read_bytes())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"] == [{"Name": "featvis_jax", "Version": "0.1.0"}]
+    assert description["Name"]
+    assert description["BIDSVersion"]
+    manifest = json.loads((tmp_path / "run.json").read_bytes())
+    text = json.dumps(CONFIGURATION, sort_keys=True, separators=(",", ":"))
+    assert manifest["fingerprint"] == hashlib.sha256(text.encode()).hexdigest()
+    assert manifest["configuration"] == CONFIGURATION
+    assert manifest["timings"] == [{"name": "batch", "seconds": 1.5, "layer": "conv1", "units": 8}]
+
+
+def test_readers_get_back_what_was_written(tmp_path):
+    results = [unit(channel=channel) for channel in (2, 10, 1)] + [unit("conv10"), unit("conv2")]
+    layers = [
+        store.LayerRecord("conv1", (6, 4), 16, (3, 3), (1, 1)),
+        store.LayerRecord("logits", (), 2, (6, 4), ()),
+    ]
+    with open_run(tmp_path) as run:
+        run.write_layers(layers)
+        run.write_units(results, affine=AFFINE)
+        view = store.read_run(tmp_path)  # while the writer is at work
+        assert view.records() == run.records()
+    assert [(row.layer, row.channel) for row in view.records()] == [
+        ("conv1", 1), ("conv1", 2), ("conv1", 10), ("conv2", 0), ("conv10", 0),
+    ]  # fmt: skip
+    assert set(view.records()) == {result.record for result in results}
+    assert view.layers() == layers
+    assert view.finished("conv1") == {1, 2, 10}
+    assert view.finished("conv9") == frozenset()
+    image, affine = view.image("conv1", 10)
+    np.testing.assert_array_equal(image, results[1].image)
+    np.testing.assert_array_equal(affine, AFFINE)
+    assert view.traces("conv1").channel.tolist() == [1, 2, 10]
+    np.testing.assert_array_equal(view.traces("conv1").penalty[2], results[1].penalty)
+    assert view.traces("conv9").objective.shape[0] == 0
+    assert view.configuration == CONFIGURATION
+    assert view.environments == [ENVIRONMENT]
+    assert view.timings == []
+    assert len(view.fingerprint) == 64
+
+
+def test_a_new_run_reads_as_empty(tmp_path):
+    open_run(tmp_path).close()
+    view = store.read_run(tmp_path)
+    assert view.records() == []
+    assert view.layers() == []
+
+
+def test_volumes_are_stored_on_their_grid(tmp_path):
+    result = unit(shape=(6, 5, 4))
+    with open_run(tmp_path) as run:
+        run.write_units([result], affine=AFFINE)
+        run.write_sheet("conv1", window=(0.0, 1.0))
+    stored = nibabel.Nifti1Image.from_filename(tmp_path / "images" / "conv1" / "0000.nii.gz")
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), result.image[..., 0])
+    np.testing.assert_array_equal(store.read_run(tmp_path).image("conv1", 0)[0], result.image)
+
+
+def test_a_diverged_unit_is_stored_beside_the_others(tmp_path):
+    broken = unit(channel=1, status="diverged", final_objective=float("nan"))
+    broken.image[2:] = np.nan
+    broken.objective[3:] = np.inf
+    with open_run(tmp_path) as run:
+        run.write_units([unit(), broken], affine=AFFINE)
+        run.write_sheet("conv1")
+    view = store.read_run(tmp_path)
+    np.testing.assert_array_equal(view.image("conv1", 1)[0], broken.image)
+    np.testing.assert_array_equal(view.traces("conv1").objective[1], broken.objective)
+    assert np.isnan(view.records()[1].final_objective)
+    assert "\tn/a\t" in (tmp_path / "units.tsv").read_text()
+
+
+# Going on with a run
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path):
+    batches = [[unit(channel=0), unit(channel=1)], [unit(channel=2), unit("conv2")]]
+    with open_run(tmp_path / "whole") as run:
+        for batch in batches:
+            run.write_units(batch, affine=AFFINE)
+        run.write_sheet("conv1")
+    for batch in batches:
+        with open_run(tmp_path / "parts") as run:
+            run.write_units(batch, affine=AFFINE)
+            run.write_sheet("conv1")
+    assert content(tmp_path / "whole") == content(tmp_path / "parts")
+
+
+def test_the_bytes_do_not_depend_on_time_or_order(tmp_path, monkeypatch):
+    units = [unit(channel=channel) for channel in range(3)]
+    for name, order in (("a", units), ("b", units[::-1])):
+        with open_run(tmp_path / name) as run:
+            for each in order:
+                run.write_units([each], affine=AFFINE)
+            run.write_sheet("conv1")
+        monkeypatch.setattr("time.time", lambda: 2e9)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_a_writer_killed_at_any_file_operation_loses_nothing(tmp_path):
+    script = Path(__file__).with_name("crash_points.py")
+    result = subprocess.run(
+        [sys.executable, "-W", "error", str(script), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 80
+
+
+def test_leftovers_of_a_killed_writer_are_removed_and_never_read(tmp_path):
+    with open_run(tmp_path) as run:
+        run.write_units([unit()], affine=AFFINE)
+        before = content(tmp_path)
+        # Killed between the traces and the table: the traces hold a unit without a row.
+        run.write_units([unit(channel=1)], affine=AFFINE)
+        (tmp_path / "units.tsv").write_text(
+            "".join((tmp_path / "units.tsv").read_text().splitlines(keepends=True)[:2])
+        )
+    (tmp_path / "images" / "conv1" / ".0002.png.partial").write_bytes(b"half")
+    view = store.read_run(tmp_path)
+    assert view.finished("conv1") == {0}
+    assert view.traces("conv1").channel.tolist() == [0]
+    with open_run(tmp_path) as run:
+        assert not list(tmp_path.rglob("*.partial"))
+        run.write_units([unit(channel=2)], affine=AFFINE)
+        assert run.traces("conv1").channel.tolist() == [0, 2]
+    assert content(tmp_path)["run.json"] == before["run.json"]
+
+
+def test_another_environment_is_recorded_and_not_refused(tmp_path):
+    open_run(tmp_path).close()
+    other = {**ENVIRONMENT, "device": "gpu"}
+    store.open_run(tmp_path, CONFIGURATION, environment=other).close()
+    open_run(tmp_path).close()
+    assert store.read_run(tmp_path).environments == [ENVIRONMENT, other]
+
+
+def test_equal_configurations_are_equal_however_they_are_written(tmp_path):
+    open_run(tmp_path).close()
+    changed = {"transforms": {"blur": (1.5, 0.3), "jitter": 6}, "steps": 5, "seed": 7}
+    store.open_run(tmp_path, changed, environment=ENVIRONMENT).close()
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    open_run(tmp_path).close()
+    before = content(tmp_path)
+    with pytest.raises(store.ConfigurationMismatch) as error:
+        open_run(tmp_path, steps=512, transforms={"blur": [1.5, 0.3], "rotate": True})
+    message = str(error.value)
+    assert str(tmp_path) in message
+    assert "  steps: the run has 5, asked for is 512\n" in message
+    assert "  transforms.jitter: the run has 6, asked for is no such setting\n" in message
+    assert "  transforms.rotate: the run has no such setting, asked for is true\n" in message
+    assert "--out" in message
+    for same in ("seed", "blur"):
+        assert same not in message
+    assert content(tmp_path) == before
+    open_run(tmp_path).close()
+
+
+@pytest.mark.parametrize("changed", [{"seed": 7.0}, {"steps": "5"}, {"transforms": {}}])
+def test_a_change_of_type_is_a_change(tmp_path, changed):
+    open_run(tmp_path).close()
+    with pytest.raises(store.ConfigurationMismatch):
+        open_run(tmp_path, **changed)
+
+
+@pytest.mark.parametrize("value", [float("nan"), Path("x"), {1, 2}, np.zeros(2), {1: 2, "a": 3}])
+def test_a_configuration_that_is_not_json_is_refused_before_anything_is_made(tmp_path, value):
+    with pytest.raises(ValueError, match="configuration cannot be stored as JSON"):
+        open_run(tmp_path / "out", steps=value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_not_utf8_can_be_configured(tmp_path):
+    for _ in range(2):
+        open_run(tmp_path, cohort="m\udcfcller").close()
+
+
+# Directories that are no run
+
+
+def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"not empty and holds no run.*thesis\.tex.*--out"):
+        open_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "out").write_text("")
+    for directory in (tmp_path / "out", tmp_path / "out" / "run"):
+        with pytest.raises(OSError, match=r"expected a directory.*out"):
+            open_run(directory)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="cannot make the directory"):
+        open_run(tmp_path / "out")
+
+
+@pytest.mark.parametrize("operation", ["mkdir", "open"])
+def test_a_directory_that_cannot_be_written_is_an_error_that_says_what_to_do(
+    tmp_path, monkeypatch, operation
+):
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(store.os, operation, refuse)
+    with pytest.raises(PermissionError, match=r"cannot .*out.*Permission denied.*--out"):
+        open_run(tmp_path / "out")
+
+
+def test_reading_what_is_no_run_is_refused(tmp_path):
+    for directory in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match=r"holds no run: run\.json is missing"):
+            store.read_run(directory)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "other", "fingerprint": 1}'])
+def test_a_damaged_description_is_refused(tmp_path, text):
+    open_run(tmp_path).close()
+    (tmp_path / "run.json").write_text(text)
+    for attempt in (store.read_run, open_run):
+        with pytest.raises(ValueError, match=r"run\.json.*Restore the file"):
+            attempt(tmp_path)
+
+
+def test_a_configuration_edited_by_hand_is_refused(tmp_path):
+    open_run(tmp_path).close()
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace('"steps": 5', '"steps": 6'))
+    with pytest.raises(ValueError, match="does not fit its fingerprint"):
+        open_run(tmp_path, steps=6)
+
+
+def test_a_damaged_table_names_file_and_line(tmp_path):
+    with open_run(tmp_path) as run:
+        run.write_units([unit(), unit(channel=1)], affine=AFFINE)
+    path = tmp_path / "units.tsv"
+    path.write_text(path.read_text().replace("\t1\talive", "\tone\talive"))
+    with pytest.raises(ValueError, match=r"units\.tsv, line 3"):
+        store.read_run(tmp_path).records()
+    path.write_text("channel\n")
+    with pytest.raises(ValueError, match="expected the columns"):
+        store.read_run(tmp_path).records()
+
+
+def test_a_damaged_image_names_its_file(tmp_path):
+    with open_run(tmp_path) as run:
+        run.write_units([unit()], affine=AFFINE)
+        path = run.image_path("conv1", 0, ".nii.gz")
+        path.write_bytes(path.read_bytes()[:50])
+        with pytest.raises(ValueError, match=r"0000\.nii\.gz"):
+            run.image("conv1", 0)
+
+
+def test_traces_are_read_without_pickle(tmp_path):
+    with open_run(tmp_path) as run:
+        run.write_units([unit()], affine=AFFINE)
+        np.savez(run.traces_path("conv1"), channel=np.array([{"evil": 1}], object))
+        with pytest.raises(ValueError, match="allow_pickle=False"):
+            run.traces("conv1")
+
+
+# One writer
+
+HOLDER = """
+import sys
+from featvis_jax.results import store
+run = store.open_run(sys.argv[1], {"seed": 7}, environment={})
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(store.RunInUse, match=f"written by process {holder.pid} on .*--out"):
+            store.open_run(tmp_path / "out", {"seed": 7}, environment={})
+        assert store.read_run(tmp_path / "out").configuration == {"seed": 7}
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    # The kernel's lock died with the process: nothing has to be cleaned up by hand.
+    store.open_run(tmp_path / "out", {"seed": 7}, environment={}).close()
+
+
+def test_the_lock_holds_within_a_process_until_the_run_is_closed(tmp_path):
+    with open_run(tmp_path) as run:
+        with pytest.raises(store.RunInUse):
+            open_run(tmp_path)
+        with pytest.raises(store.RunInUse):
+            open_run(tmp_path)
+    run.close()
+    open_run(tmp_path).close()
+
+
+def test_a_failed_start_gives_the_lock_back(tmp_path):
+    open_run(tmp_path).close()
+    for _ in range(2):
+        with pytest.raises(store.ConfigurationMismatch):
+            open_run(tmp_path, steps=6)
+
+
+def test_a_closed_run_writes_nothing(tmp_path):
+    run = open_run(tmp_path)
+    run.close()
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="is closed"):
+        run.write_units([unit()], affine=AFFINE)
+    assert content(tmp_path) == before
+
+
+# Writes that fail
+
+
+@pytest.mark.parametrize("operation", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("calls", [1, 3, 6])
+def test_a_full_disk_leaves_earlier_units_whole(tmp_path, monkeypatch, operation, calls):
+    run = open_run(tmp_path)
+    run.write_units([unit(channel=channel) for channel in range(2)], affine=AFFINE)
+    before = content(tmp_path)
+    left = [calls]
+    sound = getattr(os, operation)
+
+    def fail(*arguments, **options):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return sound(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, operation, fail)
+        with pytest.raises(OSError, match=r"cannot .*No space left.*Make room") as error:
+            run.write_units([unit(channel=2), unit(channel=3), unit("b")], affine=AFFINE)
+    assert error.value.errno == errno.ENOSPC
+    after = content(tmp_path)
+    assert {name: after[name] for name in before if "traces" not in name} == {
+        name: before[name] for name in before if "traces" not in name
+    }
+    assert run.finished("conv1") == {0, 1}
+    for channel in range(2):
+        np.testing.assert_array_equal(
+            run.traces("conv1").objective[channel], unit(channel=channel).objective
+        )
+    assert not list(tmp_path.rglob("*.partial"))
+    run.write_units([unit(channel=2), unit(channel=3)], affine=AFFINE)
+    assert run.finished("conv1") == {0, 1, 2, 3}
+    run.close()
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    sound = os.write
+    monkeypatch.setattr(store.os, "write", lambda file, data: sound(file, data[:7]))
+    store.atomic_write_bytes(tmp_path / "file", bytes(range(100)))
+    assert (tmp_path / "file").read_bytes() == bytes(range(100))
+
+
+def test_content_reaches_the_disk_before_its_name(tmp_path, monkeypatch):
+    events = []
+    for name in ("write", "fsync", "replace"):
+        sound = getattr(os, name)
+        monkeypatch.setattr(
+            store.os, name, lambda *a, name=name, sound=sound: (events.append(name), sound(*a))[1]
+        )
+    store.atomic_write_bytes(tmp_path / "file", b"content")
+    assert events == ["write", "fsync", "replace", "fsync"]
+
+
+def test_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch):
+    store.atomic_write_bytes(tmp_path / "file", b"old")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.atomic_write_bytes(tmp_path / "file", b"new")
+    assert content(tmp_path) == {"file": hashlib.sha256(b"old").hexdigest()}
+
+
+# Units that cannot be stored
+
+
+def test_a_unit_is_stored_once(tmp_path):
+    with open_run(tmp_path) as run:
+        run.write_units([unit()], affine=AFFINE)
+        before = content(tmp_path)
+        for results in ([unit()], [unit(channel=1), unit(channel=1)]):
+            with pytest.raises(ValueError, match=r"done already or come twice: \[\('conv1', "):
+                run.write_units(results, affine=AFFINE)
+        run.write_units([], affine=AFFINE)
+        assert content(tmp_path) == before
+
+
+def test_traces_of_one_layer_have_one_length(tmp_path):
+    with open_run(tmp_path) as run:
+        run.write_units([unit()], affine=AFFINE)
+        before = content(tmp_path)
+        with pytest.raises(ValueError, match=r"layer 'conv1': traces.*Pad"):
+            run.write_units([unit(channel=1, steps=9)], affine=AFFINE)
+        assert content(tmp_path) == before
+        run.write_units([unit("conv2", steps=9)], affine=AFFINE)
+
+
+def test_a_sheet_needs_a_finished_channel(tmp_path):
+    with open_run(tmp_path) as run, pytest.raises(ValueError, match="no finished channel"):
+        run.write_sheet("conv1")
+
+
+@pytest.mark.parametrize("change", [{"status": "fine"}, {"channel": -1}, {"layer": ""}])
+def test_a_row_that_means_nothing_is_refused(change):
+    with pytest.raises(ValueError, match=r"expected|empty name"):
+        unit(**change)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["con", "nul.x", "COM1", "lpt9.a.b", "Aux"])
+def test_a_name_that_windows_keeps_for_a_device_is_escaped(name):
+    assert store.file_name(name).startswith(f"={ord(name[0]):02x}{name[1:]}")
+
+
+LAYERS = st.text(min_size=1).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
+NEAR = st.text(alphabet="aAbB/.+=~-_:0f", min_size=1, max_size=6)
+
+
+def decode(name: str) -> str:
+    """The layer that a short file name stands for."""
+    name, _, capitals = name.lower().partition("~")
+    out, at = b"", 0
+    while at < len(name):
+        if name[at] == "=":
+            out, at = out + bytes.fromhex(name[at + 1 : at + 3]), at + 3
+        else:
+            out, at = out + (b"/" if name[at] == "+" else name[at].encode()), at + 1
+    mask = int(capitals or "0", 16)
+    letters = enumerate(out.decode())
+    return "".join(letter.upper() if mask >> i & 1 else letter for i, letter in letters)
+
+
+@given(st.one_of(LAYERS, NEAR))
+def test_a_file_name_tells_its_layer_even_without_capitals(layer):
+    name = store.file_name(layer)
+    if "~~" not in name:
+        assert decode(name) == layer
+
+
+@given(st.one_of(LAYERS, NEAR, st.text(alphabet="aA", min_size=90, max_size=300)))
+def test_a_file_name_is_safe_everywhere(layer):
+    name = store.file_name(layer)
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+=~-")
+    assert len(name) <= 100
+    assert not name.startswith((".", "-", "~"))
+    assert not name.endswith(".")
+    assert not Path(name).is_absolute()
+    stem = name.split(".")[0].lower()
+    assert stem not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
+
+
+@given(st.sets(st.one_of(NEAR, st.text(alphabet="aA", min_size=95, max_size=105)), max_size=20))
+def test_different_layers_have_different_files_where_capitals_do_not_count(layers):
+    names = {store.file_name(layer).casefold() for layer in layers}
+    assert len(names) == len(layers)
+
+
+@pytest.mark.parametrize("name", ["conv3", "logits", "block_2.conv-1", "encoder.0.weight"])
+def test_plain_names_stay_as_they_are(name):
+    assert store.file_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "layer",
+    ["conv3/relu", "a/b:../c", "</script>", "..", "/etc/passwd", "a\tb\nc\\n", "NUL", "con.v", "~",
+     "n/a", "Ünïcode", "x" * 300, "X" * 300, "a\x0bb\u2028c\x85d"],
+)  # fmt: skip
+def test_layers_of_any_name_are_stored_inside_the_run(tmp_path, layer):
+    with open_run(tmp_path / "out") as run:
+        run.write_units([unit(layer)], affine=AFFINE)
+        run.write_sheet(layer)
+    view = store.read_run(tmp_path / "out")
+    assert view.records() == [unit(layer).record]
+    assert view.finished(layer) == {0}
+    np.testing.assert_array_equal(view.image(layer, 0)[0], unit(layer).image)
+    assert view.traces(layer).channel.tolist() == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert len(content(tmp_path / "out")) == 9
+
+
+@pytest.mark.parametrize("layer", ["", "\udc80"])
+def test_a_name_that_cannot_be_stored_is_refused(layer):
+    with pytest.raises(ValueError, match=r"empty name|surrogates not allowed"):
+        store.file_name(layer)

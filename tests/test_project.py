@@ -1,0 +1,186 @@
+"""The promises of the tree itself: packaging, dependencies, docstrings, signatures and words."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import featvis_jax
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LIBRARY = sorted((REPOSITORY / "featvis_jax").rglob("*.py"))
+LAUNCHERS = sorted((REPOSITORY / "experiments").rglob("*.py"))
+TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def requirements(file_name: str) -> list[Requirement]:
+    """The requirements a file lists, without its comments and the files it includes."""
+    lines = (REPOSITORY / file_name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as packaging compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def syntax_tree(path: Path) -> ast.Module:
+    """The parsed module."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def relative(path: Path) -> str:
+    """The path as a reader of the tree names it; also the name of a parametrized test."""
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def imported_packages(paths: list[Path]) -> set[str]:
+    """Names of the top-level packages that the modules import anywhere in their code."""
+    names = set()
+    for path in paths:
+        for node in ast.walk(syntax_tree(path)):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"experiments", "featvis_jax"}
+
+
+def test_requirements_file_is_the_only_list_of_runtime_dependencies():
+    assert "dependencies" in PROJECT["project"]["dynamic"]
+    assert "dependencies" not in PROJECT["project"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {
+        "file": ["requirements.txt"]
+    }
+
+
+@pytest.mark.parametrize("file_name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_has_a_lower_and_an_upper_bound(file_name):
+    for requirement in requirements(file_name):
+        operators = sorted(specifier.operator for specifier in requirement.specifier)
+        assert operators == ["<", ">="], f"{file_name}: {requirement}"
+
+
+def test_requirements_are_sorted_and_named_once():
+    names = [canonical(requirement.name) for requirement in requirements("requirements.txt")]
+    assert names == sorted(set(names))
+
+
+def test_development_includes_the_runtime_and_no_second_framework():
+    assert "-r requirements.txt" in (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
+    listed = requirements("requirements.txt") + requirements("requirements-dev.txt")
+    assert not {"torch", "tensorflow"} & {canonical(requirement.name) for requirement in listed}
+
+
+def test_every_imported_package_is_a_requirement():
+    distributions = importlib.metadata.packages_distributions()
+    required = {canonical(requirement.name) for requirement in requirements("requirements.txt")}
+    for package in sorted(imported_packages(LIBRARY + LAUNCHERS)):
+        # Several distributions may share a package: jax and its plugins for accelerators do.
+        names = {canonical(name) for name in distributions.get(package, [])}
+        assert required & names, f"{package} is imported and not in requirements.txt"
+
+
+def test_version_has_one_place():
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {
+        "attr": "featvis_jax.__version__"
+    }
+    assert re.fullmatch(r"\d+\.\d+\.\d+", featvis_jax.__version__)
+
+
+def test_license_is_apache():
+    text = (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "The featvis_jax authors" in text
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+
+
+def test_package_data_holds_every_file_of_the_package_that_is_not_code():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["featvis_jax"]
+    root = REPOSITORY / "featvis_jax"
+    for path in root.rglob("*"):
+        if path.is_file() and path.suffix not in {".py", ".pyc"}:
+            name = path.relative_to(root).as_posix()
+            held = any(fnmatch(name, pattern.replace("**/*", "*")) for pattern in patterns)
+            assert held, f"{relative(path)} would be missing from an installed package"
+            # setuptools leaves hidden files out of a pattern with stars.
+            assert not any(part.startswith(".") for part in name.split("/")), relative(path)
+
+
+@pytest.mark.parametrize("path", LIBRARY + LAUNCHERS + TESTS, ids=relative)
+def test_every_module_has_a_docstring(path):
+    assert ast.get_docstring(syntax_tree(path)), f"{relative(path)} has no docstring"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=relative)
+def test_public_functions_take_the_key_first_and_options_by_keyword(path):
+    for node in syntax_tree(path).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            positional = [argument.arg for argument in node.args.posonlyargs + node.args.args]
+            place = f"{relative(path)}:{node.lineno}: {node.name}"
+            assert not node.args.defaults, f"{place}: options with a default go after the *"
+            assert "key" not in positional[1:], f"{place}: the key is the first argument"
+
+
+def test_importing_the_library_makes_no_array_and_warns_of_nothing():
+    modules = [
+        relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in LIBRARY
+    ]
+    # An array needs a device, and there is none on a platform that does not exist.
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(f"import {name}" for name in modules)],
+        cwd=REPOSITORY,
+        env={**os.environ, "JAX_PLATFORMS": "no_such_platform"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert not result.stdout
+    assert not result.stderr
+
+
+# The patterns are spelled so that they do not find themselves here.
+FOREIGN_WORDS = {
+    "a package registry": re.compile(r"pypi[.]org|pythonhosted[.]org|npm[j]s|crates[.]io"),
+    "a path of one machine": re.compile(r"(?<![\w.}~])/(?:home|root|tmp|work|Users|mnt|opt)/\w"),
+}
+WRITTEN_BY_US = {"", ".cfg", ".css", ".html", ".js", ".json", ".md", ".py", ".toml", ".tsv", ".txt"}
+NOT_OURS = {"runs", "build", "dist", "__pycache__"}
+
+
+def written_files() -> list[Path]:
+    """The text files of the project, without environments, results and caches."""
+    files = []
+    for directory, subdirectories, names in os.walk(REPOSITORY):
+        subdirectories[:] = [
+            name
+            for name in sorted(subdirectories)
+            if name not in NOT_OURS and not name.endswith(".egg-info")
+            # Environments, caches and version control hide; continuous integration is ours.
+            if not name.startswith(".") or name == ".ci"
+        ]
+        files += [Path(directory, name) for name in sorted(names)]
+    return [path for path in files if path.suffix in WRITTEN_BY_US]
+
+
+@pytest.mark.parametrize("kind", FOREIGN_WORDS)
+def test_no_file_mentions_what_belongs_to_one_machine(kind):
+    found = []
+    for path in written_files():
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        for number, line in enumerate(text.splitlines(), start=1):
+            if FOREIGN_WORDS[kind].search(line):
+                found.append(f"{relative(path)}:{number}: {line.strip()[:80]}")
+    assert not found, f"{kind} in:\n" + "\n".join(found)

@@ -1,0 +1,245 @@
+"""What every transform promises, tested on all that the package exports."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from featvis_jax.visualize import transforms
+from featvis_jax.visualize.transforms import (
+    DescribedTransform,
+    chain,
+    describe,
+    is_differentiable,
+    noise,
+)
+
+FACTORIES = {
+    name: value
+    for name, value in vars(transforms).items()
+    if inspect.isfunction(value)
+    and inspect.signature(value).return_annotation is DescribedTransform
+}
+COMBINATORS = {"chain", "every", "from_step", "sometimes"}
+
+
+def dim():
+    return transforms.clip(high=0.5)
+
+
+# One call or more for every factory, strong enough to change a random image.
+CASES = {
+    "bilateral": [{}],
+    "chain": [(transforms.rotate(max_degrees=20), dim(), transforms.translate(max_voxels=2))],
+    "clip": [{"low": 0.2, "high": 0.6}],
+    "every": [(2, dim())],
+    "flip": [{"axes": (0, 1), "probability": 0.7}],
+    "from_step": [(1, dim())],
+    "gaussian_blur": [{"sigma": 1.0}, {"sigma": lambda step: 1.0 / (1 + step), "radius": 4}],
+    "identity": [{}],
+    "jitter": [{"strength": 0.5}, {"mode": "literal"}, {"strength": 0.2, "mode": "shift"}],
+    "median": [{"size": 3}],
+    "noise": [{"standard_deviation": 0.1}],
+    "normalize": [{"mean": 0.4, "standard_deviation": 0.2}],
+    "pad_and_crop": [{"padding": 2}, {"padding": 2, "mode": "reflect"}],
+    "random_resized_crop": [{"interpolation": "cubic"}, {}],
+    "resize": [{"factor": 0.6}, {"size": 9, "interpolation": "cubic", "onto_grid": "crop"}],
+    "roll": [{"max_voxels": 3}],
+    "rotate": [
+        {"max_degrees": 30.0},
+        {"degrees": [-10, 0, 10], "interpolation": "nearest"},
+        {"max_degrees": 30.0, "interpolation": "cubic", "fill": 0.3},
+    ],
+    "scale": [{"low": 0.8, "high": 1.2}, {"factors": [0.9, 1.1], "interpolation": "cubic"}],
+    "sometimes": [(0.5, dim())],
+    "switching_bilateral": [{}],
+    "total_variation": [{"iterations": 5}, {"iterations": 5, "method": "fgp"}],
+    "translate": [{"max_fraction": 0.2, "fill": 0.5}, {"max_voxels": 3}],
+}
+# Options at which a transform does nothing.
+IDENTITIES = {
+    "bilateral": {"sigma_intensity": 1e-4},
+    "chain": (),
+    "clip": {"low": -10.0, "high": 10.0},
+    "every": (1000, dim()),
+    "flip": {"probability": 0.0},
+    "from_step": (1000, dim()),
+    "gaussian_blur": {"sigma": 0.0},
+    "identity": {},
+    "jitter": {"strength": 0.0},
+    "median": {"size": 1},
+    "noise": {"standard_deviation": 0.0},
+    "normalize": {},
+    "pad_and_crop": {"padding": 0},
+    "random_resized_crop": {"area": (1.0, 1.0), "ratio": (0.8, 0.8)},
+    "resize": {"factor": 1.0},
+    "roll": {"max_voxels": 0},
+    "rotate": {"max_degrees": 0.0},
+    "scale": {"low": 1.0, "high": 1.0},
+    "sometimes": (0.0, dim()),
+    "switching_bilateral": {"noise_threshold": 10.0, "impulse_threshold": 10.0},
+    "total_variation": {"weight": 0.0},
+    "translate": {"max_fraction": 0.0},
+}
+SHAPES = {"2-D": (12, 15, 2), "3-D": (8, 10, 9, 1)}
+
+
+def make(name, options):
+    factory = FACTORIES[name]
+    return factory(**options) if isinstance(options, dict) else factory(*options)
+
+
+def each_case(test):
+    cases = [
+        pytest.param(name, options, id=f"{name}{number or ''}")
+        for name, all_options in CASES.items()
+        for number, options in enumerate(all_options)
+    ]
+    return pytest.mark.parametrize(("name", "options"), cases)(test)
+
+
+def each_shape(test):
+    return pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)(test)
+
+
+def random_image(shape):
+    return jax.random.uniform(jax.random.key(7), shape)
+
+
+def test_every_exported_transform_is_tested_here():
+    assert FACTORIES.keys() == CASES.keys() == IDENTITIES.keys()
+    assert set(transforms.__all__) == FACTORIES.keys() | {
+        "AffineMap",
+        "DescribedTransform",
+        "Geometry",
+        "describe",
+        "is_differentiable",
+        "is_identity",
+    }
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_options_are_keyword_only_and_documented(name):
+    factory = FACTORIES[name]
+    parameters = inspect.signature(factory).parameters.values()
+    if name not in COMBINATORS:
+        assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+        if parameters or section in ("Returns:", "Example:"):
+            assert section in factory.__doc__, section
+    for parameter in parameters:
+        assert f"{parameter.name}:" in factory.__doc__
+
+
+@each_case
+def test_signature_of_the_transform(name, options):
+    transform = make(name, options)
+    assert list(inspect.signature(transform).parameters) == ["key", "image", "step"]
+    assert transform.name == name
+    assert describe(transform).startswith(f"{name}(")
+    assert "object at" not in describe(transform)
+    hash(transform)
+
+
+@each_case
+def test_equal_options_make_equal_transforms(name, options):
+    assert make(name, options) == make(name, options)
+
+
+@each_shape
+@each_case
+def test_shape_dtype_and_jit(name, options, shape):
+    transform, image, key = make(name, options), random_image(shape), jax.random.key(3)
+    eager = transform(key, image, jnp.int32(1))
+    assert eager.shape == image.shape
+    assert eager.dtype == image.dtype
+    assert not eager.weak_type
+    assert bool(jnp.isfinite(eager).all())
+    compiled = jax.jit(transform)(key, image, jnp.int32(1))
+    np.testing.assert_allclose(compiled, eager, atol=2e-6)
+    # The step may be a plain integer, and the same key gives the same image.
+    np.testing.assert_array_equal(transform(key, image, 1), eager)
+
+
+@each_shape
+@each_case
+def test_vmap_is_a_loop(name, options, shape):
+    transform = make(name, options)
+    images = jnp.stack([random_image(shape), 1 - random_image(shape)])
+    keys = jax.random.split(jax.random.key(5), 2)
+    together = jax.vmap(transform, in_axes=(0, 0, None))(keys, images, jnp.int32(1))
+    for key, image, result in zip(keys, images, together, strict=True):
+        np.testing.assert_allclose(result, transform(key, image, jnp.int32(1)), atol=2e-6)
+
+
+@each_case
+def test_scan_is_a_loop(name, options):
+    transform, image, key = make(name, options), random_image(SHAPES["2-D"]), jax.random.key(2)
+
+    def body(image, step):
+        return transform(jax.random.fold_in(key, step), image, step), None
+
+    scanned, _ = jax.lax.scan(body, image, jnp.arange(3))
+    for step in range(3):
+        image, _ = body(image, jnp.int32(step))
+    np.testing.assert_allclose(scanned, image, atol=1e-5)
+
+
+@each_shape
+@each_case
+def test_gradient_is_finite_or_refused(name, options, shape):
+    transform, key = make(name, options), jax.random.key(11)
+    weights = jax.random.normal(jax.random.key(1), shape)
+
+    def loss(image):
+        return (weights * transform(key, image, jnp.int32(1))).sum()
+
+    if not is_differentiable(transform):
+        with pytest.raises(ValueError, match="no useful gradient.*projection"):
+            jax.grad(loss)(random_image(shape))
+        return
+    # Half of a brain image is exactly 0, where square roots and powers have no slope.
+    for image in (random_image(shape), jnp.zeros(shape)):
+        gradient = jax.jit(jax.grad(loss))(image)
+        assert gradient.shape == shape
+        assert bool(jnp.isfinite(gradient).all())
+    assert bool(jnp.any(jax.grad(loss)(0.5 * random_image(shape)) != 0))
+
+
+@each_shape
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_identity_at_zero_strength(name, shape):
+    transform, image = make(name, IDENTITIES[name]), random_image(shape)
+    if name == "random_resized_crop":
+        # A box with the sides of the image has the ratio of the image.
+        image = random_image((12, 12, 12, 1)[: len(shape) - 1] + (1,))
+        transform = FACTORIES[name](area=(1.0, 1.0), ratio=(1.0, 1.0))
+    np.testing.assert_allclose(transform(jax.random.key(0), image, 0), image, atol=1e-6)
+
+
+@each_case
+def test_appending_leaves_the_draws_alone(name, options):
+    transform, image, key = make(name, options), random_image(SHAPES["2-D"]), jax.random.key(4)
+    seen = []
+
+    def spy(key, image, step):
+        del key, step
+        seen.append(image)
+        return image
+
+    alone = chain(transform, spy)(key, image, 1)
+    longer = chain(transform, spy, noise(standard_deviation=1.0), transform)
+    longer(key, image, 1)
+    np.testing.assert_array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(seen[0], alone)
+
+
+@pytest.mark.parametrize(
+    "name", ["flip", "jitter", "noise", "pad_and_crop", "random_resized_crop", "roll", "rotate"]
+)
+def test_another_key_gives_another_image(name):
+    transform, image = make(name, CASES[name][0]), random_image(SHAPES["2-D"])
+    results = [transform(key, image, 0) for key in jax.random.split(jax.random.key(0), 8)]
+    assert any(bool((result != results[0]).any()) for result in results)
