@@ -33,7 +33,7 @@ from featvis_jax.data import pipeline, tasks
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import plots
-from featvis_jax.results.store import atomic_write_bytes, make_directory
+from featvis_jax.results.files import atomic_write_bytes, make_directory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("task", "square_lesion", list(tasks.TASKS), "What to learn.")
@@ -47,9 +47,7 @@ flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate.", lower_bound=0
 flags.DEFINE_float("weight_decay", 1e-4, "L2, added to the gradient.", lower_bound=0.0)
 flags.DEFINE_enum("decay", "cosine", ["cosine", "constant"], "Course of the learning rate.")
 flags.DEFINE_integer("evaluate_every", 100, "Steps between evaluations.", lower_bound=1)
-flags.DEFINE_integer(
-    "validation_images", 1024, "Most images to stop by; 0 for all.", lower_bound=0
-)
+flags.DEFINE_integer("validation_images", 1024, "Most images to stop by; 0 for all.", lower_bound=0)
 flags.DEFINE_integer("patience", 7, "Evaluations without progress before stopping.", lower_bound=1)
 flags.DEFINE_integer(
     "curriculum", 600, "Steps until all lesions are hard; 0 for none.", lower_bound=0
@@ -261,7 +259,7 @@ def _summary(report: Mapping[str, Any], class_names: Sequence[str]) -> str:
 
 
 def _numbers(flag: str, kind: type[int] | type[float], count: int | None = None) -> list[Any]:
-    values = FLAGS[flag].value
+    values: list[str] = FLAGS[flag].value or []
     try:
         numbers = [kind(value) for value in values]
     except ValueError:

@@ -8,69 +8,42 @@ Finds, for every channel, the image that drives it most, and writes it as NIfTI 
 contact sheet per layer. Started again with the same --out, a run goes on where it stopped.
 """
 
-import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import optax
 from absl import flags
 from tqdm import tqdm
 
-from experiments.launch import start, versions
-from featvis_jax.checkpoints import TrainedModel, load_model
+from experiments import ascent_flags
+from experiments.launch import start
+from featvis_jax.checkpoints import TrainedModel
 from featvis_jax.evaluation import health
-from featvis_jax.nn.taps import Layer, Network, linen_network
-from featvis_jax.results.store import (
-    LayerRecord,
-    Run,
-    UnitRecord,
-    UnitResult,
-    make_directory,
-    open_run,
-    read_run,
-)
-from featvis_jax.visualize import (
-    ascent,
-    objectives,
-    parameterizations,
-    penalties,
-    planning,
-    presets,
-)
+from featvis_jax.nn.taps import Layer, Network
+from featvis_jax.results.files import make_directory
+from featvis_jax.results.store import Run, open_run, read_run
+from featvis_jax.results.tables import LayerRecord, UnitRecord, UnitResult
+from featvis_jax.visualize import ascent, planning, presets
 from featvis_jax.visualize.layer import FinishedUnit, LayerProgram
 from featvis_jax.visualize.transforms import describe
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Directory of a trained model, or a zoo name.", required=True)
-flags.DEFINE_multi_string("layer", None, "Layer; repeat for several, 'all' for every layer.")
-flags.DEFINE_string("channels", "all", "Channels: all, a range 0:8, or a list 1,5.")
-flags.DEFINE_string("out", None, "Directory for the results.", required=True)
-flags.DEFINE_integer("steps", 256, "Steps of the ascent.", lower_bound=1)
 flags.DEFINE_string(
     "regularization",
     "recommended",
     "A strategy, or several joined with commas:\n"
     + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
 )
-flags.DEFINE_integer("every", 50, "The paper's transforms act every so many steps.", lower_bound=1)
-flags.DEFINE_enum("penalty", "none", list(penalties.PENALTIES), "R(x), subtracted from f(x).")
-flags.DEFINE_float("penalty_weight", 10.0, "lambda, the weight of the penalty.", lower_bound=0.0)
-flags.DEFINE_float("learning_rate", 0.02, "Adam's, in units of intensity per step.")
-flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0)
 flags.DEFINE_string("batch", "auto", "Units per batch, or auto for the largest that fits.")
 
 
 def main(_: Sequence[str]) -> None:
     """Visualize and say where the results are."""
-    model = load_model(FLAGS.model)
-    network = linen_network(model.module, model.variables, model.image_shape)
-    layers = _layers(network)
-    channels = {layer.name: _channels(layer) for layer in layers}
-    recipes = {layer.name: _recipe(model, layer.name) for layer in layers}
-    for recipe in recipes.values():
-        ascent.check(recipe)
+    model, network = ascent_flags.load_network()
+    layers = ascent_flags.chosen_layers(network)
+    channels = {layer.name: ascent_flags.chosen_channels(layer) for layer in layers}
+    recipes = {
+        layer.name: ascent_flags.recipe(model, layer.name, FLAGS.regularization) for layer in layers
+    }
     configuration = _configuration(model, recipes, channels)
     batch_size = _batch_size(configuration)
     programs: dict[str, LayerProgram] = {}
@@ -82,7 +55,7 @@ def main(_: Sequence[str]) -> None:
         batch_size = programs[name].batch_size
     configuration["batch"] = batch_size
 
-    with open_run(FLAGS.out, configuration, environment=_environment()) as results:
+    with open_run(FLAGS.out, configuration, environment=ascent_flags.environment()) as results:
         for name, program in programs.items():
             results.record_timing("compile", program.compile_seconds, layer=name)
         results.write_flags(_flags_text())
@@ -127,6 +100,7 @@ def _visualize_layer(
 ) -> None:
     """Run what is not finished yet of a layer, and store it batch by batch."""
     finished = results.finished(layer.name)
+    batch_size = planning.even_size(len(channels), batch_size)
     for batch in planning.batches(channels, batch_size=batch_size):
         wanted = [channel for channel in batch.channels[: batch.count] if channel not in finished]
         if not wanted:
@@ -137,7 +111,11 @@ def _visualize_layer(
             results.record_timing("compile", program.compile_seconds, layer=layer.name)
         keys = ascent.unit_keys(FLAGS.seed, layer.name, batch.channels)
         count = batch.count
-        done = program.run(batch, keys, on_steps=lambda steps, n=count: bar.update(steps * n))
+
+        def on_steps(steps: int, count: int = count) -> None:
+            bar.update(steps * count)
+
+        done = program.run(batch, keys, on_steps=on_steps)
         seconds = done.seconds / count
         results.write_units(
             [_result(u, layer, model, seconds) for u in done.units if u.channel in wanted],
@@ -168,54 +146,6 @@ def _result(unit: FinishedUnit, layer: Layer, model: TrainedModel, seconds: floa
         seed=FLAGS.seed,
     )
     return UnitResult(record, unit.image, unit.objective_trace, unit.penalty_trace)
-
-
-def _layers(network: Network) -> list[Layer]:
-    if not FLAGS.layer:
-        names = ", ".join(layer.name for layer in network.layers)
-        raise ValueError(f"--layer is missing; the model has {names}, and 'all' takes every one.")
-    if "all" in FLAGS.layer:
-        return [layer for layer in network.layers if layer.has_weights]
-    return [network.layer(name) for name in dict.fromkeys(FLAGS.layer)]
-
-
-def _channels(layer: Layer) -> list[int]:
-    text, count = FLAGS.channels, layer.channels
-    try:
-        if text == "all":
-            return list(range(count))
-        if ":" in text:
-            first, stop = (int(part) if part else None for part in text.split(":"))
-            chosen = list(range(first or 0, count if stop is None else stop))
-        else:
-            chosen = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        chosen = []
-    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
-        raise ValueError(
-            f"--channels={text}: layer {layer.name!r} has channels 0 to {count - 1}; expected all, "
-            f"a range such as 0:{min(8, count)}, or a list such as 0,{count - 1}."
-        )
-    return chosen
-
-
-def _recipe(model: TrainedModel, layer: str) -> ascent.Recipe:
-    strategy = presets.strategy(FLAGS.regularization, every=FLAGS.every, steps=FLAGS.steps)
-    penalty = penalties.PENALTIES[FLAGS.penalty]
-    if not 0 < FLAGS.learning_rate < float("inf"):
-        raise ValueError(f"--learning_rate={FLAGS.learning_rate}: expected a positive number.")
-    if not FLAGS.penalty_weight < float("inf"):
-        raise ValueError(f"--penalty_weight={FLAGS.penalty_weight}: expected a number from 0.")
-    return ascent.Recipe(
-        objective=objectives.channel(layer),
-        penalty=None if penalty is None else penalty(layer),
-        penalty_weight=0.0 if penalty is None else FLAGS.penalty_weight,
-        parameterization=parameterizations.pixels(intensity_range=model.intensity_range),
-        optimizer=optax.adam(FLAGS.learning_rate),
-        robustness=strategy.robustness,
-        projection=strategy.projection,
-        steps=FLAGS.steps,
-    )
 
 
 def _batch_size(configuration: dict[str, Any]) -> int | None:
@@ -256,19 +186,12 @@ def _configuration(
     }
 
 
-def _environment() -> dict[str, Any]:
-    device = jax.local_devices()[0]
-    return {
-        **versions(),
-        "device": f"{device.platform} {device.device_kind}",
-        "command": shlex.join(["python", "-m", "experiments.visualize", *sys.argv[1:]]),
-    }
-
-
 def _flags_text() -> str:
-    """The flags of this module, one a line, for --flagfile."""
-    own = FLAGS.flags_by_module_dict()[FLAGS.find_module_defining_flag("model")]
-    return "".join(f"{flag.serialize()}\n" for flag in own if flag.value is not None)
+    """The flags of this launcher, one a line, for --flagfile."""
+    modules = {FLAGS.find_module_defining_flag(name) for name in ("model", "batch")}
+    own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
+    lines = [flag.serialize() for flag in own if flag.value is not None]
+    return "".join(f"{line}\n" for line in sorted(lines))
 
 
 def _layer_record(layer: Layer, network: Network) -> LayerRecord:

@@ -76,8 +76,10 @@ class Schedule:
             rate = optax.warmup_cosine_decay_schedule(
                 0.0, self.learning_rate, self.warmup_steps, max(self.steps, self.warmup_steps + 1)
             )
+        elif self.warmup_steps:
+            rate = optax.linear_schedule(0.0, self.learning_rate, self.warmup_steps)
         else:
-            rate = optax.linear_schedule(0.0, self.learning_rate, max(self.warmup_steps, 1))
+            rate = optax.constant_schedule(self.learning_rate)
         return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.adam(rate))
 
 

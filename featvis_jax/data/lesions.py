@@ -216,11 +216,14 @@ class Lesions:
         axes = [np.arange(s.start, s.stop) * self.voxel_size_mm for s in window]
         coordinates = np.stack(np.meshgrid(*axes, indexing="ij"))
         mask = np.asarray(self.shape(coordinates, center * self.voxel_size_mm, size))
-        if mask.shape != coordinates.shape[1:] or not (mask.min() >= 0 and mask.max() <= 1):
+        expected = coordinates.shape[1:]
+        is_numeric = mask.shape == expected and mask.dtype.kind in "biuf"
+        if not (is_numeric and mask.min() >= 0 and mask.max() <= 1):
+            values = f" on [{mask.min()}, {mask.max()}]" if is_numeric else ""
             raise ValueError(
                 f"The lesion shape {getattr(self.shape, '__name__', self.shape)!r} returned an "
-                f"array of shape {mask.shape} on [{mask.min()}, {mask.max()}]; expected a mask of "
-                f"shape {coordinates.shape[1:]} on [0, 1]."
+                f"array of {mask.dtype} and shape {mask.shape}{values}; expected a mask of shape "
+                f"{expected} on [0, 1]."
             )
         return mask.astype(np.float32)
 

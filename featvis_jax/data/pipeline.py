@@ -172,7 +172,7 @@ def evaluation_batches(
     elements = _elements_per_batch(source, task, batch_size)
 
     def examples(index: int, position: int) -> Examples:
-        return task.examples(source, position, np.random.default_rng([seed, 1, index]), 1.0)
+        return task.examples(source, position, np.random.default_rng([seed, 1, position]), 1.0)
 
     wanted = len(source) if max_images is None else max_images // task.images_per_element
     if wanted < 1:

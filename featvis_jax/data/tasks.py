@@ -155,7 +155,9 @@ def prepare(
     if crop is None:
         crop = cohort.shape
         if rank == 2:
-            crop = [min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop, _SLICE_MM)]
+            crop = [
+                min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop[:2], _SLICE_MM, strict=True)
+            ]
     if len(crop) != rank or min(crop) < 1:
         raise ValueError(f"The crop is {tuple(crop)}; expected {rank} positive numbers of voxels.")
 

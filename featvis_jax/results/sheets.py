@@ -1,13 +1,5 @@
-"""Pictures of images: one unit, or every channel of a layer on one page.
+"""Contact sheets: every channel of a layer on one page, with its number and status."""
 
-Pictures are grey and use whole pixels: a voxel is a square of `scale` x `scale` pixels, never an
-interpolation, because what a channel looks for can be as fine as one voxel. Images are shown with
-the second axis up (anterior, or superior in the coronal and the sagittal plane) and the first one
-to the right, so that in RAS coordinates the left of the subject is on the left. Pixels that are not
-a number become a checkerboard, which no window turns into an ordinary grey.
-"""
-
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,14 +9,15 @@ from typing import Literal, NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-Window = tuple[float, float]
+from featvis_jax.results import pixels
+from featvis_jax.results.pixels import Window
+
 Color = tuple[int, int, int]
 
-_PAPER = 250
 _HAIRLINE: Color = (206, 206, 206)
 _INK: Color = (28, 30, 33)
 _MUTED: Color = (110, 114, 120)
@@ -35,56 +28,6 @@ _MARKS: dict[str, tuple[str, Color]] = {
     "diverged": ("\u25b3", (176, 72, 28)),
 }
 _WIDEST_PAGE = 2600
-_CHECKER_VOXELS = 8
-
-
-def picture(
-    image: Float[np.ndarray, "*spatial 1"], *, window: Window, scale: int = 1
-) -> UInt8[np.ndarray, "height width"]:
-    """Draw one image in grey levels.
-
-    Args:
-        image: shape (x, y, 1), shown as it is, or (x, y, z, 1), shown as its axial, coronal and
-            sagittal middle planes side by side.
-        window: intensities that become black and white, the first below the second.
-        scale: side of a voxel in pixels, at least 1.
-
-    Returns:
-        Grey levels; a 2-D image gives (y * scale, x * scale).
-
-    Raises:
-        ValueError: if the shape, the window or the scale is none of the above.
-
-    >>> picture(np.array([[[0.0], [1.0]]]), window=(0.0, 1.0))
-    array([[255],
-           [  0]], dtype=uint8)
-    """
-    return _tile(_middle_planes(image), window, scale).pixels
-
-
-def encode_png(pixels: UInt8[np.ndarray, "height width *color"]) -> bytes:
-    """Encode grey levels or colours as a PNG; equal pixels give equal bytes.
-
-    Args:
-        pixels: uint8, shape (height, width) or (height, width, 3).
-
-    Returns:
-        The bytes of a .png file.
-
-    Raises:
-        ValueError: if the array is neither of the two.
-
-    >>> encode_png(np.zeros((2, 3), np.uint8))[1:4]
-    b'PNG'
-    """
-    if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2:
-        raise ValueError(
-            f"expected uint8 pixels of shape (height, width) or (height, width, 3); got "
-            f"{pixels.dtype} of shape {pixels.shape}."
-        )
-    buffer = io.BytesIO()
-    Pillow.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
 
 
 def contact_sheet(
@@ -128,7 +71,7 @@ def contact_sheet(
     >>> sheet[1:4]
     b'PNG'
     """
-    planes = [_middle_planes(image) for image in images]
+    planes = [pixels.middle_planes(image) for image in images]
     if not planes or not len(planes) == len(titles) == len(statuses):
         raise ValueError(
             f"got {len(planes)} images, {len(titles)} titles and {len(statuses)} statuses; "
@@ -137,7 +80,7 @@ def contact_sheet(
     if len({tuple(plane.shape for plane in one) for one in planes}) > 1:
         raise ValueError(f"images on one page must have one shape; got {planes[0][0].shape} first.")
     windows = _windows(planes, statuses, window)
-    unit_width, unit_height = _tile(planes[0], (0.0, 1.0), 1).pixels.shape[::-1]
+    unit_width, unit_height = pixels.tile(planes[0], (0.0, 1.0), 1).pixels.shape[::-1]
     if columns is None:
         columns = _choose_columns(len(planes), unit_width + 16, unit_height + 38)
     if columns < 1:
@@ -145,9 +88,12 @@ def contact_sheet(
     if scale is None:
         room = (_WIDEST_PAGE * 2 // 3) // (columns * unit_width)
         scale = max(1, min(room, 400 // max(unit_width // len(planes[0]), unit_height), 12))
-    tiles = [_tile(one, _open(each), scale) for one, each in zip(planes, windows, strict=True)]
+    tiles = [
+        pixels.tile(one, pixels.opened(each), scale)
+        for one, each in zip(planes, windows, strict=True)
+    ]
     layout = _Layout.fit(tiles[0], len(tiles), columns, own=window == "own")
-    page = Pillow.new("RGB", (layout.page_width, layout.page_height), (_PAPER,) * 3)
+    page = Pillow.new("RGB", (layout.page_width, layout.page_height), (pixels.PAPER,) * 3)
     draw = ImageDraw.Draw(page)
     counts = Counter(status for status in statuses if status != "alive")
     subtitle = subtitle or f"{len(tiles)} channel{'s' if len(tiles) > 1 else ''}"
@@ -159,58 +105,10 @@ def contact_sheet(
             corner = left + x - 1, top + y - 1
             draw.rectangle((*corner, left + x + width, top + y + height), outline=_HAIRLINE)
         _draw_caption(draw, layout, (left, top), titles[index], statuses[index], windows[index])
-    _draw_footer(draw, page, layout, None if window == "own" else _open(windows[0]), len(planes[0]))
-    return encode_png(np.asarray(page))
-
-
-class _Tile(NamedTuple):
-    """Pixels of one image, and where its planes lie in them: (x, y, width, height)."""
-
-    pixels: UInt8[np.ndarray, "height width"]
-    frames: list[tuple[int, int, int, int]]
-
-
-def _middle_planes(image: np.ndarray) -> list[Float[np.ndarray, "_ _"]]:
-    """Return the planes of an image that are shown, the way up that they are shown."""
-    if image.ndim not in (3, 4) or image.shape[-1] != 1 or 0 in image.shape:
-        raise ValueError(f"image has shape {image.shape}; expected (x, y, 1) or (x, y, z, 1).")
-    values = image[..., 0]
-    if values.ndim == 2:
-        return [np.rot90(values).copy()]
-    x, y, z = (length // 2 for length in values.shape)
-    return [np.rot90(plane).copy() for plane in (values[:, :, z], values[:, y, :], values[x, :, :])]
-
-
-def _tile(planes: Sequence[Float[np.ndarray, "_ _"]], window: Window, scale: int) -> _Tile:
-    """Turn planes into grey levels and put them side by side on one ground line."""
-    if scale < 1 or int(scale) != scale:
-        raise ValueError(f"scale must be a whole number of pixels, at least 1; got {scale}.")
-    greys = [_grey(plane, window).repeat(scale, 0).repeat(scale, 1) for plane in planes]
-    gap = 6 if len(greys) > 1 else 0
-    height = max(grey.shape[0] for grey in greys)
-    width = sum(grey.shape[1] for grey in greys) + gap * (len(greys) - 1)
-    pixels = np.full((height, width), _PAPER, np.uint8)
-    frames, x = [], 0
-    for grey in greys:
-        y = height - grey.shape[0]
-        pixels[y:, x : x + grey.shape[1]] = grey
-        frames.append((x, y, grey.shape[1], grey.shape[0]))
-        x += grey.shape[1] + gap
-    return _Tile(pixels, frames)
-
-
-def _grey(
-    values: Float[np.ndarray, "height width"], window: Window
-) -> UInt8[np.ndarray, "height width"]:
-    """Map a window of intensities to grey levels, and what is not a number to a checkerboard."""
-    low, high = window
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"window must be two finite intensities in rising order; got {window}.")
-    finite = np.isfinite(values)
-    share = (np.where(finite, values, low).astype(np.float64) - low) / (high - low)
-    rows, columns = (index // _CHECKER_VOXELS for index in np.indices(values.shape))
-    checkerboard = np.where((rows + columns) % 2, 225, 150)
-    return np.where(finite, np.rint(share.clip(0, 1) * 255), checkerboard).astype(np.uint8)
+    _draw_footer(
+        draw, page, layout, None if window == "own" else pixels.opened(windows[0]), len(planes[0])
+    )
+    return pixels.encode_png(np.asarray(page))
 
 
 def _windows(
@@ -220,27 +118,13 @@ def _windows(
 ) -> list[Window]:
     """Return the window of every tile, closed where there is one intensity only."""
     if window == "own":
-        return [_range(one) for one in planes]
+        return [pixels.value_range(one) for one in planes]
     if window == "shared":
         sound = [one for one, status in zip(planes, statuses, strict=True) if status != "diverged"]
-        return [_range([plane for one in sound for plane in one])] * len(planes)
+        return [pixels.value_range([plane for one in sound for plane in one])] * len(planes)
     if isinstance(window, str) or not window[0] < window[1]:
         raise ValueError(f'window must be "shared", "own" or a rising pair; got {window!r}.')
     return [(float(window[0]), float(window[1]))] * len(planes)
-
-
-def _range(planes: Sequence[Float[np.ndarray, "_ _"]]) -> Window:
-    """Return the finite range of some planes."""
-    values = [plane[np.isfinite(plane)] for plane in planes]
-    lows = [float(some.min()) for some in values if some.size]
-    highs = [float(some.max()) for some in values if some.size]
-    return (min(lows), max(highs)) if lows else (0.0, 1.0)
-
-
-def _open(window: Window) -> Window:
-    """Put a single intensity in the middle of a window, so that it is drawn as a middle grey."""
-    low, high = window
-    return (low, high) if high - low > 1e-6 * max(1.0, abs(low)) else (low - 0.5, low + 0.5)
 
 
 def _choose_columns(count: int, width: int, height: int) -> int:
@@ -269,7 +153,7 @@ class _Layout(NamedTuple):
     room: int
 
     @classmethod
-    def fit(cls, tile: _Tile, count: int, columns: int, *, own: bool) -> "_Layout":
+    def fit(cls, tile: pixels.Tile, count: int, columns: int, *, own: bool) -> "_Layout":
         """Size the page, and the text with it, to tiles like this one."""
         columns = min(columns, count)
         height, width = tile.pixels.shape

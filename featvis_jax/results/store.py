@@ -16,435 +16,25 @@ and nothing else. Equal results give equal bytes, except for times: the column `
 units.tsv and the entry `timings` of run.json.
 """
 
-import contextlib
-import errno
-import fcntl
-import hashlib
-import io
 import json
 import os
-import re
-import socket
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
-
-from featvis_jax.results import nifti, sheets
-
-STATUSES = ("alive", "dead", "uniform", "diverged")
-_FORMAT = "featvis_jax run, version 1"
-_BIDS_VERSION = "1.10.0"
-_PARTIAL = ".partial"
-_LOCK = ".lock"
-_LONGEST_NAME = 100
-_RESTORE = "Restore the file, or choose another directory with --out."
-# Names that Windows keeps for devices, so that a run can be copied there.
-_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z")
-
-
-class ConfigurationMismatch(ValueError):
-    """The directory holds a run of another configuration."""
-
-
-class RunInUse(ValueError):
-    """Another process is writing to the run."""
-
-
-# What writes. Every change to a run directory goes through these three functions and the lock.
-
-
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file as a whole: after a crash it holds the old bytes or the new ones.
-
-    Args:
-        path: the file, in a directory that exists.
-        data: its new content.
-
-    Raises:
-        OSError: if the file cannot be written; the old one is then untouched.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     atomic_write_bytes(Path(directory) / "name", b"content")
-    ...     (Path(directory) / "name").read_bytes()
-    b'content'
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(partial, path)
-        _sync_directory(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        if isinstance(error, OSError):
-            raise _explained(error, f"cannot write {path}") from error
-        raise
-
-
-def make_directory(path: str | os.PathLike[str]) -> None:
-    """Make a directory and the ones above it, so that they survive a crash.
-
-    Args:
-        path: the directory; it may exist.
-
-    Raises:
-        OSError: if a directory cannot be made.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     make_directory(Path(directory) / "images" / "conv1")
-    ...     (Path(directory) / "images" / "conv1").is_dir()
-    True
-    """
-    path = Path(path)
-    missing = [each for each in (path, *path.parents) if not each.is_dir()]
-    for each in reversed(missing):
-        try:
-            os.mkdir(each)
-            _sync_directory(each.parent)
-        except FileExistsError:
-            if not each.is_dir():
-                raise FileExistsError(
-                    errno.EEXIST, "is a file, expected a directory; choose another one", str(each)
-                ) from None
-        except OSError as error:
-            raise _explained(error, f"cannot make the directory {each}") from error
-
-
-def remove_partial_files(directory: str | os.PathLike[str]) -> None:
-    """Remove what interrupted calls of `atomic_write_bytes` left in a directory and below.
-
-    Args:
-        directory: where to look; nobody else may be writing there.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     _ = (Path(directory) / ".units.tsv.partial").write_bytes(b"half a ta")
-    ...     remove_partial_files(directory)
-    ...     list(Path(directory).iterdir())
-    []
-    """
-    for path in sorted(Path(directory).rglob(f".*{_PARTIAL}")):
-        try:
-            os.unlink(path)
-        except OSError as error:
-            raise _explained(error, f"cannot remove {path}") from error
-
-
-def _sync_directory(path: Path) -> None:
-    """Force the names in a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems refuse this for a directory and keep its order themselves.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _explained(error: OSError, what: str) -> OSError:
-    """Return an error of the same kind that says what was lost, and what to do."""
-    cause = error.strerror or str(error)
-    return OSError(
-        error.errno or errno.EIO,
-        f"{what}: {cause}. Files written before are intact. Make room, or make the directory "
-        "writable, and give the same command again; or choose another directory with --out.",
-    )
-
-
-def _lock(directory: Path) -> int:
-    """Take the kernel's lock on a run; it ends with the process, however that ends."""
-    path = directory / _LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise _explained(error, f"cannot write {path}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise RunInUse(
-            f"{directory} is being written by {holder or 'another process'}. Wait for it or stop "
-            "it and give the same command again, or choose another directory with --out."
-        ) from None
-    except OSError as error:
-        os.close(descriptor)
-        raise _explained(error, f"cannot lock {path} (does its file system have locks?)") from error
-    return descriptor
-
-
-def file_name(layer: str) -> str:
-    """Return a file name for a layer: safe everywhere, and another one for every layer.
-
-    Small letters, digits, "_", "-" and inner dots stay, "/" becomes "+", other characters become
-    "=" and their UTF-8 bytes in hexadecimal. Capitals stay too, and "~" with a hexadecimal number
-    whose bit i says that letter i is a capital tells them apart where file systems do not. A name
-    longer than 100 characters ends in "~~" and a SHA-256 hash instead.
-
-    Args:
-        layer: any text but the empty one.
-
-    Returns:
-        A name without directory and suffix.
-
-    Raises:
-        ValueError: if the text is empty or cannot be encoded in UTF-8.
-
-    >>> file_name("conv3"), file_name("conv3/relu"), file_name("Conv_0"), file_name("a:../b")
-    ('conv3', 'conv3+relu', 'Conv_0~1', 'a=3a..+b')
-    """
-    if not layer:
-        raise ValueError("a layer has an empty name; expected at least one character.")
-    encoded = re.sub(
-        r"[^a-zA-Z0-9_.+/-]|\+|\A[.-]|\.\Z",
-        lambda match: "".join(f"={byte:02x}" for byte in match[0].encode()),
-        layer,
-    ).replace("/", "+")
-    if _DEVICES.match(encoded.lower()):
-        encoded = f"={ord(encoded[0]):02x}{encoded[1:]}"
-    capitals = sum(1 << i for i, letter in enumerate(layer) if "A" <= letter <= "Z")
-    encoded += f"~{capitals:x}" if capitals else ""
-    if len(encoded) > _LONGEST_NAME:
-        digest = hashlib.sha256(layer.encode()).hexdigest()[:40]
-        encoded = f"{encoded[:40].rstrip('.')}~~{digest}"
-    return encoded
-
-
-def _column(description: str, **more: object) -> Any:
-    """Describe a column of a table, in the words of a BIDS sidecar."""
-    return field(metadata={"Description": description, **more})
-
-
-@dataclass(frozen=True)
-class UnitRecord:
-    """One row of units.tsv: what became of one channel of one layer.
-
-    >>> UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0).status
-    'alive'
-    """
-
-    layer: str = _column("Layer of the network, as the model names it")
-    channel: int = _column("Channel of the layer, from 0")
-    status: str = _column(
-        "What became of the channel",
-        Levels={
-            "alive": "the objective rose and the image shows structure",
-            "dead": "the channel does not react to its input",
-            "uniform": "the image that drives the channel most has a single intensity",
-            "diverged": "the ascent left the finite numbers; the image is the last finite one",
-        },
-    )
-    initial_objective: float = _column("Objective of the first image")
-    final_objective: float = _column("Objective of the image that is stored")
-    penalty: float = _column("Penalty of the image that is stored")
-    intensity_min: float = _column("Smallest intensity of the image")
-    intensity_max: float = _column("Largest intensity of the image")
-    steps: int = _column("Steps of the ascent that were taken")
-    seconds: float = _column(
-        "Share of the channel in the time of its batch; the only column that differs when a run "
-        "is repeated",
-        Units="s",
-    )
-    seed: int = _column("Seed that the random numbers of the channel come from")
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be stored."""
-        file_name(self.layer)
-        if self.status not in STATUSES or self.channel < 0:
-            raise ValueError(
-                f"layer {self.layer!r}: got channel {self.channel} with status {self.status!r}; "
-                f"expected a channel from 0 and one of {', '.join(STATUSES)}."
-            )
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """One row of layers.tsv.
-
-    >>> LayerRecord("conv1", (138, 190), 8, (3, 3), (1, 1)).channels
-    8
-    """
-
-    layer: str = _column("Layer of the network, as the model names it")
-    output_shape: tuple[int, ...] = _column("Shape of the output without channels")
-    channels: int = _column("Number of channels")
-    receptive_field: tuple[int, ...] = _column("Voxels of the input that one output value sees")
-    stride: tuple[int, ...] = _column("Voxels of the input between neighbouring output values")
-
-
-@dataclass(frozen=True, eq=False)
-class UnitResult:
-    """A finished unit: its row, its image (*spatial, 1), and its values at every step (steps,)."""
-
-    record: UnitRecord
-    image: Float[np.ndarray, "*spatial 1"]
-    objective: Float[np.ndarray, " steps"]
-    penalty: Float[np.ndarray, " steps"]
-
-
-class Traces(NamedTuple):
-    """Objective and penalty of the channels of a layer at every step."""
-
-    channel: Int[np.ndarray, " n"]
-    objective: Float[np.ndarray, "n steps"]
-    penalty: Float[np.ndarray, "n steps"]
-
-
-_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-
-
-_Record = TypeVar("_Record", UnitRecord, LayerRecord)
-
-
-def _encode_cell(value: object) -> str:
-    """Write one value of a table; a number that is not one becomes BIDS's n/a."""
-    if isinstance(value, str):
-        return "".join(_ESCAPES.get(letter, letter) for letter in value)
-    if isinstance(value, tuple):
-        return "x".join(str(int(each)) for each in value) or "n/a"
-    if isinstance(value, float | np.floating):
-        return "n/a" if np.isnan(value) else repr(float(value))
-    return str(value)
-
-
-def _decode_cell(text: str, kind: object) -> Any:
-    """Read what `_encode_cell` wrote."""
-    if kind is str:
-        codes = {code: letter for letter, code in _ESCAPES.items()}
-        return re.sub(r"\\.", lambda match: codes[match[0]], text)
-    if kind is int:
-        return int(text)
-    if kind is float:
-        return float("nan") if text == "n/a" else float(text)
-    return () if text == "n/a" else tuple(int(part) for part in text.split("x"))
-
-
-def _encode_table(records: Iterable[UnitRecord] | Iterable[LayerRecord], kind: type) -> bytes:
-    """Encode records as tab-separated lines under a line of names."""
-    names = [column.name for column in fields(kind)]
-    lines = [[_encode_cell(getattr(record, name)) for name in names] for record in records]
-    return "".join("\t".join(line) + "\n" for line in [names, *lines]).encode()
-
-
-def _read_table(path: Path, kind: type[_Record]) -> list[_Record]:
-    """Read a table; one that was not written yet has no rows."""
-    if not path.exists():
-        return []
-    columns = fields(kind)
-    header, *lines = path.read_bytes().decode().split("\n")
-    expected = "\t".join(column.name for column in columns)
-    if header != expected:
-        raise ValueError(f"{path}: expected the columns {expected!r}; got {header!r}.")
-    records = []
-    for number, line in enumerate(lines[:-1], start=2):
-        cells = line.split("\t")
-        try:
-            values = [_decode_cell(*pair) for pair in zip(cells, _kinds(kind), strict=True)]
-            records.append(kind(*values))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: cannot read {line!r} ({error}).") from error
-    return records
-
-
-def _kinds(kind: type[UnitRecord] | type[LayerRecord]) -> list[object]:
-    """Return the type of every column of a table."""
-    return [column.type for column in fields(kind)]
-
-
-def _natural_order(record: UnitRecord) -> tuple[list[str], str, int]:
-    """Sort conv2 before conv10, and channels by number."""
-    parts = re.split("([0-9]+)", record.layer)
-    return [part.zfill(9) if i % 2 else part for i, part in enumerate(parts)], *_unit(record)
-
-
-def _unit(record: UnitRecord) -> tuple[str, int]:
-    """Name a unit."""
-    return record.layer, record.channel
-
-
-def _encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Encode arrays as an .npz file that holds no time."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, member.getvalue())
-    return buffer.getvalue()
-
-
-def _encode_json(value: object) -> bytes:
-    """Encode what people read."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # Names of files that are not UTF-8 reach a configuration as surrogates.
-    return text.encode(errors="surrogatepass")
-
-
-def _canonical(value: object, name: str) -> str:
-    """Return the one JSON text of a value: keys sorted, no spaces, tuples as lists."""
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} cannot be stored as JSON ({error}); expected dictionaries with text as keys, "
-            "lists, text, finite numbers, booleans and None."
-        ) from error
-
-
-def _fingerprint(configuration: object) -> str:
-    """Hash a configuration."""
-    return hashlib.sha256(_canonical(configuration, "configuration").encode()).hexdigest()
-
-
-def _leaves(value: object, name: str = "") -> dict[str, str]:
-    """Flatten nested settings to dotted names, with every value as JSON."""
-    if isinstance(value, Mapping) and (value or not name):
-        nested = [_leaves(value[key], f"{name}.{key}".lstrip(".")) for key in sorted(value)]
-        return {name: text for leaves in nested for name, text in leaves.items()}
-    return {name: json.dumps(value, sort_keys=True, ensure_ascii=False)}
-
-
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    """Read run.json and check that it is one, and that nobody edited the configuration."""
-    path = directory / "run.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{directory} holds no run: {path.name} is missing. Pass the directory that was given "
-            "as --out."
-        )
-    try:
-        manifest = json.loads(path.read_bytes())
-        sound = manifest["format"] == _FORMAT
-        sound = sound and manifest["fingerprint"] == _fingerprint(manifest["configuration"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no description of a run ({error!r}). {_RESTORE}") from error
-    if not sound:
-        raise ValueError(
-            f"{path}: its configuration does not fit its fingerprint, or its format is not "
-            f"{_FORMAT!r}. {_RESTORE}"
-        )
-    return manifest
+from jaxtyping import Float
+
+from featvis_jax.results import manifest, nifti, pixels, sheets, tables
+from featvis_jax.results.files import (
+    atomic_write_bytes,
+    file_name,
+    lock,
+    make_directory,
+    remove_partial_files,
+    unlock,
+)
+from featvis_jax.results.tables import LayerRecord, Traces, UnitRecord, UnitResult
 
 
 class RunView:
@@ -457,30 +47,30 @@ class RunView:
     @property
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration, as JSON values."""
-        return _read_manifest(self.directory)["configuration"]
+        return manifest.read(self.directory)["configuration"]
 
     @property
     def environments(self) -> list[dict[str, Any]]:
         """Versions and devices that computed the run: more than one if it went on elsewhere."""
-        return _read_manifest(self.directory)["environments"]
+        return manifest.read(self.directory)["environments"]
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the configuration's canonical JSON."""
-        return _read_manifest(self.directory)["fingerprint"]
+        return manifest.read(self.directory)["fingerprint"]
 
     @property
     def timings(self) -> list[dict[str, Any]]:
         """What took how many seconds, in the order in which it was recorded."""
-        return _read_manifest(self.directory)["timings"]
+        return manifest.read(self.directory)["timings"]
 
     def records(self) -> list[UnitRecord]:
         """Return the row of every finished unit, by layer and channel."""
-        return _read_table(self.directory / "units.tsv", UnitRecord)
+        return tables.read_table(self.directory / "units.tsv", UnitRecord)
 
     def layers(self) -> list[LayerRecord]:
         """Return the layers of the network; none if they were not written yet."""
-        return _read_table(self.directory / "layers.tsv", LayerRecord)
+        return tables.read_table(self.directory / "layers.tsv", LayerRecord)
 
     def finished(self, layer: str) -> frozenset[int]:
         """Return the finished channels of a layer."""
@@ -542,7 +132,7 @@ def read_run(directory: str | os.PathLike[str]) -> RunView:
     ...     read_run(directory).configuration
     {'steps': 256}
     """
-    _read_manifest(Path(directory))
+    manifest.read(Path(directory))
     return RunView(directory)
 
 
@@ -557,8 +147,7 @@ class Run(RunView):
     def close(self) -> None:
         """Give the run back; further writes are refused."""
         if self._lock is not None:
-            os.ftruncate(self._lock, 0)
-            os.close(self._lock)
+            unlock(self._lock)
             self._lock = None
 
     def __enter__(self) -> "Run":
@@ -574,7 +163,7 @@ class Run(RunView):
         results: Sequence[UnitResult],
         *,
         affine: Float[np.ndarray, "4 4"],
-        window: sheets.Window = (0.0, 1.0),
+        window: pixels.Window = (0.0, 1.0),
     ) -> None:
         """Store finished units: images, then traces, then their rows, all rows at once.
 
@@ -592,7 +181,7 @@ class Run(RunView):
         if not results:
             return
         rows = self.records()
-        units = [_unit(record) for record in (*rows, *(result.record for result in results))]
+        units = [tables.unit(record) for record in (*rows, *(result.record for result in results))]
         if len(set(units)) < len(units):
             twice = sorted({unit for unit in units if units.count(unit) > 1})
             raise ValueError(f"units are done already or come twice: {twice}. Leave them out.")
@@ -605,25 +194,25 @@ class Run(RunView):
         for layer, new in of_layer.items():
             for result in new:
                 volume = nifti.encode_nifti(result.image, affine, window=window)
-                pixels = sheets.picture(result.image, window=window)
+                grey = pixels.picture(result.image, window=window)
                 channel = result.record.channel
                 self._write(self.image_path(layer, channel, ".nii.gz"), volume)
-                self._write(self.image_path(layer, channel, ".png"), sheets.encode_png(pixels))
+                self._write(self.image_path(layer, channel, ".png"), pixels.encode_png(grey))
         for layer, merged in traces.items():
-            self._write(self.traces_path(layer), _encode_arrays(merged._asdict()))
-        rows = sorted([*rows, *(result.record for result in results)], key=_natural_order)
-        self._write(self.directory / "units.tsv", _encode_table(rows, UnitRecord))
+            self._write(self.traces_path(layer), tables.encode_arrays(merged._asdict()))
+        rows = sorted([*rows, *(result.record for result in results)], key=tables.natural_order)
+        self._write(self.directory / "units.tsv", tables.encode_table(rows, UnitRecord))
 
     def write_layers(self, rows: Sequence[LayerRecord]) -> None:
         """Store the layers of the network, in the order given."""
-        self._write(self.directory / "layers.tsv", _encode_table(rows, LayerRecord))
+        self._write(self.directory / "layers.tsv", tables.encode_table(rows, LayerRecord))
 
     def write_flags(self, text: str) -> None:
         """Store the flags that repeat the run, one a line."""
         self._write(self.directory / "flags.txt", text.encode())
 
     def write_sheet(
-        self, layer: str, *, window: Literal["shared", "own"] | sheets.Window = "shared"
+        self, layer: str, *, window: Literal["shared", "own"] | pixels.Window = "shared"
     ) -> Path:
         """Draw the finished channels of a layer on one page, from what is stored.
 
@@ -660,9 +249,9 @@ class Run(RunView):
             seconds: how long it took.
             **details: JSON values that say more, such as the layer or the number of units.
         """
-        manifest = _read_manifest(self.directory)
-        manifest["timings"].append({"name": name, "seconds": round(float(seconds), 6), **details})
-        self._write(self.directory / "run.json", _encode_json(manifest))
+        stored = manifest.read(self.directory)
+        stored["timings"].append({"name": name, "seconds": round(float(seconds), 6), **details})
+        self._write(self.directory / "run.json", manifest.encode_json(stored))
 
     def _merged_traces(self, layer: str, new: Sequence[UnitResult]) -> Traces:
         """Return the traces of the units that are done together with those of new ones."""
@@ -724,76 +313,32 @@ def open_run(
     frozenset()
     """
     directory = Path(directory)
-    settings = json.loads(_canonical(configuration, "configuration"))
-    surroundings = json.loads(_canonical(environment, "environment"))
-    _refuse_foreign(directory)
+    settings = json.loads(manifest.canonical(configuration, "configuration"))
+    surroundings = json.loads(manifest.canonical(environment, "environment"))
+    manifest.refuse_foreign(directory)
     make_directory(directory)
-    run = Run(directory, _lock(directory))
+    run = Run(directory, lock(directory))
     try:
-        _refuse_foreign(directory)
+        manifest.refuse_foreign(directory)
         if (directory / "run.json").exists():
-            manifest = _read_manifest(directory)
-            _refuse_mismatch(directory, manifest["configuration"], settings)
+            stored = manifest.read(directory)
+            manifest.refuse_mismatch(directory, stored["configuration"], settings)
         else:
-            manifest = {
-                "format": _FORMAT,
-                "fingerprint": _fingerprint(settings),
+            stored = {
+                "format": manifest.FORMAT,
+                "fingerprint": manifest.fingerprint(settings),
                 "configuration": settings,
                 "environments": [],
                 "timings": [],
             }
         remove_partial_files(directory)
-        if surroundings not in manifest["environments"]:
-            manifest["environments"].append(surroundings)
-            atomic_write_bytes(directory / "run.json", _encode_json(manifest))
-        for name, content in _descriptions(manifest["environments"][0]).items():
+        if surroundings not in stored["environments"]:
+            stored["environments"].append(surroundings)
+            atomic_write_bytes(directory / "run.json", manifest.encode_json(stored))
+        for name, content in manifest.descriptions(stored["environments"][0]).items():
             if not (directory / name).exists():
-                atomic_write_bytes(directory / name, _encode_json(content))
+                atomic_write_bytes(directory / name, manifest.encode_json(content))
     except BaseException:
         run.close()
         raise
     return run
-
-
-def _descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
-    """Return what BIDS wants to know about a data set that was computed, and about its table."""
-    program = {"Name": "featvis_jax"}
-    if "featvis_jax" in environment:
-        program["Version"] = str(environment["featvis_jax"])
-    return {
-        "dataset_description.json": {
-            "Name": "Feature visualization: what the channels of a network look for",
-            "BIDSVersion": _BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [program],
-        },
-        "units.json": {column.name: dict(column.metadata) for column in fields(UnitRecord)},
-    }
-
-
-def _refuse_foreign(directory: Path) -> None:
-    """Raise if a directory holds something, but no run; a start that was killed holds a lock."""
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    foreign = sorted(names - {_LOCK, f".run.json{_PARTIAL}"})
-    if foreign and "run.json" not in names:
-        raise ValueError(
-            f"{directory} is not empty and holds no run (there is {foreign[0]!r}, and no "
-            "run.json). Choose a new or empty directory with --out."
-        )
-
-
-def _refuse_mismatch(directory: Path, old: object, new: object) -> None:
-    """Raise if two configurations differ, and say where."""
-    before, after = _leaves(old), _leaves(new)
-    lines = [
-        f"  {name}: the run has {before.get(name, 'no such setting')}, "
-        f"asked for is {after.get(name, 'no such setting')}"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
-    if lines:
-        raise ConfigurationMismatch(
-            f"{directory} holds a run of another configuration:\n"
-            + "\n".join(lines)
-            + "\nChoose another directory with --out, or the settings of the run to go on with it."
-        )

@@ -50,6 +50,17 @@ def batches(channels: Sequence[int], *, batch_size: int) -> list[Batch]:
     return [Batch(part + part[-1:] * (batch_size - len(part)), len(part)) for part in parts]
 
 
+def even_size(num_units: int, largest: int) -> int:
+    """Size of the fewest batches of at most `largest` units, with as little padding as can be.
+
+    Example:
+      >>> even_size(32, 12), even_size(2, 16)
+      (11, 2)
+    """
+    num_batches = -(-num_units // largest)
+    return -(-num_units // num_batches)
+
+
 def largest_batch(
     compile_batch: Callable[[int], jax.stages.Compiled], *, num_units: int, memory_bytes: int
 ) -> tuple[int, jax.stages.Compiled]:
@@ -72,9 +83,7 @@ def largest_batch(
     """
     if num_units < 1:
         raise ValueError(f"num_units is {num_units}; expected at least 1.")
-    largest = _LARGEST_BATCH.get(jax.default_backend(), 16)
-    num_batches = -(-num_units // largest)
-    size = -(-num_units // num_batches)
+    size = even_size(num_units, _LARGEST_BATCH.get(jax.default_backend(), 16))
     while True:
         program = compile_batch(size)
         needed = program_bytes(program)

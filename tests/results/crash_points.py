@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featvis_jax.results import store
+from featvis_jax.results import store, tables
 
 OPERATIONS = ("open", "write", "fsync", "replace", "mkdir", "unlink", "ftruncate", "pwrite")
 KILLED = 77
@@ -22,23 +22,23 @@ CONFIGURATION = {"seed": 1, "steps": 4}
 BATCHES = (("conv1", (0,)), ("conv1", (1,)))
 
 
-def result(layer: str, channel: int) -> store.UnitResult:
+def result(layer: str, channel: int) -> tables.UnitResult:
     """A unit whose content follows from its name."""
     generator = np.random.default_rng([channel, len(layer)])
     image = generator.random((4, 3, 1)).astype(np.float32)
     trace = generator.random(4).astype(np.float32)
-    record = store.UnitRecord(
+    record = tables.UnitRecord(
         layer, channel, "alive", float(trace[0]), float(trace[-1]), 0.0,
         float(image.min()), float(image.max()), 4, 0.5, 1,
     )  # fmt: skip
-    return store.UnitResult(record, image, trace, trace)
+    return tables.UnitResult(record, image, trace, trace)
 
 
 def compute(directory: Path) -> None:
     """What a launcher does: open or resume, and compute what is not done."""
     with store.open_run(directory, CONFIGURATION, environment={"numpy": "2"}) as run:
         run.write_flags("--seed=1\n")
-        run.write_layers([store.LayerRecord("conv1", (4, 3), 2, (3, 3), (1, 1))])
+        run.write_layers([tables.LayerRecord("conv1", (4, 3), 2, (3, 3), (1, 1))])
         for layer, channels in BATCHES:
             missing = [channel for channel in channels if channel not in run.finished(layer)]
             run.write_units([result(layer, channel) for channel in missing], affine=np.eye(4))

@@ -1,4 +1,4 @@
-"""The run directory: whole files or none, one writer, one configuration, and safe names."""
+"""The run directory: what is where, one writer, one configuration, and what a crash leaves."""
 
 import csv
 import errno
@@ -13,11 +13,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from featvis_jax.results import store
+from featvis_jax.results import files, manifest, store, tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGURATION = {"seed": 7, "steps": 5, "transforms": {"jitter": 6, "blur": [1.5, 0.3]}}
@@ -41,8 +39,8 @@ def unit(layer="conv1", channel=0, *, status="alive", shape=(6, 4), steps=5, **c
         "seed": 7,
         **changes,
     }
-    return store.UnitResult(
-        store.UnitRecord(layer, channel, status, **values), image, objective, penalty
+    return tables.UnitResult(
+        tables.UnitRecord(layer, channel, status, **values), image, objective, penalty
     )
 
 
@@ -65,7 +63,7 @@ def content(directory: Path) -> dict[str, str]:
 def test_a_run_has_the_layout_that_is_documented(tmp_path):
     with open_run(tmp_path / "out" / "run") as run:
         run.write_flags("--steps=5\n")
-        run.write_layers([store.LayerRecord("conv1", (6, 4), 8, (3, 3), (1, 1))])
+        run.write_layers([tables.LayerRecord("conv1", (6, 4), 8, (3, 3), (1, 1))])
         run.write_units([unit(channel=12), unit("conv3/relu", 3)], affine=AFFINE)
         assert run.write_sheet("conv1") == run.sheet_path("conv1")
     assert set(content(tmp_path / "out" / "run")) == {
@@ -106,7 +104,7 @@ def test_other_programs_read_what_is_stored(tmp_path):
     assert float(rows[1]["final_objective"]) == first.record.final_objective
     descriptions = json.loads((tmp_path / "units.json").read_bytes())
     assert list(rows[0]) == list(descriptions)
-    assert set(descriptions["status"]["Levels"]) == set(store.STATUSES)
+    assert set(descriptions["status"]["Levels"]) == set(tables.STATUSES)
 
 
 def test_the_run_is_described_for_bids_and_for_its_own_resumption(tmp_path):
@@ -127,8 +125,8 @@ def test_the_run_is_described_for_bids_and_for_its_own_resumption(tmp_path):
 def test_readers_get_back_what_was_written(tmp_path):
     results = [unit(channel=channel) for channel in (2, 10, 1)] + [unit("conv10"), unit("conv2")]
     layers = [
-        store.LayerRecord("conv1", (6, 4), 16, (3, 3), (1, 1)),
-        store.LayerRecord("logits", (), 2, (6, 4), ()),
+        tables.LayerRecord("conv1", (6, 4), 16, (3, 3), (1, 1)),
+        tables.LayerRecord("logits", (), 2, (6, 4), ()),
     ]
     with open_run(tmp_path) as run:
         run.write_layers(layers)
@@ -262,7 +260,7 @@ def test_equal_configurations_are_equal_however_they_are_written(tmp_path):
 def test_another_configuration_is_refused_with_every_difference(tmp_path):
     open_run(tmp_path).close()
     before = content(tmp_path)
-    with pytest.raises(store.ConfigurationMismatch) as error:
+    with pytest.raises(manifest.ConfigurationMismatch) as error:
         open_run(tmp_path, steps=512, transforms={"blur": [1.5, 0.3], "rotate": True})
     message = str(error.value)
     assert str(tmp_path) in message
@@ -279,7 +277,7 @@ def test_another_configuration_is_refused_with_every_difference(tmp_path):
 @pytest.mark.parametrize("changed", [{"seed": 7.0}, {"steps": "5"}, {"transforms": {}}])
 def test_a_change_of_type_is_a_change(tmp_path, changed):
     open_run(tmp_path).close()
-    with pytest.raises(store.ConfigurationMismatch):
+    with pytest.raises(manifest.ConfigurationMismatch):
         open_run(tmp_path, **changed)
 
 
@@ -326,7 +324,7 @@ def test_a_directory_that_cannot_be_written_is_an_error_that_says_what_to_do(
     def refuse(path, *_):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(store.os, operation, refuse)
+    monkeypatch.setattr(files.os, operation, refuse)
     with pytest.raises(PermissionError, match=r"cannot .*out.*Permission denied.*--out"):
         open_run(tmp_path / "out")
 
@@ -405,7 +403,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path):
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(store.RunInUse, match=f"written by process {holder.pid} on .*--out"):
+        with pytest.raises(files.RunInUse, match=f"written by process {holder.pid} on .*--out"):
             store.open_run(tmp_path / "out", {"seed": 7}, environment={})
         assert store.read_run(tmp_path / "out").configuration == {"seed": 7}
         holder.send_signal(signal.SIGKILL)
@@ -416,9 +414,9 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path):
 
 def test_the_lock_holds_within_a_process_until_the_run_is_closed(tmp_path):
     with open_run(tmp_path) as run:
-        with pytest.raises(store.RunInUse):
+        with pytest.raises(files.RunInUse):
             open_run(tmp_path)
-        with pytest.raises(store.RunInUse):
+        with pytest.raises(files.RunInUse):
             open_run(tmp_path)
     run.close()
     open_run(tmp_path).close()
@@ -427,7 +425,7 @@ def test_the_lock_holds_within_a_process_until_the_run_is_closed(tmp_path):
 def test_a_failed_start_gives_the_lock_back(tmp_path):
     open_run(tmp_path).close()
     for _ in range(2):
-        with pytest.raises(store.ConfigurationMismatch):
+        with pytest.raises(manifest.ConfigurationMismatch):
             open_run(tmp_path, steps=6)
 
 
@@ -459,7 +457,7 @@ def test_a_full_disk_leaves_earlier_units_whole(tmp_path, monkeypatch, operation
         return sound(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, operation, fail)
+        patch.setattr(files.os, operation, fail)
         with pytest.raises(OSError, match=r"cannot .*No space left.*Make room") as error:
             run.write_units([unit(channel=2), unit(channel=3), unit("b")], affine=AFFINE)
     assert error.value.errno == errno.ENOSPC
@@ -476,36 +474,6 @@ def test_a_full_disk_leaves_earlier_units_whole(tmp_path, monkeypatch, operation
     run.write_units([unit(channel=2), unit(channel=3)], affine=AFFINE)
     assert run.finished("conv1") == {0, 1, 2, 3}
     run.close()
-
-
-def test_short_writes_are_continued(tmp_path, monkeypatch):
-    sound = os.write
-    monkeypatch.setattr(store.os, "write", lambda file, data: sound(file, data[:7]))
-    store.atomic_write_bytes(tmp_path / "file", bytes(range(100)))
-    assert (tmp_path / "file").read_bytes() == bytes(range(100))
-
-
-def test_content_reaches_the_disk_before_its_name(tmp_path, monkeypatch):
-    events = []
-    for name in ("write", "fsync", "replace"):
-        sound = getattr(os, name)
-        monkeypatch.setattr(
-            store.os, name, lambda *a, name=name, sound=sound: (events.append(name), sound(*a))[1]
-        )
-    store.atomic_write_bytes(tmp_path / "file", b"content")
-    assert events == ["write", "fsync", "replace", "fsync"]
-
-
-def test_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch):
-    store.atomic_write_bytes(tmp_path / "file", b"old")
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(store.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        store.atomic_write_bytes(tmp_path / "file", b"new")
-    assert content(tmp_path) == {"file": hashlib.sha256(b"old").hexdigest()}
 
 
 # Units that cannot be stored
@@ -546,59 +514,6 @@ def test_a_row_that_means_nothing_is_refused(change):
 # Names
 
 
-@pytest.mark.parametrize("name", ["con", "nul.x", "COM1", "lpt9.a.b", "Aux"])
-def test_a_name_that_windows_keeps_for_a_device_is_escaped(name):
-    assert store.file_name(name).startswith(f"={ord(name[0]):02x}{name[1:]}")
-
-
-LAYERS = st.text(min_size=1).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
-NEAR = st.text(alphabet="aAbB/.+=~-_:0f", min_size=1, max_size=6)
-
-
-def decode(name: str) -> str:
-    """The layer that a short file name stands for."""
-    name, _, capitals = name.lower().partition("~")
-    out, at = b"", 0
-    while at < len(name):
-        if name[at] == "=":
-            out, at = out + bytes.fromhex(name[at + 1 : at + 3]), at + 3
-        else:
-            out, at = out + (b"/" if name[at] == "+" else name[at].encode()), at + 1
-    mask = int(capitals or "0", 16)
-    letters = enumerate(out.decode())
-    return "".join(letter.upper() if mask >> i & 1 else letter for i, letter in letters)
-
-
-@given(st.one_of(LAYERS, NEAR))
-def test_a_file_name_tells_its_layer_even_without_capitals(layer):
-    name = store.file_name(layer)
-    if "~~" not in name:
-        assert decode(name) == layer
-
-
-@given(st.one_of(LAYERS, NEAR, st.text(alphabet="aA", min_size=90, max_size=300)))
-def test_a_file_name_is_safe_everywhere(layer):
-    name = store.file_name(layer)
-    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+=~-")
-    assert len(name) <= 100
-    assert not name.startswith((".", "-", "~"))
-    assert not name.endswith(".")
-    assert not Path(name).is_absolute()
-    stem = name.split(".")[0].lower()
-    assert stem not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
-
-
-@given(st.sets(st.one_of(NEAR, st.text(alphabet="aA", min_size=95, max_size=105)), max_size=20))
-def test_different_layers_have_different_files_where_capitals_do_not_count(layers):
-    names = {store.file_name(layer).casefold() for layer in layers}
-    assert len(names) == len(layers)
-
-
-@pytest.mark.parametrize("name", ["conv3", "logits", "block_2.conv-1", "encoder.0.weight"])
-def test_plain_names_stay_as_they_are(name):
-    assert store.file_name(name) == name
-
-
 @pytest.mark.parametrize(
     "layer",
     ["conv3/relu", "a/b:../c", "</script>", "..", "/etc/passwd", "a\tb\nc\\n", "NUL", "con.v", "~",
@@ -615,9 +530,3 @@ def test_layers_of_any_name_are_stored_inside_the_run(tmp_path, layer):
     assert view.traces(layer).channel.tolist() == [0]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert len(content(tmp_path / "out")) == 9
-
-
-@pytest.mark.parametrize("layer", ["", "\udc80"])
-def test_a_name_that_cannot_be_stored_is_refused(layer):
-    with pytest.raises(ValueError, match=r"empty name|surrogates not allowed"):
-        store.file_name(layer)

@@ -189,7 +189,7 @@ def flip(*, axes: Sequence[int] = (0,), probability: float = 0.5) -> DescribedTr
 
     def draw(key: Key, shape: tuple[int, ...]) -> AffineMap:
         flips = draw_flips(key, len(shape))
-        signs = jnp.ones(len(shape)).at[jnp.array(axes, int)].mul(1.0 - 2.0 * flips)
+        signs = jnp.ones(len(shape)).at[jnp.array(axes, int)].set(jnp.where(flips, -1.0, 1.0))
         return AffineMap(jnp.diag(signs), jnp.zeros(len(shape)))
 
     def apply(key: Key, image: Image, step: Step) -> Image:

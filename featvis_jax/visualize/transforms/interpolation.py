@@ -105,8 +105,8 @@ def axis_weights(
     return matrix
 
 
-def resample_axes(image: Image, weights: Sequence[Float[Array, "outputs inputs"]]) -> Image:
-    """Multiplies each spatial axis of an image by a matrix of weights."""
+def resample_axes(image: Image, weights: Sequence[Float[Array, "..."]]) -> Image:
+    """Multiplies each spatial axis of an image by a square matrix of weights."""
     for axis, matrix in enumerate(weights):
         # Full precision: an accelerator's default would round intensities to 8 to 10 bits.
         moved = jnp.tensordot(

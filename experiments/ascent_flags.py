@@ -1,0 +1,97 @@
+"""The flags that say what an ascent does, shared by the launchers that run one."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from absl import flags
+
+from experiments.launch import versions
+from featvis_jax.checkpoints import TrainedModel, load_model
+from featvis_jax.nn.taps import Layer, Network, linen_network
+from featvis_jax.visualize import ascent, objectives, parameterizations, penalties, presets
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "Directory of a trained model, or a zoo name.", required=True)
+flags.DEFINE_multi_string("layer", None, "Layer; repeat for several, 'all' for every layer.")
+flags.DEFINE_string("channels", "all", "Channels: all, a range 0:8, or a list 1,5.")
+flags.DEFINE_string("out", None, "Directory for the results.", required=True)
+flags.DEFINE_integer("steps", 256, "Steps of the ascent.", lower_bound=1)
+flags.DEFINE_integer("every", 50, "The paper's transforms act every so many steps.", lower_bound=1)
+flags.DEFINE_enum("penalty", "none", list(penalties.PENALTIES), "R(x), subtracted from f(x).")
+flags.DEFINE_float("penalty_weight", 10.0, "lambda, the weight of the penalty.", lower_bound=0.0)
+flags.DEFINE_float("learning_rate", 0.02, "Adam's, in units of intensity per step.")
+flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0)
+
+
+def load_network() -> tuple[TrainedModel, Network]:
+    """The model of --model, and the network in it."""
+    model = load_model(FLAGS.model)
+    return model, linen_network(model.module, model.variables, model.image_shape)
+
+
+def chosen_layers(network: Network) -> list[Layer]:
+    """The layers of --layer."""
+    if not FLAGS.layer:
+        names = ", ".join(layer.name for layer in network.layers)
+        raise ValueError(f"--layer is missing; the model has {names}, and 'all' takes every one.")
+    if "all" in FLAGS.layer:
+        return [layer for layer in network.layers if layer.has_weights]
+    return [network.layer(name) for name in dict.fromkeys(FLAGS.layer)]
+
+
+def chosen_channels(layer: Layer) -> list[int]:
+    """The channels of --channels, checked against a layer."""
+    text, count = FLAGS.channels, layer.channels
+    try:
+        if text == "all":
+            return list(range(count))
+        if ":" in text:
+            first, stop = (int(part) if part else None for part in text.split(":"))
+            chosen = list(range(first or 0, count if stop is None else stop))
+        else:
+            chosen = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        chosen = []
+    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
+        raise ValueError(
+            f"--channels={text}: layer {layer.name!r} has channels 0 to {count - 1}; expected all, "
+            f"a range such as 0:{min(8, count)}, or a list such as 0,{count - 1}."
+        )
+    return chosen
+
+
+def recipe(model: TrainedModel, layer: str, regularization: str) -> ascent.Recipe:
+    """The recipe that the flags spell out for a layer, checked."""
+    strategy = presets.strategy(regularization, every=FLAGS.every, steps=FLAGS.steps)
+    penalty = penalties.PENALTIES[FLAGS.penalty]
+    if not 0 < FLAGS.learning_rate < float("inf"):
+        raise ValueError(f"--learning_rate={FLAGS.learning_rate}: expected a positive number.")
+    if not FLAGS.penalty_weight < float("inf"):
+        raise ValueError(f"--penalty_weight={FLAGS.penalty_weight}: expected a number from 0.")
+    chosen = ascent.Recipe(
+        objective=objectives.channel(layer),
+        penalty=None if penalty is None else penalty(layer),
+        penalty_weight=0.0 if penalty is None else FLAGS.penalty_weight,
+        parameterization=parameterizations.pixels(intensity_range=model.intensity_range),
+        optimizer=optax.adam(FLAGS.learning_rate),
+        robustness=strategy.robustness,
+        projection=strategy.projection,
+        steps=FLAGS.steps,
+    )
+    ascent.check(chosen)
+    return chosen
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and command of this process."""
+    launcher = Path(sys.argv[0]).stem
+    device = jax.local_devices()[0]
+    return {
+        **versions(),
+        "device": f"{device.platform} {device.device_kind}",
+        "command": shlex.join(["python", "-m", f"experiments.{launcher}", *sys.argv[1:]]),
+    }

@@ -1,0 +1,99 @@
+"""Numbers for how an image looks: smoothness, contrast, spectrum, artefacts at its edges.
+
+They describe images of any origin, and say nothing about what a network makes of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Appearance:
+    """How an image looks.
+
+    Attributes:
+      brightness: Mean intensity.
+      contrast: Standard deviation of the intensity.
+      total_variation: Mean length of the gradient, per voxel.
+      spectrum_slope: Exponent of the power spectrum against frequency: 0 for white noise, about -2
+        for natural images, lower for smoother ones.
+      edge_artefact: Gradient in a band along the border over that in the interior; 1 for an image
+        that looks the same everywhere.
+    """
+
+    brightness: float
+    contrast: float
+    total_variation: float
+    spectrum_slope: float
+    edge_artefact: float
+
+
+def appearance(image: Float[np.ndarray, "*spatial channels"], *, border: int = 8) -> Appearance:
+    """Measure an image.
+
+    Args:
+      image: ``(*spatial, channels)``; channels are averaged.
+      border: Width in voxels of the band that counts as the image's edge.
+
+    Raises:
+      ValueError: The border leaves no interior.
+
+    Example:
+      >>> noise = np.random.default_rng(0).normal(size=(64, 64, 1))
+      >>> found = appearance(noise)
+      >>> abs(found.spectrum_slope) < 0.1, 0.9 < found.edge_artefact < 1.1
+      (True, True)
+    """
+    plane = np.asarray(image, np.float64).mean(axis=-1)
+    if not 0 < 2 * border < min(plane.shape):
+        raise ValueError(
+            f"border is {border}; expected 1 to {(min(plane.shape) - 1) // 2} for an image of "
+            f"shape {plane.shape}."
+        )
+    gradient = _gradient_length(plane)
+    inner = (slice(border, -border),) * plane.ndim
+    in_band = np.ones(plane.shape, bool)
+    in_band[inner] = False
+    interior = gradient[inner].mean()
+    return Appearance(
+        brightness=float(plane.mean()),
+        contrast=float(plane.std()),
+        total_variation=float(gradient.mean()),
+        spectrum_slope=_spectrum_slope(plane),
+        edge_artefact=float(gradient[in_band].mean() / interior) if interior > 0 else float("nan"),
+    )
+
+
+def _gradient_length(plane: np.ndarray) -> np.ndarray:
+    """Length of the forward difference at every voxel, 0 across the last face."""
+    squares = np.zeros(plane.shape)
+    for axis in range(plane.ndim):
+        last = np.take(plane, [-1], axis=axis)
+        squares += np.diff(plane, axis=axis, append=last) ** 2
+    return np.sqrt(squares)
+
+
+def _spectrum_slope(plane: np.ndarray) -> float:
+    """Slope of log power against log frequency, over rings of equal width up to Nyquist."""
+    window = np.ones(())
+    for axis, side in enumerate(plane.shape):
+        # Tapered, since the jump from one border to the other has a spectrum of its own.
+        taper = np.hanning(side + 2)[1:-1]
+        window = window * taper.reshape([-1 if a == axis else 1 for a in range(plane.ndim)])
+    power = np.abs(np.fft.fftn((plane - plane.mean()) * window)) ** 2
+    grids = np.meshgrid(*(np.fft.fftfreq(side) for side in plane.shape), indexing="ij")
+    frequency = np.sqrt(sum(grid**2 for grid in grids))
+    edges = np.linspace(2 / min(plane.shape), 0.5, 24)
+    ring = np.digitize(frequency.ravel(), edges)
+    sums = np.bincount(ring, power.ravel(), minlength=len(edges) + 1)[1:-1]
+    counts = np.bincount(ring, minlength=len(edges) + 1)[1:-1]
+    filled = (counts > 0) & (sums > 0)
+    if filled.sum() < 2:
+        return float("nan")
+    centers = ((edges[:-1] + edges[1:]) / 2)[filled]
+    slope, _ = np.polyfit(np.log(centers), np.log(sums[filled] / counts[filled]), 1)
+    return float(slope)

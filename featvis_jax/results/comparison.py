@@ -1,0 +1,125 @@
+"""A figure for print: rows are channels, columns are ways to make their images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from featvis_jax.results.pixels import picture
+
+_INK, _MUTED = "#1c1e21", "#6e7278"
+_TILE_INCHES = 1.15
+_LABEL_POINTS = 7.5
+
+
+def comparison(
+    images: Sequence[Sequence[Float[np.ndarray, "*spatial 1"]]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    window: tuple[float, float],
+    title: str,
+    max_columns: int = 9,
+) -> dict[str, bytes]:
+    """Draw images side by side under one shared window.
+
+    Args:
+      images: One sequence of images per row.
+      rows: A label for every row.
+      columns: A label for every column.
+      window: Intensities that are black and white.
+      title: Above everything.
+      max_columns: More columns than this continue in a further block below.
+
+    Returns:
+      The figure as ``"png"`` and ``"pdf"``, deterministic for the same images.
+
+    Raises:
+      ValueError: Images and labels do not fit.
+
+    Example:
+      >>> tile = np.zeros((20, 30, 1))
+      >>> figure = comparison([[tile, tile]], rows=["3"], columns=["none", "blur"],
+      ...                     window=(0.0, 1.0), title="conv5")
+      >>> sorted(figure), figure["pdf"][:4]
+      (['pdf', 'png'], b'%PDF')
+    """
+    if len(images) != len(rows) or any(len(row) != len(columns) for row in images):
+        raise ValueError(
+            f"There are images for {[len(row) for row in images]} columns in {len(images)} rows; "
+            f"expected {len(columns)} columns in {len(rows)} rows."
+        )
+    tiles = [[picture(image, window=window) for image in row] for row in images]
+    blocks = [
+        range(start, min(start + max_columns, len(columns)))
+        for start in range(0, len(columns), max_columns)
+    ]
+    height, width = tiles[0][0].shape[:2]
+    tile_height = _TILE_INCHES * height / width
+    per_block = len(rows) * (tile_height + 0.06) + 0.42
+    size = (len(blocks[0]) * (_TILE_INCHES + 0.06) + 0.75, len(blocks) * per_block + 0.5)
+    with rc_context({"font.family": "DejaVu Sans", "pdf.fonttype": 42}):
+        figure = Figure(size, facecolor="white")
+        figure.text(0.01, 1 - 0.12 / size[1], title, color=_INK, size=11, weight="bold", va="top")
+        low, high = window
+        figure.text(
+            0.99,
+            1 - 0.15 / size[1],
+            f"black {low:g}, white {high:g}",
+            color=_MUTED,
+            size=7,
+            ha="right",
+            va="top",
+        )
+        for number, block in enumerate(blocks):
+            top = size[1] - 0.5 - number * per_block - 0.36
+            for j, column in enumerate(block):
+                left = 0.7 + j * (_TILE_INCHES + 0.06)
+                figure.text(
+                    (left + _TILE_INCHES / 2) / size[0],
+                    (top + 0.05) / size[1],
+                    columns[column].replace("_", " "),
+                    size=_LABEL_POINTS,
+                    color=_INK,
+                    ha="center",
+                    va="bottom",
+                    wrap=True,
+                )
+                for i, row in enumerate(tiles):
+                    bottom = top - (i + 1) * (tile_height + 0.06) + 0.06
+                    axes = figure.add_axes(
+                        (
+                            left / size[0],
+                            bottom / size[1],
+                            _TILE_INCHES / size[0],
+                            tile_height / size[1],
+                        )
+                    )
+                    axes.imshow(row[column], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                    axes.set_axis_off()
+            for i, label in enumerate(rows):
+                middle = top - i * (tile_height + 0.06) - tile_height / 2
+                figure.text(
+                    0.62 / size[0],
+                    middle / size[1],
+                    label,
+                    size=_LABEL_POINTS,
+                    color=_INK,
+                    ha="right",
+                    va="center",
+                )
+        return {
+            "png": _bytes(figure, "png", dpi=250),
+            "pdf": _bytes(figure, "pdf", dpi=300, metadata={"CreationDate": None}),
+        }
+
+
+def _bytes(figure: Figure, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, **options)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()

@@ -1,0 +1,201 @@
+"""run.json: what a run was asked for, checked at every reading and before the run goes on."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from featvis_jax.results.files import LOCK, PARTIAL
+from featvis_jax.results.tables import UnitRecord
+
+FORMAT = "featvis_jax run, version 1"
+_BIDS_VERSION = "1.10.0"
+_RESTORE = "Restore the file, or choose another directory with --out."
+
+
+class ConfigurationMismatch(ValueError):
+    """The directory holds a run of another configuration."""
+
+
+def encode_json(value: object) -> bytes:
+    r"""Encode a JSON value as people like to read it.
+
+    Args:
+        value: dictionaries with text as keys, lists, text, finite numbers, booleans and None.
+
+    Returns:
+        Indented UTF-8.
+
+    >>> encode_json({"steps": 256}).decode()
+    '{\n  "steps": 256\n}\n'
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Names of files that are not UTF-8 reach a configuration as surrogates.
+    return text.encode(errors="surrogatepass")
+
+
+def canonical(value: object, name: str) -> str:
+    """Return the one JSON text of a value: keys sorted, no spaces, tuples as lists.
+
+    Args:
+        value: what `encode_json` takes.
+        name: what an error calls it.
+
+    Returns:
+        JSON on one line.
+
+    Raises:
+        ValueError: if it is not a JSON value.
+
+    >>> canonical({"b": (1, 2), "a": None}, "configuration")
+    '{"a":null,"b":[1,2]}'
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be stored as JSON ({error}); expected dictionaries with text as keys, "
+            "lists, text, finite numbers, booleans and None."
+        ) from error
+
+
+def fingerprint(configuration: object) -> str:
+    """Return the SHA-256 of a configuration's canonical JSON.
+
+    Args:
+        configuration: a JSON value.
+
+    Returns:
+        64 hexadecimal digits.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(canonical(configuration, "configuration").encode()).hexdigest()
+
+
+def _leaves(value: object, name: str = "") -> dict[str, str]:
+    """Flatten nested settings to dotted names, with every value as JSON."""
+    if isinstance(value, Mapping) and (value or not name):
+        nested = [_leaves(value[key], f"{name}.{key}".lstrip(".")) for key in sorted(value)]
+        return {name: text for leaves in nested for name, text in leaves.items()}
+    return {name: json.dumps(value, sort_keys=True, ensure_ascii=False)}
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Read run.json and check that it is one, and that nobody edited the configuration.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        Its format, fingerprint, configuration, environments and timings.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     read(Path(directory))
+    Traceback (most recent call last):
+    FileNotFoundError: ... holds no run: run.json is missing. ...
+    """
+    path = directory / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no run: {path.name} is missing. Pass the directory that was given "
+            "as --out."
+        )
+    try:
+        manifest = json.loads(path.read_bytes())
+        sound = manifest["format"] == FORMAT
+        sound = sound and manifest["fingerprint"] == fingerprint(manifest["configuration"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no description of a run ({error!r}). {_RESTORE}") from error
+    if not sound:
+        raise ValueError(
+            f"{path}: its configuration does not fit its fingerprint, or its format is not "
+            f"{FORMAT!r}. {_RESTORE}"
+        )
+    return manifest
+
+
+def descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
+    """Return what BIDS wants to know about a data set that was computed, and about its table.
+
+    Args:
+        environment: its entry "featvis_jax", if there is one, is the version that is named.
+
+    Returns:
+        JSON values by the name of their file.
+
+    >>> sorted(descriptions({}))
+    ['dataset_description.json', 'units.json']
+    """
+    program = {"Name": "featvis_jax"}
+    if "featvis_jax" in environment:
+        program["Version"] = str(environment["featvis_jax"])
+    return {
+        "dataset_description.json": {
+            "Name": "Feature visualization: what the channels of a network look for",
+            "BIDSVersion": _BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [program],
+        },
+        "units.json": {column.name: dict(column.metadata) for column in fields(UnitRecord)},
+    }
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise if a directory holds something, but no run; a start that was killed holds a lock.
+
+    Args:
+        directory: it need not exist.
+
+    Raises:
+        ValueError: if something would be mixed with a run.
+
+    >>> refuse_foreign(Path("no such directory"))
+    """
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    foreign = sorted(names - {LOCK, f".run.json{PARTIAL}"})
+    if foreign and "run.json" not in names:
+        raise ValueError(
+            f"{directory} is not empty and holds no run (there is {foreign[0]!r}, and no "
+            "run.json). Choose a new or empty directory with --out."
+        )
+
+
+def refuse_mismatch(directory: Path, old: object, new: object) -> None:
+    """Raise if two configurations differ, and say where.
+
+    Args:
+        directory: of the run, for the message.
+        old: the configuration of the run.
+        new: the one that was asked for.
+
+    Raises:
+        ConfigurationMismatch: with one line per difference.
+
+    >>> refuse_mismatch(Path("run"), {"steps": 256}, {"steps": 512})
+    Traceback (most recent call last):
+    featvis_jax.results.manifest.ConfigurationMismatch: run holds a run of another configuration:
+      steps: the run has 256, asked for is 512
+    ...
+    """
+    before, after = _leaves(old), _leaves(new)
+    lines = [
+        f"  {name}: the run has {before.get(name, 'no such setting')}, "
+        f"asked for is {after.get(name, 'no such setting')}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+    if lines:
+        raise ConfigurationMismatch(
+            f"{directory} holds a run of another configuration:\n"
+            + "\n".join(lines)
+            + "\nChoose another directory with --out, or the settings of the run to go on with it."
+        )

@@ -1,0 +1,242 @@
+"""The tables and arrays of a run: one row per unit, one per layer, and the traces of the ascent.
+
+Tables are tab-separated text with BIDS's `n/a` for what is missing, arrays are .npz without pickle.
+Equal values give equal bytes.
+"""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from featvis_jax.results.files import file_name
+
+STATUSES = ("alive", "dead", "uniform", "diverged")
+
+
+def _column(description: str, **more: object) -> Any:
+    """Describe a column of a table, in the words of a BIDS sidecar."""
+    return field(metadata={"Description": description, **more})
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """One row of units.tsv: what became of one channel of one layer.
+
+    >>> UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0).status
+    'alive'
+    """
+
+    layer: str = _column("Layer of the network, as the model names it")
+    channel: int = _column("Channel of the layer, from 0")
+    status: str = _column(
+        "What became of the channel",
+        Levels={
+            "alive": "the objective rose and the image shows structure",
+            "dead": "the channel does not react to its input",
+            "uniform": "the image that drives the channel most has a single intensity",
+            "diverged": "the ascent left the finite numbers; the image is the last finite one",
+        },
+    )
+    initial_objective: float = _column("Objective of the first image")
+    final_objective: float = _column("Objective of the image that is stored")
+    penalty: float = _column("Penalty of the image that is stored")
+    intensity_min: float = _column("Smallest intensity of the image")
+    intensity_max: float = _column("Largest intensity of the image")
+    steps: int = _column("Steps of the ascent that were taken")
+    seconds: float = _column(
+        "Share of the channel in the time of its batch; the only column that differs when a run "
+        "is repeated",
+        Units="s",
+    )
+    seed: int = _column("Seed that the random numbers of the channel come from")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be stored."""
+        file_name(self.layer)
+        if self.status not in STATUSES or self.channel < 0:
+            raise ValueError(
+                f"layer {self.layer!r}: got channel {self.channel} with status {self.status!r}; "
+                f"expected a channel from 0 and one of {', '.join(STATUSES)}."
+            )
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One row of layers.tsv.
+
+    >>> LayerRecord("conv1", (138, 190), 8, (3, 3), (1, 1)).channels
+    8
+    """
+
+    layer: str = _column("Layer of the network, as the model names it")
+    output_shape: tuple[int, ...] = _column("Shape of the output without channels")
+    channels: int = _column("Number of channels")
+    receptive_field: tuple[int, ...] = _column("Voxels of the input that one output value sees")
+    stride: tuple[int, ...] = _column("Voxels of the input between neighbouring output values")
+
+
+@dataclass(frozen=True, eq=False)
+class UnitResult:
+    """A finished unit: its row, its image (*spatial, 1), and its values at every step (steps,)."""
+
+    record: UnitRecord
+    image: Float[np.ndarray, "*spatial 1"]
+    objective: Float[np.ndarray, " steps"]
+    penalty: Float[np.ndarray, " steps"]
+
+
+class Traces(NamedTuple):
+    """Objective and penalty of the channels of a layer at every step."""
+
+    channel: Int[np.ndarray, " n"]
+    objective: Float[np.ndarray, "n steps"]
+    penalty: Float[np.ndarray, "n steps"]
+
+
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+_Record = TypeVar("_Record", UnitRecord, LayerRecord)
+
+
+def _encode_cell(value: object) -> str:
+    """Write one value of a table; a number that is not one becomes BIDS's n/a."""
+    if isinstance(value, str):
+        return "".join(_ESCAPES.get(letter, letter) for letter in value)
+    if isinstance(value, tuple):
+        return "x".join(str(int(each)) for each in value) or "n/a"
+    if isinstance(value, float | np.floating):
+        return "n/a" if np.isnan(value) else repr(float(value))
+    return str(value)
+
+
+def _decode_cell(text: str, kind: object) -> Any:
+    """Read what `_encode_cell` wrote."""
+    if kind is str:
+        codes = {code: letter for letter, code in _ESCAPES.items()}
+        return re.sub(r"\\.", lambda match: codes[match[0]], text)
+    if kind is int:
+        return int(text)
+    if kind is float:
+        return float("nan") if text == "n/a" else float(text)
+    return () if text == "n/a" else tuple(int(part) for part in text.split("x"))
+
+
+def encode_table(records: Iterable[UnitRecord] | Iterable[LayerRecord], kind: type) -> bytes:
+    r"""Encode records as tab-separated lines under a line of names.
+
+    Args:
+        records: all of one kind.
+        kind: `UnitRecord` or `LayerRecord`.
+
+    Returns:
+        UTF-8; without records it holds the names alone.
+
+    >>> encode_table([], LayerRecord)
+    b'layer\toutput_shape\tchannels\treceptive_field\tstride\n'
+    """
+    names = [column.name for column in fields(kind)]
+    lines = [[_encode_cell(getattr(record, name)) for name in names] for record in records]
+    return "".join("\t".join(line) + "\n" for line in [names, *lines]).encode()
+
+
+def read_table(path: Path, kind: type[_Record]) -> list[_Record]:
+    """Read a table; one that was not written yet has no rows.
+
+    Args:
+        path: what `encode_table` encoded lies there, or nothing.
+        kind: `UnitRecord` or `LayerRecord`.
+
+    Returns:
+        The records, in the order of the lines.
+
+    Raises:
+        ValueError: if the table has other columns or a line that cannot be read.
+
+    >>> read_table(Path("no such file"), LayerRecord)
+    []
+    """
+    if not path.exists():
+        return []
+    columns = fields(kind)
+    header, *lines = path.read_bytes().decode().split("\n")
+    expected = "\t".join(column.name for column in columns)
+    if header != expected:
+        raise ValueError(f"{path}: expected the columns {expected!r}; got {header!r}.")
+    records = []
+    for number, line in enumerate(lines[:-1], start=2):
+        cells = line.split("\t")
+        try:
+            values = [_decode_cell(*pair) for pair in zip(cells, _kinds(kind), strict=True)]
+            records.append(kind(*values))
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: cannot read {line!r} ({error}).") from error
+    return records
+
+
+def _kinds(kind: type[UnitRecord] | type[LayerRecord]) -> list[object]:
+    """Return the type of every column of a table."""
+    return [column.type for column in fields(kind)]
+
+
+def natural_order(record: UnitRecord) -> tuple[list[str], str, int]:
+    """Sort conv2 before conv10, and channels by number.
+
+    Args:
+        record: of a unit.
+
+    Returns:
+        A key for `sorted`.
+
+    >>> rest = (0, "alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0)
+    >>> natural_order(UnitRecord("conv2", *rest)) < natural_order(UnitRecord("conv10", *rest))
+    True
+    """
+    parts = re.split("([0-9]+)", record.layer)
+    return [part.zfill(9) if i % 2 else part for i, part in enumerate(parts)], *unit(record)
+
+
+def unit(record: UnitRecord) -> tuple[str, int]:
+    """Name a unit.
+
+    Args:
+        record: of the unit.
+
+    Returns:
+        Its layer and its channel.
+
+    >>> unit(UnitRecord("conv2", 7, "alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0))
+    ('conv2', 7)
+    """
+    return record.layer, record.channel
+
+
+def encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Encode arrays as an .npz file that holds no time.
+
+    Args:
+        arrays: of numbers, by name.
+
+    Returns:
+        The bytes of the file; equal arrays give equal bytes.
+
+    >>> encoded = encode_arrays({"channel": np.arange(3)})
+    >>> np.load(io.BytesIO(encoded), allow_pickle=False)["channel"]
+    array([0, 1, 2])
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, member.getvalue())
+    return buffer.getvalue()
