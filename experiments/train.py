@@ -30,6 +30,7 @@ from experiments.launch import start, versions
 from featvis_jax import training
 from featvis_jax.checkpoints import save_model
 from featvis_jax.data import pipeline, tasks
+from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import plots
@@ -40,7 +41,13 @@ flags.DEFINE_enum("task", "square_lesion", list(tasks.TASKS), "What to learn.")
 flags.DEFINE_enum("dims", None, ["2", "3"], "Slices or volumes; 2, and 3 for sex.")
 flags.DEFINE_string("out", None, "Directory for model, report and checkpoints.", required=True)
 flags.DEFINE_list("crop", None, "Size of an image in voxels, 140,192 for example.")
-flags.DEFINE_integer("seed", 0, "Fixes split, weights, order and lesions.", lower_bound=0)
+flags.DEFINE_integer(
+    "seed",
+    0,
+    "Fixes split, weights, order and lesions.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
 flags.DEFINE_integer("batch", None, "Images per step; 32 for slices, 8 for volumes.", lower_bound=1)
 flags.DEFINE_integer("steps", 2000, "Most training steps.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate.", lower_bound=0.0)
@@ -52,6 +59,7 @@ flags.DEFINE_integer("patience", 7, "Evaluations without progress before stoppin
 flags.DEFINE_integer(
     "curriculum", 600, "Steps until all lesions are hard; 0 for none.", lower_bound=0
 )
+flags.DEFINE_bool("augment", True, "Mirror, shift and re-tone the training images.")
 flags.DEFINE_list("lesion_count", ["1", "5"], "Fewest and most lesions in an image.")
 flags.DEFINE_list("lesion_size_mm", ["9", "17"], "Smallest and largest lesion.")
 flags.DEFINE_float("lesion_contrast", 0.3, "Least difference from the tissue under a lesion.")
@@ -108,6 +116,7 @@ def main(_: Sequence[str]) -> None:
             "seed": FLAGS.seed,
             "batch": batch,
             "validation_images": FLAGS.validation_images,
+            "augment": FLAGS.augment,
             **dataclasses.asdict(schedule),
             **prepared.description,
             "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
@@ -149,6 +158,7 @@ def main(_: Sequence[str]) -> None:
                 seed=FLAGS.seed,
                 first_step=first,
                 difficulty=schedule.difficulty,
+                augmentation=Augmentation() if FLAGS.augment else None,
             ),
             validation=validation,
             directory=out / "checkpoints",

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, Float64, PyTree
 
 from featvis_jax.nn.cnn import CNN
+from featvis_jax.results.files import atomic_write_bytes
 
 _CARD, _WEIGHTS = "card.json", "weights"
 _REQUIRED = (
@@ -100,14 +101,16 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / _WEIGHTS, jax.device_get(variables), force=True)
-    (directory / _CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(card, indent=2) + "\n"
+    atomic_write_bytes(directory / _CARD, text.encode())
 
 
 def load_model(name_or_path: Path | str) -> TrainedModel:
     """Read a trained model from a directory, or by its name from the zoo.
 
     Args:
-      name_or_path: A directory that `save_model` wrote, or one of `zoo_names`.
+      name_or_path: A directory that `save_model` wrote, one that holds it under ``model/`` as
+        training leaves it, or one of `zoo_names`.
 
     Raises:
       FileNotFoundError: There is no such directory and no such name.
@@ -127,14 +130,14 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
         ) from error
     if missing := [key for key in _REQUIRED if key not in card]:
         raise ValueError(f"{directory / _CARD} lacks {missing}: save the model again.")
-    architecture = dict(card["architecture"])
-    for field in ("features", "pools"):
-        architecture[field] = tuple(
-            tuple(item) if isinstance(item, list) else item for item in architecture[field]
-        )
-    module = CNN(**architecture)
-    image = jax.ShapeDtypeStruct((*card["grid"]["shape"], 1), np.float32)
-    expected = jax.eval_shape(module.init, jax.random.key(0), image)
+    try:
+        module = CNN(**_with_tuples(card["architecture"]))
+        image = jax.ShapeDtypeStruct((*card["grid"]["shape"], 1), np.float32)
+        expected = jax.eval_shape(module.init, jax.random.key(0), image)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{directory / _CARD} describes no network ({error}): save the model again."
+        ) from error
     weights = directory.absolute() / _WEIGHTS
     if not weights.is_dir():
         raise FileNotFoundError(f"{weights} is missing: the model was not saved whole.")
@@ -144,6 +147,11 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), dict(expected)
     )
     with ocp.StandardCheckpointer() as checkpointer:
+        # Told by us, since Orbax would speak of padding, and from several threads.
+        if wrong := _differing(_stored_shapes(checkpointer, weights), _shapes(expected)):
+            raise ValueError(
+                f"{weights} and {_CARD} are not of the same model: {wrong}. Save the model again."
+            )
         variables = checkpointer.restore(weights, expected)
     if (found := weights_hash(variables)) != card["weights_sha256"]:
         raise ValueError(
@@ -163,10 +171,45 @@ def weights_hash(variables: PyTree[Array]) -> str:
     return digest.hexdigest()
 
 
+def _with_tuples(value: Any) -> Any:
+    """What JSON made lists of, as the tuples that a Flax module holds."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _shapes(variables: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight by its name."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _stored_shapes(
+    checkpointer: ocp.StandardCheckpointer, weights: Path
+) -> dict[str, tuple[int, ...]]:
+    """The shapes that a checkpoint says it holds."""
+    try:
+        metadata = checkpointer.metadata(weights).item_metadata
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{weights} is damaged ({error}): save the model again.") from error
+    return {} if metadata is None else _shapes(metadata.tree)
+
+
+def _differing(
+    stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> str | None:
+    """One weight that is not as the card has it, in words."""
+    for name in sorted(stored | expected):
+        if stored.get(name) != expected.get(name):
+            return f"{name} is {stored.get(name)} there and {expected.get(name)} by the card"
+    return None
+
+
 def _find(name_or_path: Path | str) -> Path:
     path = Path(name_or_path)
-    if (path / _CARD).is_file():
-        return path
+    for directory in (path, path / "model"):  # A model, or the training run that left one.
+        if (directory / _CARD).is_file():
+            return directory
     names = zoo_names()
     if str(name_or_path) in names:
         return Path(str(resources.files("featvis_jax.zoo") / str(name_or_path)))

@@ -14,7 +14,11 @@ import grain
 import numpy as np
 from jaxtyping import Float32, Int
 
+from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.volumes import CachedVolume, center_crop, usable_slices
+
+# More than any run takes; without an end grain's lengths overflow in batches of one element.
+_EPOCHS = 2**31
 
 Difficulty = Callable[[int], float]
 """Maps a training step to the difficulty of its lesions (`featvis_jax.data.lesions`)."""
@@ -104,9 +108,13 @@ class Task(Protocol):
         ...
 
     def examples(
-        self, source: Source, position: int, rng: np.random.Generator, difficulty: float
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
     ) -> Examples:
-        """The examples made from one image of the source."""
+        """The examples made from one image of a participant."""
         ...
 
 
@@ -118,6 +126,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     difficulty: Difficulty = lambda step: 1.0,
+    augmentation: Augmentation | None = None,
 ) -> Iterator[Examples]:
     """Endless shuffled batches, one per training step.
 
@@ -129,6 +138,7 @@ def training_batches(
       first_step: The step of the first batch; the batches of a resumed run are those of an
         uninterrupted one.
       difficulty: Difficulty of a step's lesions.
+      augmentation: Changes every image before the task makes examples of it.
 
     Raises:
       ValueError: The batch size does not fit the task, or the source is empty.
@@ -136,14 +146,16 @@ def training_batches(
     elements = _elements_per_batch(source, task, batch_size)
 
     def examples(index: int, position: int) -> Examples:
-        rng = np.random.default_rng([seed, 0, index])
-        return task.examples(source, position, rng, difficulty(index // elements))
+        rng, image = np.random.default_rng([seed, 0, index]), source[position]
+        if augmentation is not None:
+            image = augmentation(image, rng)
+        return task.examples(image, source.owner(position), rng, difficulty(index // elements))
 
     dataset = (
         grain.MapDataset.source(range(len(source)))
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(_EPOCHS)
         .map_with_index(examples)
         .batch(elements, batch_fn=_join)
         .slice(slice(first_step, None))
@@ -172,7 +184,8 @@ def evaluation_batches(
     elements = _elements_per_batch(source, task, batch_size)
 
     def examples(index: int, position: int) -> Examples:
-        return task.examples(source, position, np.random.default_rng([seed, 1, position]), 1.0)
+        rng = np.random.default_rng([seed, 1, position])
+        return task.examples(source[position], source.owner(position), rng, 1.0)
 
     wanted = len(source) if max_images is None else max_images // task.images_per_element
     if wanted < 1:

@@ -2,9 +2,9 @@
 
 Subject i is, from a generator seeded with (seed, i) only,
 
-    image(v) = clip(bias(v) * (1 - planted(u)) * template(u)^gamma + noise(v), 0, 1),   u = v + d(v)
+    image(v) = bias(v) * (1 - planted(u)) * template(u)^gamma + noise(v),   u = v + d(v)
 
-inside the deformed brain, and 0 outside. d and log(bias) are smooth random fields in mm, so a subject
+inside the deformed brain, and 0 outside; it is stored as uint8 with 200 for 1. d and log(bias) are smooth random fields in mm, so a subject
 looks the same at every voxel size, up to its noise. `planted` is 0 but for the group `sex` = M, where it is a
 Gaussian bump in the right frontal lobe, `group_difference` high.
 """
@@ -38,6 +38,8 @@ NOISE_STD = 0.02
 PLANTED_CENTER_MM = (30.0, 20.0, 24.0)
 PLANTED_FWHM_MM = 30.0
 
+# The template's 1 as uint8: leaves room above it for the bias field.
+_STORED_WHITE = 200
 _BRAIN_THRESHOLD = 0.2
 _DEFORMATION_WAVES = 7
 _BIAS_WAVES = 3
@@ -103,7 +105,6 @@ def write_synthetic_cohort(
             path = unfinished / _scan_path(index)
             path.parent.mkdir(parents=True)
             voxels = _draw_subject(template, index, seed, group_difference)
-            # One subject per thread already, and a fast level: most of the time went to deflate.
             nibabel.Nifti1Image(voxels, template.affine).to_filename(path)
 
         with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
@@ -215,7 +216,7 @@ def _draw_subject(
     values *= np.exp(log_bias[inside])
     values += NOISE_STD * generator.standard_normal(values.shape)
     voxels = np.zeros(shape, np.uint8)
-    voxels[inside] = np.clip(np.round(255 * values), 1, 255)
+    voxels[inside] = np.clip(np.round(_STORED_WHITE * values), 1, 255)
     return voxels
 
 

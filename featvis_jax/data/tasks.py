@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from featvis_jax.data.cohorts import Cohort, CohortError, Split, split_subjects
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
@@ -35,12 +35,16 @@ class LesionTask:
     images_per_element = 2
 
     def examples(
-        self, source: Source, position: int, rng: np.random.Generator, difficulty: float
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
     ) -> Examples:
-        """The pair made from one image of the source."""
-        clean = source[position]
-        damaged, _ = self.lesions.add(clean, rng, difficulty=difficulty)
-        return {"image": np.stack([clean, damaged]), "label": np.array([0, 1], np.int32)}
+        """The pair made from one image."""
+        del owner
+        damaged, _ = self.lesions.add(image, rng, difficulty=difficulty)
+        return {"image": np.stack([image, damaged]), "label": np.array([0, 1], np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +61,16 @@ class LabelTask:
     images_per_element = 1
 
     def examples(
-        self, source: Source, position: int, rng: np.random.Generator, difficulty: float
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
     ) -> Examples:
         """One image with its participant's class."""
         del rng, difficulty
-        label = self.class_by_participant[source.owner(position)]
-        return {"image": source[position][None], "label": np.array([label], np.int32)}
+        label = self.class_by_participant[owner]
+        return {"image": image[None], "label": np.array([label], np.int32)}
 
 
 def label_task(labels: Mapping[str, str]) -> LabelTask:

@@ -71,13 +71,13 @@ def test_a_shape_that_is_no_image_is_refused(shape):
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
 def test_a_png_holds_the_pixels(rng, shape):
-    pixels = rng.integers(0, 256, shape).astype(np.uint8)
-    png = pixels.encode_png(pixels)
-    np.testing.assert_array_equal(np.asarray(Pillow.open(io.BytesIO(png))), pixels)
-    assert pixels.encode_png(np.asfortranarray(pixels)) == png
+    drawn = rng.integers(0, 256, shape).astype(np.uint8)
+    png = pixels.encode_png(drawn)
+    np.testing.assert_array_equal(np.asarray(Pillow.open(io.BytesIO(png))), drawn)
+    assert pixels.encode_png(np.asfortranarray(drawn)) == png
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((4, 6)), np.zeros((4, 6, 4), np.uint8)])
-def test_a_png_of_something_else_is_refused(pixels):
+@pytest.mark.parametrize("drawn", [np.zeros((4, 6)), np.zeros((4, 6, 4), np.uint8)])
+def test_a_png_of_something_else_is_refused(drawn):
     with pytest.raises(ValueError, match="expected uint8"):
-        inspect.unwrap(pixels.encode_png)(pixels)
+        inspect.unwrap(pixels.encode_png)(drawn)

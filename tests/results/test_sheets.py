@@ -1,6 +1,5 @@
 """Contact sheets: every voxel is where it belongs, whole, and in the right grey."""
 
-import inspect
 import io
 
 import numpy as np

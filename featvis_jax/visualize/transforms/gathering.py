@@ -75,10 +75,10 @@ def _gather_backward(
     reach = SUPPORT[interpolation] * math.sqrt(len(shape)) * stretch + 1e-3
     first = [jnp.ceil(place - reach) for place in _read_at(backwards, shape, grid)]
     candidates = range(math.floor(2 * reach) + 1)
-    offsets = jnp.array(list(itertools.product(candidates, repeat=len(shape))), jnp.int32)
+    offsets = jnp.array(list(itertools.product(candidates, repeat=len(shape))), jnp.float32)
     rows = cotangent.reshape(math.prod(shape), cotangent.shape[-1])
 
-    def add(total: Image, offset: Int[Array, " rank"]) -> tuple[Image, None]:
+    def add(total: Image, offset: Float[Array, " rank"]) -> tuple[Image, None]:
         place = [start + offset[axis] for axis, start in enumerate(first)]
         weight = jnp.ones((), affine.matrix.dtype)
         for coordinates, voxel in zip(_read_at(affine, shape, place), grid, strict=True):

@@ -59,9 +59,10 @@ def rotate(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> quarter = rotate(degrees=[90])
-        >>> quarter(jax.random.key(0), jnp.eye(2)[..., None] * jnp.array([2.0]), 0)[..., 0].tolist()
-        [[0.0, 2.0], [2.0, 0.0]]
+        >>> corner = jnp.zeros((3, 3, 1)).at[0, 0].set(1.0)
+        >>> turned = rotate(degrees=[90])(jax.random.key(0), corner, 0)
+        >>> jnp.argwhere(turned[..., 0] > 0.99).tolist()
+        [[2, 0]]
     """
     check_one_of("rotate", max_degrees=max_degrees, degrees=degrees)
     check_choice("rotate", "interpolation", interpolation, INTERPOLATIONS)

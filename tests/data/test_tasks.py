@@ -1,0 +1,267 @@
+"""Tasks: crops in millimetres, world positions, labels, and what is refused before training."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+
+from featvis_jax.data import tasks
+from featvis_jax.data.cohorts import Cohort, CohortError, read_cohort
+from featvis_jax.data.lesions import Lesions, square
+from featvis_jax.data.pipeline import Slices, Volumes
+from featvis_jax.data.volumes import rescale
+
+SHAPE = (22, 26, 14)
+AFFINE = np.array([[3.0, 0, 0, -33], [0, 3, 0, -50], [0, 0, 3, -20], [0, 0, 0, 1]])
+# Stored from right to left and from top to bottom, as some scanners write.
+FLIPPED = AFFINE @ np.array([[-1.0, 0, 0, 21], [0, 1, 0, 0], [0, 0, -1, 13], [0, 0, 0, 1]])
+
+
+def write_cohort(
+    directory: Path, *, shape=SHAPE, affine=AFFINE, sexes="FMFMFMFMFM", draw=True
+) -> Cohort:
+    """A cohort whose subjects are a bright box in the dark, different at every voxel."""
+    rng = np.random.default_rng(7)
+    directory.mkdir()
+    rows = ["participant_id\tsex"]
+    for number, sex in enumerate(sexes):
+        name = f"sub-{number:02d}"
+        data = np.zeros(shape, np.uint8)
+        inner = tuple(slice(2, n - 2) for n in shape)
+        data[inner] = rng.integers(50, 255, data[inner].shape) if draw else 100
+        path = directory / name / "anat" / f"{name}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        nibabel.Nifti1Image(data, affine).to_filename(path)
+        rows.append(f"{name}\t{sex}")
+    (directory / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return read_cohort(directory)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return write_cohort(tmp_path_factory.mktemp("cohorts") / "boxes")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def prepare(name: str, cohort: Cohort, cache: Path, **options) -> tasks.Prepared:
+    return tasks.prepare(name, cohort, cache=cache, **{"rank": 3, **options})
+
+
+# The grid
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxel_size_mm", "expected"),
+    [
+        ((182, 218, 5), 1.0, (140, 192)),
+        ((91, 109, 5), 2.0, (70, 96)),
+        ((45, 54, 5), 4.0, (35, 48)),
+        ((61, 73, 5), 3.0, (47, 64)),
+        ((30, 109, 5), 2.0, (30, 96)),
+    ],
+)
+def test_slices_are_140_by_192_mm_by_default(tmp_path, shape, voxel_size_mm, expected):
+    affine = np.diag([voxel_size_mm] * 3 + [1.0])
+    small = write_cohort(tmp_path / "cohort", shape=shape, affine=affine, sexes="FMFMF", draw=False)
+    prepared = prepare("square_lesion", small, tmp_path / "cache", rank=2)
+    assert prepared.shape == expected
+    assert prepared.train[0].shape == (*expected, 1)
+    assert isinstance(prepared.task, tasks.LesionTask)
+    assert prepared.task.lesions.voxel_size_mm == voxel_size_mm
+
+
+def test_volumes_are_whole_by_default(cohort, cache):
+    prepared = prepare("gaussian_lesion", cohort, cache)
+    assert prepared.shape == SHAPE
+    np.testing.assert_array_equal(prepared.affine, AFFINE)
+    assert isinstance(prepared.train, Volumes)
+
+
+@pytest.mark.parametrize("affine", [AFFINE, FLIPPED], ids=["RAS", "flipped"])
+@pytest.mark.parametrize("crop", [(10, 12, 6), (11, 13, 7), (21, 26, 9)])
+def test_kept_voxels_of_a_volume_stay_where_they_are(tmp_path, affine, crop):
+    cohort = write_cohort(tmp_path / "cohort", affine=affine, sexes="FMFMF")
+    prepared = prepare("square_lesion", cohort, tmp_path / "cache", crop=crop)
+    starts = [(n - m) // 2 for n, m in zip(SHAPE, crop, strict=True)]
+    cut = tuple(slice(a, a + m) for a, m in zip(starts, crop, strict=True))
+    for position in range(len(prepared.train)):
+        name = prepared.train.owner(position)
+        stored = nibabel.Nifti1Image.from_filename(
+            tmp_path / "cohort" / name / "anat" / f"{name}_T1w.nii.gz"
+        )
+        canonical = nibabel.as_closest_canonical(stored)
+        cropped = canonical.slicer[cut]
+        np.testing.assert_allclose(prepared.affine, cropped.affine, atol=1e-5)
+        expected = rescale(np.asarray(canonical.dataobj, np.float32))[cut]
+        np.testing.assert_allclose(prepared.train[position][..., 0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("affine", [AFFINE, FLIPPED], ids=["RAS", "flipped"])
+@pytest.mark.parametrize("crop", [(10, 12), (11, 13), (22, 26)])
+def test_a_slice_lies_in_the_middle_axial_plane(tmp_path, affine, crop):
+    cohort = write_cohort(tmp_path / "cohort", affine=affine, sexes="FMFMF")
+    prepared = prepare("square_lesion", cohort, tmp_path / "cache", rank=2, crop=crop)
+    name = prepared.test.owner(0)
+    stored = nibabel.Nifti1Image.from_filename(
+        tmp_path / "cohort" / name / "anat" / f"{name}_T1w.nii.gz"
+    )
+    canonical = nibabel.as_closest_canonical(stored)
+    x, y = ((n - m) // 2 for n, m in zip(SHAPE[:2], crop, strict=True))
+    z = SHAPE[2] // 2
+    plane = canonical.slicer[x : x + crop[0], y : y + crop[1], z : z + 1]
+    np.testing.assert_allclose(prepared.affine, plane.affine, atol=1e-5)
+    np.testing.assert_allclose(
+        apply_affine(prepared.affine, [3, 4, 0]),
+        apply_affine(canonical.affine, [x + 3, y + 4, z]),
+        atol=1e-4,
+    )
+    assert isinstance(prepared.test, Slices)
+    position = prepared.test.index.index((0, z))
+    scaled = rescale(np.asarray(canonical.dataobj, np.float32))
+    np.testing.assert_allclose(
+        prepared.test[position][..., 0],
+        scaled[x : x + crop[0], y : y + crop[1], z],
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rank", "crop"), [(2, (10, 10, 10)), (2, (10,)), (3, (10, 10)), (3, (0, 5, 5)), (2, (-4, 8))]
+)
+def test_a_wrong_crop_is_refused(cohort, cache, rank, crop):
+    told = rf"crop is \({crop[0]},.*expected {rank} positive numbers of voxels"
+    with pytest.raises(ValueError, match=told):
+        prepare("square_lesion", cohort, cache, rank=rank, crop=crop)
+
+
+# Subjects and labels
+
+
+def test_sex_is_stratified_over_the_parts(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", sexes="FFM" * 8, draw=True)
+    prepared = prepare("sex", cohort, tmp_path / "cache", seed=3)
+    sex = {subject.participant_id: subject.labels["sex"] for subject in cohort.subjects}
+    for part in ("train", "validation", "test"):
+        counts = Counter(sex[who] for who in getattr(prepared.split, part))
+        expected = sum(counts.values()) * 2 / 3
+        assert abs(counts["F"] - expected) <= 1
+    assert prepared.class_names == ("F", "M")
+    source = prepared.validation
+    for position in range(len(source)):
+        image, owner = source[position], source.owner(position)
+        found = prepared.task.examples(image, owner, np.random.default_rng(0), 1.0)
+        assert found["label"].tolist() == [int(sex[owner] == "M")]
+        np.testing.assert_array_equal(found["image"][0], source[position])
+
+
+def test_the_split_follows_the_seed(cohort, cache):
+    parts = [prepare("square_lesion", cohort, cache, seed=seed).split for seed in (1, 1, 2)]
+    assert parts[0] == parts[1]
+    assert parts[0] != parts[2]
+
+
+def test_a_single_class_is_refused_before_a_volume_is_read(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", sexes="FFFFFF")
+    with pytest.raises(CohortError, match=r"'sex' needs at least two values, it has 'F': 6"):
+        prepare("sex", cohort, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_label_task_needs_two_classes():
+    with pytest.raises(ValueError, match=r"1 class\(es\): \('F',\). Two or more"):
+        tasks.label_task({"sub-01": "F", "sub-02": "F"})
+    task = tasks.label_task({"sub-01": "b", "sub-02": "a", "sub-03": "c", "sub-04": "a"})
+    assert task.class_names == ("a", "b", "c")
+    assert task.class_by_participant == {"sub-01": 1, "sub-02": 0, "sub-03": 2, "sub-04": 0}
+
+
+# Lesions
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("name", ["square_lesion", "gaussian_lesion"])
+def test_half_of_the_examples_have_lesions(cohort, cache, name, rank):
+    options = {"count": (1, 1), "size_mm": (6.0, 12.0), "min_contrast": 0.1}
+    prepared = prepare(name, cohort, cache, rank=rank, lesion_options=options)
+    assert prepared.class_names == ("clean", "lesion")
+    assert prepared.task.images_per_element == 2
+    found = prepared.task.examples(prepared.train[0], "", np.random.default_rng(4), 1.0)
+    assert found["label"].tolist() == [0, 1]
+    np.testing.assert_array_equal(found["image"][0], prepared.train[0])
+    assert (found["image"][1] != found["image"][0]).any()
+    assert isinstance(prepared.task, tasks.LesionTask)
+    expected, _ = prepared.task.lesions.add(prepared.train[0], np.random.default_rng(4))
+    np.testing.assert_array_equal(found["image"][1], expected)
+    for option, value in options.items():
+        assert getattr(prepared.task.lesions, option) == value
+
+
+def test_a_lesion_shape_of_ones_own_makes_a_task(cohort, cache):
+    def cross(coordinates, center, size):
+        offsets = abs(coordinates - center.reshape(-1, *[1] * (coordinates.ndim - 1)))
+        near = np.sort(offsets, axis=0)
+        return ((near[0] < 2) & (near[-1] < size / 2)).astype(float)
+
+    prepared = prepare(
+        "cross_lesion",
+        cohort,
+        cache,
+        rank=2,
+        shape=cross,
+        lesion_options={"size_mm": (9.0, 15.0), "min_contrast": 0.1},
+    )
+    found = prepared.task.examples(prepared.train[0], "", np.random.default_rng(0), 1.0)
+    assert (found["image"][0] != found["image"][1]).any()
+    lesions = prepared.description["lesions"]
+    assert isinstance(lesions, dict)
+    assert lesions["shape"] == "cross"
+
+
+def test_the_description_counts_subjects_and_images(cohort, cache):
+    prepared = prepare("square_lesion", cohort, cache, rank=2)
+    described = json.loads(json.dumps(prepared.description))
+    assert described["cohort"] == "boxes"
+    assert described["subjects"] == {"train": 6, "validation": 2, "test": 2}
+    # The box fills ten of the fourteen planes.
+    assert described["images"] == {"train": 60, "validation": 20, "test": 20}
+    assert described["lesions"]["shape"] == "square"
+    assert described["lesions"]["voxel_size_mm"] == 3.0
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("age", {}, r"no task 'age'; expected one of square_lesion, gaussian_lesion, sex"),
+        ("square_lesion", {"rank": 4}, r"rank is 4; expected 2 .* or 3"),
+        ("sex", {"rank": 2}, r"'sex' classifies whole volumes: use 3 dimensions"),
+        ("square_lesion", {"lesion_options": {"count": (0, 1)}}, r"count is \(0, 1\)"),
+    ],
+)
+def test_what_does_not_exist_is_refused(cohort, cache, name, options, told):
+    with pytest.raises(ValueError, match=told):
+        prepare(name, cohort, cache, **options)
+
+
+def test_voxels_have_to_be_as_long_as_they_are_wide(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", affine=np.diag([1.0, 1.0, 2.5, 1.0]), sexes="FMFMF")
+    with pytest.raises(CohortError, match=r"\[1.0, 1.0, 2.5\] mm\n.*resample the volumes first"):
+        prepare("square_lesion", cohort, tmp_path / "cache")
+
+
+def test_pairs_need_no_labels(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", sexes="FFFFF")
+    prepared = prepare(
+        "square_lesion", cohort, tmp_path / "cache", lesion_options={"min_contrast": 0.0}
+    )
+    assert prepared.task == tasks.LesionTask(Lesions(square, voxel_size_mm=3.0, min_contrast=0.0))
