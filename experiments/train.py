@@ -33,7 +33,7 @@ from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.results import plots
+from featvis_jax.results import manifest, plots
 from featvis_jax.results.files import atomic_write_bytes, make_directory
 
 FLAGS = flags.FLAGS
@@ -60,9 +60,15 @@ flags.DEFINE_integer(
     "curriculum", 600, "Steps until all lesions are hard; 0 for none.", lower_bound=0
 )
 flags.DEFINE_bool("augment", True, "Mirror, shift and re-tone the training images.")
-flags.DEFINE_list("lesion_count", ["1", "5"], "Fewest and most lesions in an image.")
+flags.DEFINE_list(
+    "lesion_count", None, "Fewest and most lesions in an image; 1,5, and 3,6 for soft edges."
+)
 flags.DEFINE_list("lesion_size_mm", ["9", "17"], "Smallest and largest lesion.")
-flags.DEFINE_float("lesion_contrast", 0.3, "Least difference from the tissue under a lesion.")
+flags.DEFINE_float(
+    "lesion_contrast",
+    None,
+    "Least difference from the tissue under a lesion; 0.3, and 0.4 for soft edges.",
+)
 flags.DEFINE_enum("lesion_polarity", "both", ["both", "bright", "dark"], "Kind of contrast.")
 
 
@@ -89,12 +95,7 @@ def main(_: Sequence[str]) -> None:
         cache=cohort_flags.volume_cache_directory(cohort),
         crop=_numbers("crop", int) if FLAGS.crop else None,
         seed=FLAGS.seed,
-        lesion_options={
-            "count": tuple(_numbers("lesion_count", int, 2)),
-            "size_mm": tuple(_numbers("lesion_size_mm", float, 2)),
-            "min_contrast": FLAGS.lesion_contrast,
-            "polarity": FLAGS.lesion_polarity,
-        },
+        lesion_options=_lesion_options(),
     )
     model = CNN(rank=rank, num_classes=len(prepared.class_names))
 
@@ -108,8 +109,8 @@ def main(_: Sequence[str]) -> None:
         )
 
     _check(model, prepared.shape, validation)
-    _refuse_other_settings(
-        out / "settings.json",
+    _keep_settings(
+        out,
         {
             "task": FLAGS.task,
             "shape": list(prepared.shape),
@@ -213,22 +214,12 @@ def _check(
         raise ValueError(f"No image to validate with can be made. {error}") from error
 
 
-def _refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
+def _keep_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Note what decides the weights, or compare it with what the run in this place began with."""
-    text = json.dumps(settings, indent=2, sort_keys=True)
+    path = out / "settings.json"
     if path.exists():
-        earlier, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-        different = [
-            f"\n  {name}: the run has {earlier.get(name)}, asked for is {wanted.get(name)}"
-            for name in sorted({*earlier, *wanted})
-            if earlier.get(name) != wanted.get(name)
-        ]
-        if different:
-            raise ValueError(
-                f"--out={path.parent} holds a training run with other settings:{''.join(different)}"
-                "\nChoose another directory, or the settings of the run to go on with it."
-            )
-    atomic_write_bytes(path, text.encode() + b"\n")
+        manifest.refuse_mismatch(out, json.loads(path.read_bytes()), settings)
+    atomic_write_bytes(path, manifest.encode_json(settings))
 
 
 def _report(
@@ -266,6 +257,19 @@ def _summary(report: Mapping[str, Any], class_names: Sequence[str]) -> str:
     for name, value in report.get("shape_blind_baselines", {}).items():
         lines.append(f"  shape-blind baseline, {name}: {100 * value:.2f} %")
     return "\n".join(lines)
+
+
+def _lesion_options() -> dict[str, Any]:
+    """What the flags say about lesions; what they leave open the task decides."""
+    options: dict[str, Any] = {
+        "size_mm": tuple(_numbers("lesion_size_mm", float, 2)),
+        "polarity": FLAGS.lesion_polarity,
+    }
+    if FLAGS.lesion_count is not None:
+        options["count"] = tuple(_numbers("lesion_count", int, 2))
+    if FLAGS.lesion_contrast is not None:
+        options["min_contrast"] = FLAGS.lesion_contrast
+    return options
 
 
 def _numbers(flag: str, kind: type[int] | type[float], count: int | None = None) -> list[Any]:

@@ -9,6 +9,7 @@ contact sheet per layer. Started again with the same --out, a run goes on where 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -19,6 +20,7 @@ from experiments.launch import start
 from featvis_jax.checkpoints import TrainedModel
 from featvis_jax.evaluation import health
 from featvis_jax.nn.taps import Layer, Network
+from featvis_jax.results import manifest
 from featvis_jax.results.files import make_directory
 from featvis_jax.results.store import Run, open_run, read_run
 from featvis_jax.results.tables import LayerRecord, UnitRecord, UnitResult
@@ -48,7 +50,9 @@ def main(_: Sequence[str]) -> None:
     batch_size = _batch_size(configuration)
     programs: dict[str, LayerProgram] = {}
     if batch_size is None:
-        make_directory(FLAGS.out)  # Compiling for a directory that cannot be would be in vain.
+        # Compiling for a directory that cannot be used would be in vain.
+        manifest.refuse_foreign(Path(FLAGS.out))
+        make_directory(FLAGS.out)
         # The resolved batch belongs to the configuration, and it takes a compiled program to know.
         name = max(channels, key=lambda name: len(channels[name]))
         programs[name] = LayerProgram(network, recipes[name], num_units=len(channels[name]))
@@ -156,8 +160,8 @@ def _batch_size(configuration: dict[str, Any]) -> int | None:
         return int(FLAGS.batch)
     try:
         earlier = read_run(FLAGS.out).configuration
-    except (ValueError, OSError):
-        return None  # No run to resume; open_run tells if something else is in the way.
+    except FileNotFoundError:
+        return None  # No run to resume.
     return earlier.get("batch")
 
 

@@ -181,18 +181,20 @@ def _with_tuples(value: Any) -> Any:
 def _shapes(variables: PyTree) -> dict[str, tuple[int, ...]]:
     """The shape of every weight by its name."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return {jax.tree_util.keystr(path, simple=True): tuple(leaf.shape) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
 
 
 def _stored_shapes(
     checkpointer: ocp.StandardCheckpointer, weights: Path
 ) -> dict[str, tuple[int, ...]]:
     """The shapes that a checkpoint says it holds."""
-    try:
-        metadata = checkpointer.metadata(weights).item_metadata
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{weights} is damaged ({error}): save the model again.") from error
-    return {} if metadata is None else _shapes(metadata.tree)
+    metadata = checkpointer.metadata(weights).item_metadata
+    if metadata is None:
+        raise ValueError(f"{weights} is damaged: copy or save the model again.")
+    return _shapes(metadata.tree)
 
 
 def _differing(

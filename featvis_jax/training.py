@@ -185,13 +185,14 @@ def _apply(model: nn.Module, variables: dict[str, Variables], images: Array) -> 
 
 
 def _score(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Evaluation:
-    logits = logits.astype(np.float64)
+    # One logit that is no number makes every score none.
+    logits = logits.astype(np.float64) if np.isfinite(logits).all() else logits * np.nan
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     probability, classes = np.exp(log_probability), np.arange(logits.shape[1])
     predicted = logits.argmax(axis=1)
-    if set(labels) != set(classes) or not np.isfinite(logits).all():
-        auc = math.nan  # A class that is absent has no ROC curve, nor has what is no number.
+    if set(labels) != set(classes) or np.isnan(logits).any():
+        auc = math.nan  # A class that is absent has no ROC curve.
     elif len(classes) == 2:
         auc = sklearn_metrics.roc_auc_score(labels, log_probability[:, 1] - log_probability[:, 0])
     else:

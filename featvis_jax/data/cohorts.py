@@ -1,7 +1,7 @@
 """Cohorts: a table of subjects and their NIfTI files, checked before anything is loaded, and split.
 
-Nothing here reads voxels. Every header is read and compared, so that a cohort that loads is one grid:
-all bad rows and files are named in one `CohortError`, before hours of training, not after.
+Nothing here reads voxels. Every header is read and compared, so that a cohort that loads is one
+grid: all bad rows and files are named in one `CohortError`, before hours of training, not after.
 """
 
 import csv
@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import BinaryIO, cast
 
 import nibabel
 import numpy as np
@@ -42,7 +41,8 @@ _HEADER_READERS = 16
 class CohortError(ValueError):
     """A cohort that cannot be used. `problems` holds one line per bad row or file."""
 
-    def __init__(self, heading: str, problems: Iterable[str]):
+    def __init__(self, heading: str, problems: Iterable[str] = ()):
+        """Joins the heading and the problems, one a line, to the message."""
         self.problems = tuple(problems)
         super().__init__("\n  ".join([heading, *self.problems]))
 
@@ -53,7 +53,13 @@ class VolumeError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """One subject: its id (always with the `sub-` prefix), its scan, and the rest of its row.
+    """One subject of a cohort.
+
+    Attributes:
+      participant_id: always with the `sub-` prefix.
+      path: the scan.
+      labels: the other columns of the subject's row.
+      line: where the row is in its table, 0 if there is none.
 
     >>> Subject("sub-01", Path("sub-01_T1w.nii.gz"), {"sex": "F"}).labels["sex"]
     'F'
@@ -62,6 +68,7 @@ class Subject:
     participant_id: str
     path: Path
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    line: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,11 +147,9 @@ class NiftiHeader:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def open_nifti(path: Path) -> BinaryIO:
+def open_nifti(path: Path) -> io.BufferedIOBase:
     """Opens a `.nii` or `.nii.gz` for reading in order; gzip is told by its first bytes."""
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
+    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")
 
 
 def read_header(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> NiftiHeader:
@@ -170,7 +175,8 @@ def read_header(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Nift
             block = file.read(540)
         file_bytes = path.stat().st_size
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; check the table's path") from None
+        fix = "a link to nothing, fetch its content" if path.is_symlink() else "check the path"
+        raise FileNotFoundError(f"{path}: no such file; {fix}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise VolumeError(f"{path}: cannot be read ({error}); copy the file again") from error
     header, minimum_offset = _parse_header(path, block)
@@ -295,10 +301,10 @@ def read_cohort(
 ) -> Cohort:
     """Reads a cohort: who is in it, where the scans lie, and whether they fit together.
 
-    Two layouts are read. A folder in BIDS style: `participants.tsv`, and one file per row that matches
-    `pattern` (sessions and any BIDS or derivative entities are fine). Or a `.tsv` with the columns
-    `participant_id` and `path`, relative to that table. All other columns become labels. The table
-    decides who is in: a file without a row is left out, and named in `Cohort.unlisted`.
+    Two layouts are read. A folder in BIDS style: `participants.tsv`, and one file per row that
+    matches `pattern` (sessions and any BIDS or derivative entities are fine). Or a `.tsv` with the
+    columns `participant_id` and `path`, relative to that table. All other columns become labels.
+    The table decides who is in: a file without a row is left out, and named in `Cohort.unlisted`.
 
     Args:
       path: the folder or the table.
@@ -358,7 +364,9 @@ def _read_table(table: Path, problems: list[str]) -> list[_Row]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{table}: expected UTF-8 text with tabs, save it as such:", [str(error)])
+        raise CohortError(
+            f"{table}: expected UTF-8 text with tabs between cells; save it as such:", [str(error)]
+        ) from error
     lines = [(line, cells) for line, cells in lines if any(cells)]
     columns = lines[0][1] if lines else []
     if "participant_id" not in columns or len(set(columns)) != len(columns):
@@ -402,7 +410,7 @@ def _find_scans(
     folder: Path, rows: list[_Row], pattern: str, problems: list[str]
 ) -> tuple[list[Subject], tuple[Path, ...]]:
     if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts or not pattern:
-        raise CohortError(f"pattern={pattern!r}: expected a glob relative to the folder:", [])
+        raise CohortError(f"pattern={pattern!r}: expected a glob relative to {folder}")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(pattern)):
         if not path.name.endswith(_NIFTI_SUFFIXES) or path.name.startswith("."):
@@ -419,7 +427,7 @@ def _find_scans(
     for row in rows:
         paths = found.pop(row.participant_id, [])
         if len(paths) == 1:
-            subjects.append(Subject(row.participant_id, paths[0], row.values))
+            subjects.append(Subject(row.participant_id, paths[0], row.values, row.line))
         elif not paths:
             problems.append(
                 f"participants.tsv line {row.line}: no file for {row.participant_id} matches "
@@ -457,7 +465,7 @@ def _listed_scans(table: Path, rows: list[_Row], problems: list[str]) -> list[Su
             )
         else:
             first_line[path.resolve()] = row.line
-            subjects.append(Subject(row.participant_id, path, labels))
+            subjects.append(Subject(row.participant_id, path, labels, row.line))
     return subjects
 
 
@@ -495,7 +503,8 @@ def _common_grid(headers: list[NiftiHeader], problems: list[str]) -> NiftiHeader
             problems.append(
                 f"{header.path}: its affine puts voxels up to {distance:.3g} mm from where "
                 f"{reference.path.name} has them (affine {header.canonical_affine[:3].tolist()}, "
-                f"expected {reference.canonical_affine[:3].tolist()}); resample all scans to one grid"
+                f"expected {reference.canonical_affine[:3].tolist()}); "
+                "resample all scans to one grid"
             )
     return reference
 
@@ -521,6 +530,7 @@ class Split:
     test: tuple[str, ...]
 
     def __post_init__(self):
+        """Refuses a subject that is in the split twice."""
         counts = Counter([*self.train, *self.validation, *self.test])
         repeated = [participant_id for participant_id, count in counts.items() if count > 1]
         if repeated:
@@ -611,11 +621,15 @@ def _label_values(cohort: Cohort, subjects: list[Subject], label: str) -> dict[s
     columns = sorted({column for subject in subjects for column in subject.labels})
     if label not in columns:
         raise CohortError(
-            f"cohort {cohort.name!r} has no label {label!r}; use one of its columns, or label=None:",
+            f"cohort {cohort.name!r} has no label {label!r}; use one of its columns, or no label:",
             columns,
         )
     values = {s.participant_id: s.labels.get(label, "") for s in subjects}
-    missing = [i for i, value in values.items() if value.lower() in _MISSING_VALUES]
+    missing = [
+        f"{subject.participant_id} (line {subject.line}): {values[subject.participant_id]!r}"
+        for subject in subjects
+        if values[subject.participant_id].lower() in _MISSING_VALUES
+    ]
     if missing:
         raise CohortError(
             f"cohort {cohort.name!r}: label {label!r} is missing (empty or n/a) for these "
@@ -625,8 +639,7 @@ def _label_values(cohort: Cohort, subjects: list[Subject], label: str) -> dict[s
     if len(set(values.values())) < 2:
         raise CohortError(
             f"cohort {cohort.name!r}: label {label!r} needs at least two values, it has "
-            f"{_describe(values.values())}; choose another label, or label=None",
-            [],
+            f"{_describe(values.values())}; choose another label, or no label"
         )
     return values
 
@@ -672,7 +685,7 @@ def _check_parts(
     for part, ids, is_asked_for in asked_for:
         values = {labels[participant_id] for participant_id in ids} if labels else set()
         if is_asked_for and not ids:
-            problems.append(f"{part}: would be empty")
+            problems.append(f"{part}: empty, or too small to hold every value")
         elif is_asked_for and values != every_value:
             lacking = ", ".join(repr(value) for value in sorted(every_value - values))
             problems.append(f"{part}: {len(ids)} subjects, none with {lacking}")

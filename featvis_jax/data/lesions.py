@@ -53,7 +53,7 @@ def square(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: f
 def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
     """A disc (2-D) or ball (3-D) whose edge is softened by a Gaussian.
 
-    The edge falls off as the Gaussian's integral, with a standard deviation of a sixth of the
+    The edge falls off as the Gaussian's integral, with a standard deviation of an eighth of the
     diameter: no border is sharp, and a plateau remains in the middle. What is left of it below 2 %
     is cut off, since a trace of grey on a black background would tell of a lesion from afar.
 
@@ -69,10 +69,10 @@ def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size:
       >>> grid = np.indices((21, 21), dtype=np.float64)
       >>> mask = gaussian(grid, np.array([10.0, 10.0]), 12.0)
       >>> [round(float(mask[10, i]), 2) for i in (10, 13, 16, 19)]
-      [1.0, 0.93, 0.5, 0.07]
+      [1.0, 0.98, 0.5, 0.02]
     """
     radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
-    mask = 0.5 * special.erfc((radius - size / 2) / (math.sqrt(2) * size / 6))
+    mask = 0.5 * special.erfc((radius - size / 2) / (math.sqrt(2) * size / 8))
     return np.where(mask < 0.02, 0.0, mask)
 
 
@@ -92,8 +92,8 @@ class Lesions:
       min_contrast: Least difference between a lesion's level and the mean of the tissue that it
         covers, on [0, 1].
       polarity: ``"both"``, ``"bright"`` (brighter than the tissue) or ``"dark"``.
-      easy_contrast: The difference that an easy lesion has instead, which may lead out of the
-        brain's range; a curriculum begins with these.
+      easy_contrast: Range of the difference that an easy lesion has instead, which may lead out of
+        the brain's range; a curriculum begins with these.
 
     Raises:
       ValueError: A range is empty or an option unknown.
@@ -113,7 +113,7 @@ class Lesions:
     size_mm: tuple[float, float] = (9.0, 17.0)
     min_contrast: float = 0.3
     polarity: str = "both"
-    easy_contrast: float = 0.8
+    easy_contrast: tuple[float, float] = (0.8, 0.8)
 
     def __post_init__(self) -> None:
         """Check the options once, before anything is drawn."""
@@ -123,12 +123,14 @@ class Lesions:
             raise ValueError(f"size_mm is {self.size_mm}; expected 0 < smallest <= largest.")
         if not 0 <= self.min_contrast < 1:
             raise ValueError(f"min_contrast is {self.min_contrast}; expected 0 <= it < 1.")
+        if not 0 < self.easy_contrast[0] <= self.easy_contrast[1] < math.inf:
+            raise ValueError(
+                f"easy_contrast is {self.easy_contrast}; expected 0 < smallest <= largest."
+            )
         if self.polarity not in ("both", "bright", "dark"):
             raise ValueError(f"polarity is {self.polarity!r}; expected 'both', 'bright' or 'dark'.")
         if not 0 < self.voxel_size_mm < math.inf:
             raise ValueError(f"voxel_size_mm is {self.voxel_size_mm}; expected a positive number.")
-        if not 0 < self.easy_contrast < math.inf:
-            raise ValueError(f"easy_contrast is {self.easy_contrast}; expected a positive number.")
 
     def add(
         self,
@@ -197,7 +199,8 @@ class Lesions:
             tissue = float((mask * image[window]).sum() / mask.sum())
             brighter = self.polarity == "bright" or (self.polarity == "both" and rng.random() < 0.5)
             if easy:
-                return window, mask, tissue + (1 if brighter else -1) * self.easy_contrast
+                contrast = rng.uniform(*self.easy_contrast)
+                return window, mask, tissue + (contrast if brighter else -contrast)
             # One of the brain's own grey levels, from the first of a few that are far enough.
             candidates = levels[rng.integers(len(levels), size=64)]
             contrast = candidates - tissue if brighter else tissue - candidates

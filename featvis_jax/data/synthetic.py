@@ -4,9 +4,10 @@ Subject i is, from a generator seeded with (seed, i) only,
 
     image(v) = bias(v) * (1 - planted(u)) * template(u)^gamma + noise(v),   u = v + d(v)
 
-inside the deformed brain, and 0 outside; it is stored as uint8 with 200 for 1. d and log(bias) are smooth random fields in mm, so a subject
-looks the same at every voxel size, up to its noise. `planted` is 0 but for the group `sex` = M, where it is a
-Gaussian bump in the right frontal lobe, `group_difference` high.
+inside the deformed brain, and 0 outside; it is stored as uint8 with 200 for 1. d and log(bias) are
+smooth random fields in mm, so a subject looks the same at every voxel size, up to its noise.
+`planted` is 0 but for the group `sex` = M, where it is a Gaussian bump in the right frontal lobe,
+`group_difference` high.
 """
 
 import csv
@@ -49,7 +50,7 @@ _MAX_WORKERS = 8
 
 @dataclasses.dataclass(frozen=True)
 class _Template:
-    """The template on the cohort's grid: values, spline coefficients, brain (0 to 1) and its affine."""
+    """The template on the cohort's grid: spline coefficients, brain (0 or 1), and the affine."""
 
     spline: Float32[np.ndarray, "x y z"]
     brain: Float32[np.ndarray, "x y z"]
@@ -66,8 +67,8 @@ def write_synthetic_cohort(
 ) -> Path:
     """Writes a cohort in BIDS style, whole or not at all; one that is already there is used again.
 
-    Subjects alternate between `sex` F and M, which means nothing: it is a stand-in for a label. With
-    `group_difference` g > 0, M is darker by the factor `1 - g * exp(-r^2 / (2 s^2))` about
+    Subjects alternate between `sex` F and M, which means nothing: it is a stand-in for a label.
+    With `group_difference` g > 0, M is darker by the factor `1 - g * exp(-r^2 / (2 s^2))` about
     (30, 20, 24) mm in MNI space before deformation, the right frontal lobe; s is 30 mm / 2.355.
 
     Args:
@@ -97,7 +98,9 @@ def write_synthetic_cohort(
         return directory
 
     directory.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+    workshop = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+    # Made inside, since mkdtemp keeps its own folder from everyone else.
+    unfinished = workshop / directory.name
     try:
         template = _load_template(voxel_size_mm)
 
@@ -105,12 +108,15 @@ def write_synthetic_cohort(
             path = unfinished / _scan_path(index)
             path.parent.mkdir(parents=True)
             voxels = _draw_subject(template, index, seed, group_difference)
-            nibabel.Nifti1Image(voxels, template.affine).to_filename(path)
+            image = nibabel.Nifti1Image(voxels, template.affine)
+            image.set_qform(template.affine, code="mni")
+            image.set_sform(template.affine, code="mni")
+            image.header.set_xyzt_units("mm")
+            image.to_filename(path)
 
         with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
             list(pool.map(write, range(num_subjects)))
-        _write_tables(unfinished, parameters)
-        unfinished.chmod(0o755)
+        _write_tables(unfinished, parameters, num_subjects, group_difference)
         try:
             unfinished.replace(directory)
         except OSError:
@@ -118,7 +124,7 @@ def write_synthetic_cohort(
             if not _holds_cohort(directory, parameters):
                 raise
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(workshop, ignore_errors=True)
     return directory
 
 
@@ -187,9 +193,9 @@ def _load_template(voxel_size_mm: float) -> _Template:
     if voxel_size_mm != 1:
         image = nilearn_image.resample_img(image, np.eye(3) * voxel_size_mm)
     values = np.asarray(image.dataobj, np.float32)
-    brain = ndimage.binary_fill_holes(values > _BRAIN_THRESHOLD)
-    spline = ndimage.spline_filter(np.where(brain, values, 0), order=3, output=np.float32)
-    return _Template(spline, brain.astype(np.float32), np.asarray(image.affine, np.float64))
+    brain = np.asarray(ndimage.binary_fill_holes(values > _BRAIN_THRESHOLD), np.float32)
+    spline = ndimage.spline_filter(brain * values, order=3).astype(np.float32)
+    return _Template(spline, brain, np.asarray(image.affine, np.float64))
 
 
 def _draw_subject(
@@ -229,8 +235,9 @@ def _smooth_field(
 ) -> Float32[np.ndarray, "x y z"]:
     """A smooth random field with mean square 1 over draws and voxels, and mean 0.
 
-    A sum of cosines `a_k cos(pi k_x x / X) cos(pi k_y y / Y) cos(pi k_z z / Z)`, k below `num_waves`, not all 0,
-    with normal a_k of standard deviation `1 / sqrt(1 + |k|^2)`.
+    A sum of cosines `a_k cos(pi k_x x / X) cos(pi k_y y / Y) cos(pi k_z z / Z)`, each of k_x, k_y,
+    k_z below `num_waves` and not all 0, with normal a_k of standard deviation in proportion to
+    `1 / sqrt(1 + |k|^2)`.
     """
     waves = np.arange(num_waves)
     squared = sum(np.meshgrid(*[waves**2] * 3, indexing="ij"))
@@ -256,9 +263,9 @@ def _planted_bump(
     return np.exp(-4 * math.log(2) * squared / PLANTED_FWHM_MM**2)
 
 
-def _write_tables(directory: Path, parameters: dict[str, object]) -> None:
-    num_subjects, group_difference = parameters["num_subjects"], parameters["group_difference"]
-    assert isinstance(num_subjects, int)
+def _write_tables(
+    directory: Path, parameters: dict[str, object], num_subjects: int, group_difference: float
+) -> None:
     table = io.StringIO(newline="")
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")
     writer.writerow(["participant_id", "sex"])
@@ -266,7 +273,8 @@ def _write_tables(directory: Path, parameters: dict[str, object]) -> None:
         writer.writerow([_participant_id(index), _GROUPS[index % 2]])
     difference = (
         f"M is darker by up to {group_difference:.0%} about {PLANTED_CENTER_MM} mm "
-        f"(MNI, right frontal lobe), a Gaussian of {PLANTED_FWHM_MM:g} mm full width at half maximum."
+        f"(MNI, right frontal lobe), a Gaussian of {PLANTED_FWHM_MM:g} mm full width at half "
+        "maximum."
         if group_difference
         else "The two groups do not differ: there is nothing to learn from this label."
     )
@@ -289,10 +297,11 @@ def _write_tables(directory: Path, parameters: dict[str, object]) -> None:
             }
         ),
         "README": (
-            "Synthetic T1-weighted brains, no real person: the skull-stripped ICBM152 2009 template that\n"
-            "comes with nilearn, with a smooth random deformation "
-            f"({DISPLACEMENT_RMS_MM:g} mm root mean square), gamma,\nbias field and noise per subject. "
-            f"uint8, 0 is background.\nsex is a stand-in for a label. {difference}\n"
+            "Synthetic T1-weighted brains of no real person: the skull-stripped ICBM152 template\n"
+            "that comes with nilearn, and for each subject a smooth random deformation of\n"
+            f"{DISPLACEMENT_RMS_MM:g} mm root mean square, a gamma, a bias field and noise.\n"
+            "uint8, 0 is background. The column sex is a stand-in for a label.\n"
+            f"{difference}\n"
         ),
     }
     for name, text in texts.items():

@@ -14,6 +14,12 @@ from featvis_jax.data.lesions import SHAPES, Lesions, Shape
 from featvis_jax.data.pipeline import Examples, Slices, Source, Task, Volumes
 from featvis_jax.data.volumes import CachedVolume, cache_volumes, center_crop
 
+# Soft edges tell less than sharp ones, and a bright round spot in the cortex looks like white
+# matter: at the squares' contrast and count, a network learns the dark lesions and stays there.
+_DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "gaussian": {"min_contrast": 0.4, "count": (3, 6), "easy_contrast": (0.4, 0.8)},
+}
+
 # The paper's slices of 140 x 192 voxels, on a grid of 1 mm.
 _SLICE_MM = (140.0, 192.0)
 
@@ -175,7 +181,10 @@ def prepare(
     if name == "sex":
         task = label_task({s.participant_id: s.labels["sex"] for s in cohort.subjects})
     else:
-        shape = shape or SHAPES[name.removesuffix("_lesion")]
+        if shape is None:
+            kind = name.removesuffix("_lesion")
+            shape = SHAPES[kind]
+            lesion_options = {**_DEFAULTS.get(kind, {}), **(lesion_options or {})}
         options = {"voxel_size_mm": voxel_size_mm, **(lesion_options or {})}
         lesions = Lesions(shape, **options)  # pyright: ignore[reportArgumentType]
         task = LesionTask(lesions)

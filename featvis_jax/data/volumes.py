@@ -1,20 +1,22 @@
 """Volumes: read a NIfTI file to its last byte, reorient, rescale, crop, mask, and cache on disk.
 
-Conventions: a volume is float32 `(x, y, z)` in RAS (x to the right, y to the front, z up), an affine is
-float64 `(4, 4)` from voxel indices to mm. `rescale` brings intensities to [0, 1]. The cache holds each
-subject as a float16 `.npy`, axial first `(z, x, y)`, so that slices stream from a memory map.
+Conventions: a volume is float32 `(x, y, z)` in RAS (x to the right, y to the front, z up), an
+affine is float64 `(4, 4)` from voxel indices to mm. `rescale` brings intensities to [0, 1]. The
+cache holds each subject as a float16 `.npy`, axial first `(z, x, y)`, so that slices stream from a
+memory map.
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
-import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Float64, Int, Shaped
@@ -45,7 +47,7 @@ _MAX_WORKERS = 8
 
 
 class Volume(NamedTuple):
-    """A scan in RAS: `data` float32 `(x, y, z)` in the file's units, `affine` voxel indices to mm."""
+    """A scan in RAS: `data` float32 `(x, y, z)` as in the file, `affine` voxel indices to mm."""
 
     data: Float32[np.ndarray, "x y z"]
     affine: Float64[np.ndarray, "4 4"]
@@ -54,8 +56,8 @@ class Volume(NamedTuple):
 def load_volume(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
     """Reads one NIfTI file to its end and reorients it to RAS without resampling.
 
-    Reading to the end checks the CRC of a `.nii.gz`. Byte order, slope and intercept are honoured. No
-    more memory is taken than the checked header claims, whatever the file unpacks to.
+    Reading to the end checks the CRC of a `.nii.gz`. Byte order, slope and intercept are honoured.
+    No more memory is taken than the checked header claims, whatever the file unpacks to.
 
     Args:
       path: `.nii` or `.nii.gz`, one three-dimensional volume of real numbers.
@@ -100,7 +102,7 @@ def load_volume(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Volu
     return Volume(data, header.canonical_affine)
 
 
-def _read_voxels(file: BinaryIO, header: NiftiHeader) -> Shaped[np.ndarray, "i j k"]:
+def _read_voxels(file: io.BufferedIOBase, header: NiftiHeader) -> Shaped[np.ndarray, "i j k"]:
     """The voxels as stored; reads to the end of the file."""
     _read_into(file, memoryview(bytearray(header.data_offset)), header.path)
     buffer = bytearray(header.num_bytes)
@@ -116,14 +118,14 @@ def _read_voxels(file: BinaryIO, header: NiftiHeader) -> Shaped[np.ndarray, "i j
     return np.frombuffer(buffer, header.dtype).reshape(header.shape, order="F")
 
 
-def _read_into(file: BinaryIO, target: memoryview, path: Path) -> None:
+def _read_into(file: io.BufferedIOBase, target: memoryview, path: Path) -> None:
     filled = 0
     while filled < len(target):
         chunk = file.read(min(_CHUNK_BYTES, len(target) - filled))
         if not chunk:
             raise VolumeError(
-                f"{path}: truncated, {len(target) - filled:,} of {len(target):,} bytes are missing; "
-                "copy or convert the file again"
+                f"{path}: truncated, {len(target) - filled:,} of {len(target):,} bytes are "
+                "missing; copy or convert the file again"
             )
         target[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
@@ -231,10 +233,10 @@ def center_crop(
 def brain_mask(data: Float32[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spatial"]:
     """Where the brain is, in a slice or a volume.
 
-    A skull-stripped scan has a background of exactly one value, its minimum: of the voxels darker than
-    a tenth of the robust range at least 90 % have it (after `rescale`: are 0). Everything above it is
-    then brain. Any other scan gets its largest connected part that is brighter than that tenth, with
-    holes filled: the head, since nothing here strips a skull.
+    A skull-stripped scan has a background of one value, its minimum: of the voxels darker than a
+    tenth of the robust range at least 90 % have it (after `rescale`: are 0). Everything above it is
+    then brain. Any other scan gets its largest connected part that is brighter than that tenth,
+    with holes filled: the head, since nothing here strips a skull.
 
     Args:
       data: one slice or volume, any range.
@@ -259,10 +261,11 @@ def _mask_of_rescaled(scaled: Float32[np.ndarray, "*spatial"]) -> Bool[np.ndarra
     num_dark = bright.size - np.count_nonzero(bright)
     if bright.size - np.count_nonzero(above_background) >= STRIPPED_SHARE * num_dark:
         return above_background
-    parts, _ = ndimage.label(bright)
+    parts = np.empty(bright.shape, np.int32)
+    ndimage.label(bright, output=parts)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    return ndimage.binary_fill_holes(parts == sizes.argmax())
+    return np.asarray(ndimage.binary_fill_holes(parts == sizes.argmax()))
 
 
 def brain_fraction_per_slice(volume: Float32[np.ndarray, "x y z"]) -> Float64[np.ndarray, " z"]:
@@ -280,7 +283,10 @@ def brain_fraction_per_slice(volume: Float32[np.ndarray, "x y z"]) -> Float64[np
 def usable_slices(
     brain_fraction: Float64[np.ndarray, " z"], *, minimum: float = 0.4
 ) -> Int[np.ndarray, " n"]:
-    """The axial slices with enough brain; at 0.4 about 109 of the 182 of a scan on the 1 mm MNI grid.
+    """The axial slices with enough brain.
+
+    Of the 182 slices of a brain on FSL's 1 mm MNI grid, `minimum` 0.4 keeps about 109, 0.3 about
+    119 and 0.2 about 129.
 
     Args:
       brain_fraction: `(z,)`, share of each slice that is brain.
@@ -333,8 +339,8 @@ def cache_volumes(
 ) -> dict[str, CachedVolume]:
     """Loads, rescales and stores every subject once; later calls find what is stored.
 
-    An entry is `<id>.npy` and `<id>.json`, each written whole or not at all. It is used again if the
-    source's path, size and modification time, and `CACHE_VERSION`, are as they were. Use one
+    An entry is `<id>.npy` and `<id>.json`, each written whole or not at all. It is used again if
+    the source's path, size and modification time, and `CACHE_VERSION`, are as they were. Use one
     directory per cohort.
 
     Args:
@@ -436,12 +442,11 @@ def _read_entry(
     return CachedVolume(participant_id, voxels_path, (depth, width, height), fraction)
 
 
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def _write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
     """Writes a file under another name and renames it, so that it is never seen half written."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -36,6 +36,7 @@ def encode_nifti(
     *,
     space: Space = "aligned",
     window: tuple[float, float] | None = None,
+    levels: Literal["float32", "uint8"] = "float32",
 ) -> bytes:
     """Encode an image as a gzip-compressed NIfTI-1 file.
 
@@ -44,10 +45,12 @@ def encode_nifti(
     for an affine with shears it is marked unknown, so that no program places the image by it.
 
     Args:
-        image: shape (x, y, 1) or (x, y, z, 1), stored as float32. NaN and infinity are kept.
+        image: shape (x, y, 1) or (x, y, z, 1).
         affine: shape (4, 4), from voxel indices to millimetres, invertible.
         space: what the world coordinates are; the default claims no template.
         window: intensities that a viewer should show as black and white. By default unset.
+        levels: "float32" keeps every value, NaN and infinity too; "uint8" has 256 of them between
+            the smallest and the largest finite one, for a viewer: a quarter of the size.
 
     Returns:
         The bytes of a .nii.gz file. They hold no time and no name: equal input, equal bytes.
@@ -78,7 +81,12 @@ def encode_nifti(
             "Pass the affine of the grid that the model's input lies on."
         )
     volume = np.asarray(image if image.ndim == 3 else image[..., 0], np.float32)
+    if levels == "uint8":
+        finite = volume[np.isfinite(volume)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        volume = np.nan_to_num(volume, nan=low, posinf=high, neginf=low)
     nifti = nibabel.Nifti1Image(volume, matrix)
+    nifti.set_data_dtype(levels)  # Writing scales to the range of the values.
     nifti.header.set_xyzt_units("mm")
     if window is not None:
         nifti.header["cal_min"], nifti.header["cal_max"] = window
@@ -116,6 +124,30 @@ def decode_nifti(
     if volume.ndim != 3 or nifti.affine is None:
         raise ValueError(f"expected a NIfTI file of one volume; got shape {volume.shape}.")
     return (volume if volume.shape[2] == 1 else volume[..., None]), nifti.affine
+
+
+def proposed_window(data: bytes) -> tuple[float, float] | None:
+    """Return the intensities that a file asks viewers to show as black and white.
+
+    Args:
+        data: the bytes of a .nii.gz file.
+
+    Returns:
+        The `window` of `encode_nifti`; None if it was not set.
+
+    Raises:
+        ValueError: if the bytes do not begin with a NIfTI-1 header.
+
+    >>> proposed_window(encode_nifti(np.zeros((5, 4, 1)), np.eye(4), window=(0.0, 0.5)))
+    (0.0, 0.5)
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            header = nibabel.Nifti1Header.from_fileobj(stream)
+    except _DAMAGED as error:
+        raise ValueError(f"not a complete .nii.gz image: {error}") from error
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    return (low, high) if low < high else None
 
 
 def _largest_disagreement_mm(

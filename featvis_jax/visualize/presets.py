@@ -152,7 +152,7 @@ _FAMILIES = {
         "voxels",
         "random roll of at most {} voxels before the network, for a Fourier parameterization",
         "before the network",
-        lambda voxels: roll(max_voxels=int(voxels) if voxels == int(voxels) else voxels),
+        lambda voxels: roll(max_voxels=_whole(voxels)),
         ("6",),
         (_OLAH,),
     ),
@@ -304,6 +304,12 @@ def _lucid() -> Transform:
         rotate(degrees=[*range(-10, 11), *[0] * 5]),
         translate(max_voxels=2),
     )
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError(f"{number:g} voxels; expected a whole number")
+    return int(number)
 
 
 def _falling(first: float, last: float, steps: int) -> Callable[[Step], Scalar]:

@@ -1,6 +1,7 @@
-"""Shape-blind baselines: they find what a threshold finds, and are at chance where only shape tells."""
+"""Shape-blind baselines find what a threshold finds, and are at chance where only shape tells."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_features_are_those_of_numpy(rng):
         edges = np.arange(65) / 64
         expected = [
             np.sum((bright >= low) & (bright < high))
-            for low, high in zip(edges[:-1], edges[1:], strict=True)
+            for low, high in pairwise(edges)
         ]
         np.testing.assert_allclose(histogram, np.array(expected) / max(bright.size, 1), atol=1e-12)
         lowest = bright.min() if bright.size else 1.0

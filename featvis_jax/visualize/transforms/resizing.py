@@ -118,9 +118,10 @@ def random_resized_crop(
 
     In 2-D the box has an area of U(`area`) times the image's, its width over its height is
     log-uniform within `ratio`, and its place is uniform. In 3-D, with V voxels,
-    :math:`side_i = (V U)^{1/3} e^{e_i - \bar e}` with log-uniform :math:`e^{e_i}` for each axis,
-    which gives the same law in 2-D up to the ratio's distribution. Of ten boxes the first that
-    fits is taken, and if none does, the largest central box within `ratio`.
+    :math:`side_i = (V U)^{1/3} e^{e_i - \bar e}` with :math:`e_i` uniform on half the logarithmic
+    range of `ratio`, so that of any two sides one is at most sqrt(largest / smallest ratio) times
+    the other: 4/3 by default, as in 2-D. Of ten boxes the first that fits is taken, and if none
+    does, the largest central box within `ratio`.
 
     Args:
         area: smallest and largest part of the image's area or volume, in (0, 1].
@@ -195,9 +196,8 @@ def draw_crop(
     logarithms = jax.random.uniform(
         ratio_key, (_TRIES, rank), minval=math.log(ratio[0]), maxval=math.log(ratio[1])
     )
-    if rank == 2:
-        # One ratio of two sides: the first stands for height, the second for width.
-        logarithms = logarithms.at[:, 0].set(0)
+    # Two sides have one ratio, width over height; three have three, each of two draws.
+    logarithms = logarithms.at[:, 0].set(0) if rank == 2 else logarithms / 2
     logarithms -= logarithms.mean(axis=1, keepdims=True)
     tries = jnp.round(content ** (1 / rank) * jnp.exp(logarithms))
     fits = _fits(tries, lengths)
@@ -221,7 +221,7 @@ def _central_sides(shape: tuple[int, ...], ratio: tuple[float, float]) -> Float[
         height, width = shape
         sides = (min(height, width / ratio[0]), min(width, height * ratio[1]))
     else:
-        widest = max(ratio[1], 1 / ratio[0])
+        widest = math.sqrt(ratio[1] / ratio[0])
         sides = tuple(min(side, min(shape) * widest) for side in shape)
     return jnp.array([max(1, round(side)) for side in sides], jnp.float32)
 

@@ -1,0 +1,177 @@
+"""Comparison of runs: rows are channels, columns are runs, all in one window."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from featvis_jax.results import manifest, pixels
+from featvis_jax.results.gallery import contents, grids
+from featvis_jax.results.gallery.contents import Layer, Unit
+from featvis_jax.results.gallery.pictures import write_planes, write_projections
+from featvis_jax.results.gallery.site import Site, link, slug
+from featvis_jax.results.store import RunView
+
+
+class Column(NamedTuple):
+    """A run, as the templates see it.
+
+    >>> Column("blur", "runs/blur", {"regularization": '"blur"'}, 0).label
+    'blur'
+    """
+
+    label: str
+    directory: str
+    differences: dict[str, str]
+    """settings in which the runs differ, as JSON"""
+    finished: int
+
+
+def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Path:
+    """Build pages that put the channels of several runs side by side.
+
+    Args:
+        runs: at least two, of images of one shape; other processes may be writing to them.
+        out: directory of the pages; by default `comparison` inside the first run.
+
+    Returns:
+        The index, to be opened from the disk.
+
+    Raises:
+        RunInUse: if another process is building the same pages.
+        ValueError: if there are fewer than two runs, or their images differ in shape.
+        OSError: if a page cannot be written.
+
+    >>> import tempfile
+    >>> from featvis_jax.results.store import open_run
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     for name in ("none", "blur"):
+    ...         open_run(Path(directory) / name, {"regularization": name}, environment={}).close()
+    ...     both = [RunView(Path(directory) / name) for name in ("none", "blur")]
+    ...     build_comparison(both).relative_to(directory).as_posix()
+    'none/comparison/index.html'
+    """
+    if len(runs) < 2:
+        raise ValueError(f"got {len(runs)} run; expected at least two to compare.")
+    records = [run.records() for run in runs]
+    found = [contents.grid(run, rows) for run, rows in zip(runs, records, strict=True)]
+    known = [(run, grid) for run, grid in zip(runs, found, strict=True) if grid[1]]
+    shapes = {grid[1] for _, grid in known}
+    if len(shapes) > 1:
+        each = ", ".join(f"{run.directory}: {grid[1]}" for run, grid in known)
+        raise ValueError(f"runs to compare must have images of one shape; got {each}.")
+    affine, shape, planes = known[0][1] if known else found[0]
+    windows = [contents.shared_window(run, rows) for run, rows in zip(runs, records, strict=True)]
+    window = pixels.value_range([np.array([windows])])
+    columns = _columns(runs, [len(rows) for rows in records])
+    layers = [contents.layers(run, rows) for run, rows in zip(runs, records, strict=True)]
+    names = list(dict.fromkeys(layer.name for some in layers for layer in some))
+    with Site(out or runs[0].directory / "comparison") as site:
+        site.looks(planes)
+        about = {
+            "title": " and ".join(dict.fromkeys(_model(run) for run in runs)),
+            "columns": columns,
+            "settings": list(dict.fromkeys(name for c in columns for name in c.differences)),
+            "planes": planes,
+            "view_options": contents.view_options(planes),
+            "places": [
+                grids.position(affine, shape, normal=p.normal, index=(*shape, 1)[p.normal] // 2)
+                for p in planes
+            ],
+            "window": window,
+            "marks": contents.MARKS,
+        }
+        pages = []
+        for name in names:
+            same = [next((each for each in some if each.name == name), None) for some in layers]
+            rows = _rows(site, runs, same)
+            if not rows:
+                continue
+            projected = []
+            for number, (run, layer) in enumerate(zip(runs, same, strict=True)):
+                for unit in layer.units if layer else []:
+                    image, _ = run.image(name, unit.record.channel)
+                    stem = f"pictures/{slug(name)}/{unit.name}-{number}"
+                    projected.append(
+                        write_planes(site, unit, image, stem=stem, planes=planes, window=window)
+                    )
+            write_projections(site, projected)
+            pages.append((name, f"layers/{slug(name)}.html", rows))
+        for before, (name, page, rows), after in zip(
+            [None, *pages[:-1]], pages, [*pages[1:], None], strict=True
+        ):
+            site.page(
+                page, "comparison_layer.html", name=name, rows=rows, before=before, after=after,
+                **about,
+            )  # fmt: skip
+        return site.page("index.html", "comparison.html", pages=pages, **about)
+
+
+def _model(run: RunView) -> str:
+    """Name the model of a run."""
+    return str(run.configuration.get("model") or run.directory.resolve().name)
+
+
+def _columns(runs: Sequence[RunView], finished: Sequence[int]) -> list[Column]:
+    """Name runs by their regularization, where that tells them apart, else by their directory."""
+    settings = []
+    for run in runs:
+        # What a run covers, and how it was cut into batches, is no way to make an image.
+        every = {k: v for k, v in run.configuration.items() if k not in ("layers", "batch")}
+        settings.append(manifest.leaves(every))
+    names = sorted({name for each in settings for name in each})
+    differing = [name for name in names if len({each.get(name) for each in settings}) > 1]
+    labels = [str(run.configuration.get("regularization", "")) for run in runs]
+    if len(set(labels)) < len(labels) or not all(labels):
+        labels = [run.directory.resolve().name for run in runs]
+    return [
+        Column(
+            label,
+            str(run.directory),
+            {name: _plain(each.get(name)) for name in differing},
+            count,
+        )
+        for label, run, each, count in zip(labels, runs, settings, finished, strict=True)
+    ]
+
+
+def _plain(text: str | None) -> str:
+    """Write a JSON value for people."""
+    value = None if text is None else json.loads(text)
+    return "\u2013" if value is None else value if isinstance(value, str) else str(text)
+
+
+class Cell(NamedTuple):
+    """A unit in one of the runs, and its page in the gallery of that run, if there is one.
+
+    >>> Cell(None, None).page
+    """
+
+    unit: Unit | None
+    page: str | None
+
+
+def _rows(
+    site: Site, runs: Sequence[RunView], layers: Sequence[Layer | None]
+) -> list[tuple[int, list[Cell]]]:
+    """Return, for every channel that some run has finished, its unit in every run."""
+    found = [{u.record.channel: u for u in layer.units} if layer else {} for layer in layers]
+    channels = sorted({channel for units in found for channel in units})
+    rows = []
+    for channel in channels:
+        units = [of_run.get(channel) for of_run in found]
+        rows.append((channel, [_cell(site, *each) for each in zip(runs, units, strict=True)]))
+    return rows
+
+
+def _cell(site: Site, run: RunView, unit: Unit | None) -> Cell:
+    """Find the page of a unit."""
+    page = run.directory / "gallery" / unit.page if unit else None
+    if page is None or not page.exists():
+        return Cell(unit, None)
+    # Pages of layers stand one directory below.
+    start = (site.directory / "layers").resolve()
+    return Cell(unit, link(Path(os.path.relpath(page.resolve(), start)).as_posix()))

@@ -1,0 +1,254 @@
+"""What a gallery shows: the layers of a run, their channels, and how much of it is done."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from featvis_jax.results import nifti, pixels
+from featvis_jax.results.gallery import grids
+from featvis_jax.results.gallery.charts import Chart
+from featvis_jax.results.gallery.site import slug
+from featvis_jax.results.pixels import Window
+from featvis_jax.results.store import RunView
+from featvis_jax.results.tables import STATUSES, LayerRecord, UnitRecord
+
+# Shape and word carry the status, as on the contact sheets; the colour only helps the eye.
+MARKS = {"alive": "\u25cf", "dead": "\u25cb", "uniform": "\u25a1", "diverged": "\u25b3"}
+RULES: Mapping[str, str] = next(
+    column.metadata["Levels"] for column in fields(UnitRecord) if column.name == "status"
+)
+
+
+class Picture(NamedTuple):
+    """One view of one image: two files, below the gallery, and their windows.
+
+    >>> Picture("axial", "a.png", "b.png", (0.0, 1.0), (0.2, 0.8)).view
+    'axial'
+    """
+
+    view: str
+    shared: str
+    own: str
+    shared_window: Window
+    own_window: Window
+
+    @property
+    def plane(self) -> str:
+        """The plane that decides its size."""
+        return self.view.removesuffix("-projection")
+
+
+@dataclass(eq=False)
+class Unit:
+    """A finished channel, as the templates see it.
+
+    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
+    >>> Unit(row).page
+    'units/conv1/0003.html'
+    """
+
+    record: UnitRecord
+    pictures: list[Picture] = field(default_factory=list)
+    slices: list[tuple[int, int, str]] = field(default_factory=list)
+    """left and top pixel of every slice of the mosaic, and where it lies"""
+    mosaic: Picture | None = None
+    volume: str | None = None
+    """script with the volume, below the gallery"""
+    similarity: int = 0
+    """place in the order in which neighbours look alike"""
+    alike: list["Unit"] = field(default_factory=list)
+    chart: Chart | None = None
+    penalty_chart: Chart | None = None
+
+    @property
+    def name(self) -> str:
+        """Its part of a file name."""
+        return f"{self.record.channel:04d}"
+
+    @property
+    def page(self) -> str:
+        """Its page, below the gallery."""
+        return f"units/{slug(self.record.layer)}/{self.name}.html"
+
+    def tiles(self) -> list[Picture]:
+        """Return the pictures that stand for it on a sheet: the planes and one projection."""
+        planes = [picture for picture in self.pictures if picture.view == picture.plane]
+        return planes + self.projections()[:1]
+
+    def projections(self) -> list[Picture]:
+        """Return the maximum-intensity projections; none for a slice."""
+        return [picture for picture in self.pictures if picture.view != picture.plane]
+
+
+@dataclass(eq=False)
+class Layer:
+    """A layer that was asked for.
+
+    >>> Layer("conv1", None, wanted=8).page
+    'layers/conv1.html'
+    """
+
+    name: str
+    record: LayerRecord | None
+    wanted: int
+    """how many channels were asked for"""
+    units: list[Unit] = field(default_factory=list)
+    chart: Chart | None = None
+
+    @property
+    def page(self) -> str:
+        """Its page, below the gallery."""
+        return f"layers/{slug(self.name)}.html"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many finished channels there are of each status that occurs."""
+        return count(unit.record for unit in self.units)
+
+    def ranks(self) -> dict[int, int]:
+        """Return the place of every channel by its activation, from 1."""
+        values = [-np.nan_to_num(unit.record.final_objective, nan=-np.inf) for unit in self.units]
+        order = np.argsort(values, kind="stable")
+        return {self.units[i].record.channel: rank + 1 for rank, i in enumerate(order)}
+
+    def strip(self, most: int = 12) -> list[tuple[Unit, bool]]:
+        """Return channels for one row, and whether they are there before a status is chosen.
+
+        Evenly spaced ones come first to mind; the others are there for their status.
+        """
+        front = spaced(self.units, most)
+        shown = {id(unit) for unit in front}
+        for status in STATUSES:
+            same = [unit for unit in self.units if unit.record.status == status]
+            shown |= {id(unit) for unit in spaced(same, most)}
+        chosen = {id(unit) for unit in front}
+        return [(unit, id(unit) in chosen) for unit in self.units if id(unit) in shown]
+
+
+def spaced(units: Sequence[Unit], most: int) -> list[Unit]:
+    """Return some of many, evenly spaced.
+
+    Args:
+        units: to choose from.
+        most: how many to return at most.
+
+    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
+    >>> units = [Unit(row) for _ in range(5)]
+    >>> [units.index(unit) for unit in spaced(units, 3)]
+    [0, 2, 4]
+    """
+    places = np.linspace(0, len(units) - 1, min(most, len(units)))
+    return [units[round(float(place))] for place in places]
+
+
+def count(records: Any) -> dict[str, int]:
+    """Count records by status, in the order of the statuses, without those that do not occur.
+
+    >>> count([])
+    {}
+    """
+    counts = Counter(record.status for record in records)
+    return {status: counts[status] for status in STATUSES if counts[status]}
+
+
+def layers(run: RunView, records: Sequence[UnitRecord]) -> list[Layer]:
+    """Return the layers that a run was asked for, in its order, with their finished channels.
+
+    Args:
+        run: the run.
+        records: of its finished channels.
+
+    Returns:
+        Those that the configuration names under "layers", and any other with a finished channel.
+    """
+    rows = {row.layer: row for row in run.layers()}
+    asked = run.configuration.get("layers")
+    wanted: dict[str, int] = {}
+    if isinstance(asked, Mapping):
+        wanted = {str(name): len(some) for name, some in asked.items() if isinstance(some, list)}
+    for record in records:
+        known = rows.get(record.layer)
+        wanted.setdefault(record.layer, known.channels if known else 0)
+    names = [name for name in rows if name in wanted]
+    names += [name for name in wanted if name not in rows]
+    found = []
+    for name in names:
+        units = [Unit(record) for record in records if record.layer == name]
+        found.append(Layer(name, rows.get(name), max(wanted[name], len(units)), units))
+    return found
+
+
+def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
+    """Return the window in which all channels of a run are comparable.
+
+    Args:
+        run: the run.
+        records: of its finished channels.
+
+    Returns:
+        The window that its images ask viewers for, else the range of all images that are finite.
+    """
+    if records:
+        path = run.image_path(records[0].layer, records[0].channel, ".nii.gz")
+        proposed = nifti.proposed_window(path.read_bytes())
+        if proposed:
+            return round(proposed[0], 6), round(proposed[1], 6)
+    sound = [row for row in records if row.status != "diverged"] or list(records)
+    values = np.array([[row.intensity_min, row.intensity_max] for row in sound], np.float64)
+    return pixels.opened(pixels.value_range([values]) if len(sound) else (0.0, 1.0))
+
+
+def grid(
+    run: RunView, records: Sequence[UnitRecord]
+) -> tuple[Float[np.ndarray, "4 4"], tuple[int, ...], list[grids.Plane]]:
+    """Return affine, shape and planes of the grid that the images lie on; no planes without one."""
+    if not records:
+        return np.eye(4), (), []
+    image, affine = run.image(records[0].layer, records[0].channel)
+    shape = image.shape[:-1]
+    return affine, shape, grids.planes(affine, shape)
+
+
+def view_options(planes: Sequence[grids.Plane]) -> list[tuple[str, str]]:
+    """Return what tiles can show, as values and words; nothing if there is no choice.
+
+    Args:
+        planes: of the grid.
+
+    >>> [value for value, _ in view_options(grids.planes(np.eye(4), (4, 5, 6)))]
+    ['axial', 'coronal', 'sagittal', 'projection']
+    """
+    if len(planes) < 2:
+        return []
+    return [*((plane.name, plane.name) for plane in planes), ("projection", "maximum intensity")]
+
+
+def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:
+    r"""Return the command that makes the image of one channel again.
+
+    Args:
+        flags_text: flags.txt of the run.
+        record: of the channel.
+        batch: units per batch of the run; the same gives the same bits.
+
+    Returns:
+        A command for a shell, with a directory of its own.
+
+    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
+    >>> print(unit_command("--model=m\n--layer=all\n--out=o\n", row, batch=8))
+    python -m experiments.visualize --model=m --batch=8 --layer=conv1 --channels=3
+        --out=runs/conv1-3
+    """
+    own = {"layer", "channels", "out", "batch"}
+    lines = [line for line in flags_text.splitlines() if line]
+    kept = [line for line in lines if line.lstrip("-").split("=")[0] not in own]
+    if isinstance(batch, int):
+        kept.append(f"--batch={batch}")
+    kept += [f"--layer={record.layer}", f"--channels={record.channel}"]
+    kept.append(f"--out=runs/{slug(record.layer)}-{record.channel}")
+    return shlex.join(["python", "-m", "experiments.visualize", *kept])

@@ -1,0 +1,191 @@
+"""Writing pages: one directory, one writer, templates that escape everything, names that are safe.
+
+Pages are static and stand in a fixed place below the directory, so that every link is relative and
+the directory can be moved, copied or opened from a disk without a server.
+"""
+
+import math
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+
+from featvis_jax.results.files import (
+    atomic_write_bytes,
+    file_name,
+    lock,
+    make_directory,
+    remove_partial_files,
+    unlock,
+)
+from featvis_jax.results.gallery.grids import Plane, minus
+
+# Widths that the pictures are fitted to, in CSS pixels.
+_TILE, _STAGE_WIDTH, _STAGE_HEIGHT, _PHONE = 160, 1130, 600, 318
+
+
+class Site:
+    """A directory of pages that this process writes to; use it in a `with` statement.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory, Site(Path(directory)) as site:
+    ...     site.write("pictures/0001.png", b"").relative_to(directory).as_posix()
+    'pictures/0001.png'
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock on a directory, which is made if there is none.
+
+        Args:
+            directory: where the pages go.
+
+        Raises:
+            RunInUse: if another process is writing to it.
+            OSError: if it cannot be written.
+        """
+        make_directory(directory)
+        self.directory = directory
+        self._lock = lock(directory)
+        remove_partial_files(directory)
+        self._templates = templates()
+
+    def __enter__(self) -> "Site":
+        """Return the site."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lock back."""
+        unlock(self._lock)
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file as a whole.
+
+        Args:
+            name: below the directory, with forward slashes.
+            data: its content.
+
+        Returns:
+            Where it lies.
+        """
+        path = self.directory / name
+        make_directory(path.parent)
+        atomic_write_bytes(path, data)
+        return path
+
+    def page(self, name: str, template: str, **context: object) -> Path:
+        """Write a page.
+
+        Args:
+            name: below the directory, with forward slashes.
+            template: its name in the package.
+            **context: what the template uses; `root`, the way back to the directory, is added.
+
+        Returns:
+            Where it lies.
+        """
+        root = "../" * name.count("/")
+        text = self._templates.get_template(template).render(root=root, **context)
+        return self.write(name, text.encode(errors="replace"))
+
+    def looks(self, planes: list[Plane]) -> None:
+        """Write the style and the script of the pages.
+
+        Args:
+            planes: of the grid that pictures lie on; they decide the sizes.
+        """
+        static = resources.files("featvis_jax.results.gallery") / "static"
+        style = (static / "gallery.css").read_bytes()
+        self.write("gallery.css", sizes_css(planes).encode() + style)
+        self.write("gallery.js", (static / "gallery.js").read_bytes())
+
+
+def templates() -> jinja2.Environment:
+    """Return the templates of the pages; everything that they print is escaped.
+
+    >>> templates().from_string("{{ layer }}").render(layer="<img>")
+    '&lt;img&gt;'
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("featvis_jax.results.gallery"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["by"] = by
+    environment.filters["link"] = link
+    return environment
+
+
+def sizes_css(planes: list[Plane]) -> str:
+    """Return the sizes of the pictures as CSS: whole pixels per voxel on desks and on phones.
+
+    Args:
+        planes: of the grid; none before the first picture.
+
+    Returns:
+        Rules that the style sheet builds on.
+
+    >>> import numpy as np
+    >>> from featvis_jax.results.gallery import grids
+    >>> print(sizes_css(grids.planes(np.eye(4), (140, 192))))
+    :root{--tile:1;--tile-narrow:1;--stage:3;--stage-narrow:2;--cell:140}
+    .axial{--w:140;--h:192}
+    <BLANKLINE>
+    """
+    if not planes:
+        return ":root{--tile:1;--tile-narrow:1;--stage:1;--stage-narrow:1;--cell:160}\n"
+    widest, highest = max(p.width for p in planes), max(p.height for p in planes)
+    together = sum(plane.width for plane in planes)
+    # A single plane shares the width of the page with the facts about it.
+    room = _STAGE_WIDTH if len(planes) > 1 else _STAGE_WIDTH // 2
+    scales = {
+        "tile": round(_TILE / widest),
+        "tile-narrow": (_PHONE // 2) // widest,
+        "stage": min((room - 64 * (len(planes) - 1)) // together, _STAGE_HEIGHT // highest),
+        "stage-narrow": _PHONE // widest,
+    }
+    whole = ";".join(f"--{name}:{max(1, scale)}" for name, scale in scales.items())
+    lines = [f":root{{{whole};--cell:{widest}}}"]
+    lines += [f".{plane.name}{{--w:{plane.width};--h:{plane.height}}}" for plane in planes]
+    return "\n".join(lines) + "\n"
+
+
+def slug(layer: str) -> str:
+    """Return a layer's part of an address: the name of its files, as a URL has it.
+
+    >>> slug("conv3/relu"), slug("50%")
+    ('conv3+relu', '50=25')
+    """
+    return quote(file_name(layer), safe="+=~")
+
+
+def link(path: str) -> str:
+    """Return a relative path as a URL has it.
+
+    >>> link("../../my run/#1.png")
+    '../../my%20run/%231.png'
+    """
+    return quote(path, safe="/+=~")
+
+
+def number(value: float) -> str:
+    """Write a number for people.
+
+    >>> number(-1.23456), number(float("nan")), number(256)
+    ('−1.235', 'n/a', '256')
+    """
+    if isinstance(value, int):
+        return minus(str(value))
+    return minus(f"{value + 0.0:.4g}") if math.isfinite(value) else "n/a"
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """Write a shape for people.
+
+    >>> by((140, 192))
+    '140 × 192'
+    """
+    return " × ".join(f"{length:g}" for length in shape)

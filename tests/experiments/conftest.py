@@ -1,0 +1,143 @@
+"""Launchers are run as their users run them: as programs, on a small synthetic cohort."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(REPOSITORY),
+    # What one launcher compiled, the next one finds.
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+# Whatever else is compiled before a launcher has checked its input is single small operations.
+LARGE_PROGRAMS = {"jit(init)", "jit(update)", "jit(_apply)", "jit(run)", "jit(one_unit)"}
+
+Outcomes = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where cohorts, models and runs of all launcher tests are."""
+    return tmp_path_factory.mktemp("launchers")
+
+
+@pytest.fixture(scope="session")
+def launch(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a launcher as a program of its own."""
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", f"experiments.{name}", *arguments],
+            cwd=REPOSITORY,
+            env={**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": str(place / "programs")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def drive(place: Path) -> Callable[[str, Sequence[Sequence[str]]], Outcomes]:
+    """Runs a launcher with many lists of flags, one after the other in one process."""
+
+    def run(name: str, commands: Sequence[Sequence[str]]) -> Outcomes:
+        driven = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("drive.py")), name],
+            cwd=REPOSITORY,
+            env={**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": str(place / "programs")},
+            input=json.dumps([list(command) for command in commands]),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert driven.returncode == 0, driven.stderr
+        return json.loads(driven.stdout)
+
+    return run
+
+
+def assert_refused(outcome: dict[str, Any], told: Sequence[str]) -> None:
+    """Checks that a launcher stopped in time, with one message that says these things."""
+    errors = outcome["errors"]
+    assert outcome["status"] == 2, errors
+    assert errors.startswith("Error: ")
+    assert errors.count("Error") == 1
+    assert "Traceback" not in errors
+    for text in told:
+        assert text in errors
+    assert not LARGE_PROGRAMS & set(outcome["compiled"])
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[[dict[str, Any], Sequence[str]], None]:
+    """The check of what a launcher says to bad input."""
+    return assert_refused
+
+
+@pytest.fixture(scope="session")
+def cohort_flags(place: Path) -> list[str]:
+    """Flags of a synthetic cohort of six subjects with voxels of 4 mm."""
+    return [
+        "--synthetic_subjects=6",
+        "--synthetic_voxel_size_mm=4",
+        f"--cache={place / 'cache'}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def cohort(place: Path, training_flags: dict[int, list[str]], trained: Callable) -> Path:
+    """The directory of that cohort."""
+    trained(2)
+    return place / "cache" / "synthetic-6-subjects-4mm-difference-0"
+
+
+@pytest.fixture(scope="session")
+def training_flags(cohort_flags: list[str]) -> dict[int, list[str]]:
+    """Flags of a short training by the number of dimensions."""
+    short = ["--steps=4", "--evaluate_every=2", "--validation_images=6", "--lesion_size_mm=16,28"]
+    return {
+        2: [*cohort_flags, *short, "--batch=4", "--crop=40,44"],
+        3: [
+            *[*cohort_flags, *short, "--batch=2", "--crop=36,38,34"],
+            *["--task=gaussian_lesion", "--dims=3"],
+        ],
+    }
+
+
+@pytest.fixture(scope="session")
+def trained(
+    place: Path,
+    launch: Callable[..., subprocess.CompletedProcess[str]],
+    training_flags: dict[int, list[str]],
+) -> Callable[[int], tuple[Path, str]]:
+    """Trains a network for slices or volumes once; gives its directory and what was printed."""
+    done: dict[int, tuple[Path, str]] = {}
+
+    def train(rank: int) -> tuple[Path, str]:
+        if rank not in done:
+            out = place / f"trained-{rank}d"
+            ran = launch("train", *training_flags[rank], f"--out={out}")
+            assert ran.returncode == 0, ran.stderr
+            assert "Traceback" not in ran.stderr
+            done[rank] = out, ran.stdout
+        return done[rank]
+
+    return train
+
+
+@pytest.fixture
+def trained_copy(trained: Callable[[int], tuple[Path, str]], tmp_path: Path) -> Path:
+    """A copy of the trained network for slices that a test may change."""
+    return Path(shutil.copytree(trained(2)[0], tmp_path / "copy"))

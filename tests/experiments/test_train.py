@@ -1,0 +1,247 @@
+"""Training as a program: what it writes, that it goes on, and what it refuses before it starts."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from featvis_jax import training
+from featvis_jax.checkpoints import load_model
+from featvis_jax.data import pipeline, tasks
+from featvis_jax.data.cohorts import read_cohort
+
+WHOLE_FILES = {
+    "confusion.png",
+    "metrics.tsv",
+    "report.json",
+    "settings.json",
+    "split.json",
+    "training.png",
+}
+
+
+def scan(cohort: Path) -> nibabel.Nifti1Image:
+    return nibabel.Nifti1Image.from_filename(next(cohort.glob("sub-0001/anat/*.nii.gz")))
+
+
+# What it writes
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_training_ends_with_a_model_and_a_report(trained, rank):
+    out, printed = trained(rank)
+    assert {path.name for path in out.iterdir()} == WHOLE_FILES | {"checkpoints", "model"}
+    for picture in ("training.png", "confusion.png"):
+        with Pillow.open(out / picture) as opened:
+            assert min(opened.size) > 100
+    report = json.loads((out / "report.json").read_bytes())
+    split = json.loads((out / "split.json").read_bytes())
+    assert [len(split[part]) for part in ("train", "validation", "test")] == [4, 1, 1]
+    assert report["subjects"] == split["test"]
+    confusion = np.array(report["confusion"])
+    assert confusion.sum() == report["images"]
+    assert confusion.sum(axis=1).tolist() == [report["images"] / 2] * 2
+    recall = confusion.diagonal() / confusion.sum(axis=1)
+    assert report["balanced_accuracy"] == pytest.approx(recall.mean())
+    assert set(report["shape_blind_baselines"]) == {"threshold", "histogram"}
+    for value in (report["auc"], *report["shape_blind_baselines"].values()):
+        assert 0 <= value <= 1
+    # The user reads the same numbers.
+    assert f"On {report['images']} images of 1 held-out subjects" in printed
+    assert f"balanced accuracy {100 * report['balanced_accuracy']:.2f} %" in printed
+    assert f"true lesion: {confusion[1, 0]} as clean, {confusion[1, 1]} as lesion" in printed
+    for name, value in report["shape_blind_baselines"].items():
+        assert f"shape-blind baseline, {name}: {100 * value:.2f} %" in printed
+    assert str(out / "model") in printed
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_the_metrics_are_a_table_with_a_row_for_each_look(trained, rank):
+    with (trained(rank)[0] / "metrics.tsv").open(newline="") as table:
+        rows = list(csv.DictReader(table, dialect="excel-tab"))
+    assert [(row["step"], row["split"]) for row in rows] == [
+        ("2", "train"),
+        ("2", "validation"),
+        ("4", "train"),
+        ("4", "validation"),
+    ]
+    for row in rows:
+        assert 0 < float(row["loss"]) < 20
+        measured = row["split"] == "validation"
+        assert (row["auc"] != "n/a") == (row["balanced_accuracy"] != "n/a") == measured
+
+
+@pytest.mark.parametrize(
+    ("rank", "shape", "name"), [(2, (40, 44), "square"), (3, (36, 38, 34), "gaussian")]
+)
+def test_the_card_says_what_the_model_is_and_where_its_voxels_lie(
+    trained, cohort, rank, shape, name
+):
+    out, _ = trained(rank)
+    model = load_model(out / "model")
+    assert model.image_shape == (*shape, 1)
+    assert model.module.rank == rank
+    assert model.card["name"] == f"trained-{rank}d"
+    assert model.card["task"] == f"{name}_lesion"
+    assert model.card["class_names"] == ["clean", "lesion"]
+    assert model.intensity_range == (0.0, 1.0)
+    assert model.card["report"] == json.loads((out / "report.json").read_bytes())
+    assert model.card["data"]["lesions"]["size_mm"] == [16.0, 28.0]
+    assert model.card["training"]["steps"] == 4
+    command = model.card["training"]["command"]
+    assert command.startswith("python -m experiments.train ")
+    assert f"--out={out}" in command
+    # A slice stands for all of its kind, in the middle of the brain.
+    stored = nibabel.as_closest_canonical(scan(cohort))
+    box = (*shape, 1)[:3] if rank == 2 else shape
+    first = [(n - m) // 2 for n, m in zip(stored.shape, box, strict=True)]
+    if rank == 2:
+        first[2] = stored.shape[2] // 2
+    cut = tuple(slice(a, a + m) for a, m in zip(first, box, strict=True))
+    np.testing.assert_allclose(model.affine, stored.slicer[cut].affine, atol=1e-6)
+
+
+def test_the_report_is_of_the_held_out_subjects_and_of_the_saved_weights(trained, cohort, tmp_path):
+    out, _ = trained(2)
+    model, report = load_model(out / "model"), json.loads((out / "report.json").read_bytes())
+    prepared = tasks.prepare(
+        "square_lesion",
+        read_cohort(cohort),
+        rank=2,
+        cache=tmp_path,
+        crop=(40, 44),
+        lesion_options={"size_mm": (16.0, 28.0)},
+    )
+    assert list(prepared.split.test) == report["subjects"]
+    batches = pipeline.evaluation_batches(prepared.test, prepared.task, batch_size=4, seed=0)
+    found = training.evaluate(model.module, model.variables, batches)
+    assert found.confusion.tolist() == report["confusion"]
+    assert found.loss == pytest.approx(report["loss"], rel=1e-5)
+    mean, std = pipeline.intensity_statistics(prepared.train)
+    statistics = model.variables["statistics"]
+    assert float(statistics["mean"]) == pytest.approx(mean)
+    assert float(statistics["std"]) == pytest.approx(std)
+
+
+# Going on, and what is refused
+
+
+def single_sex(cohort: Path, directory: Path) -> Path:
+    """The cohort with one sex only."""
+    shutil.copytree(cohort, directory)
+    table = directory / "participants.tsv"
+    table.write_text(re.sub("M$", "F", table.read_text(), flags=re.MULTILINE))
+    return directory
+
+
+REFUSED = {
+    "missing cohort": (["--cohort={place}/none"], ["{place}/none: no such file", "participants"]),
+    "missing table": (["--cohort={place}/a.tsv"], ["{place}/a.tsv", "participant_id and path"]),
+    "missing scan": (
+        ["--cohort={place}/lacking"],
+        ["participants.tsv line 2", "sub-0001", "remove the row"],
+    ),
+    "one class": (
+        ["--task=sex", "--cohort={place}/single", "--crop=36,38,34"],
+        ["'sex' needs at least two values", "'F': 6", "choose another label"],
+    ),
+    "output below a file": (["--out={place}/file/run"], ["{place}/file", "expected a directory"]),
+    "unknown task": (["--task=age"], ["--task=age", "square_lesion|gaussian_lesion|sex"]),
+    "unknown dimensions": (["--dims=4"], ["--dims=4", "2|3"]),
+    "sex of slices": (["--task=sex", "--dims=2"], ["'sex'", "use 3 dimensions"]),
+    "no step": (["--steps=0"], ["--steps=0", "positive integer", "--help"]),
+    "no number of steps": (["--steps=many"], ["--steps=many", "--help"]),
+    "no rate": (["--learning_rate=0"], ["learning_rate is 0", "positive number"]),
+    "no number for a rate": (["--learning_rate=nan"], ["learning_rate is nan"]),
+    "negative decay": (["--weight_decay=-1"], ["--weight_decay=-1", "non-negative"]),
+    "no number for a decay": (["--weight_decay=nan"], ["weight_decay is nan", "from 0"]),
+    "negative seed": (["--seed=-1"], ["--seed=-1"]),
+    "large seed": (["--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
+    "odd batch": (["--batch=3"], ["batch_size is 3", "makes 2 images", "multiple"]),
+    "empty batch": (["--batch=0"], ["--batch=0", "positive integer"]),
+    "negative validation": (["--validation_images=-4"], ["--validation_images=-4"]),
+    "half a pair": (["--validation_images=1"], ["max_images is 1", "makes 2 images"]),
+    "crop for volumes": (["--crop=36,36,36"], ["(36, 36, 36)", "2 positive numbers"]),
+    "crop of words": (["--crop=a,b"], ["--crop=a,b", "separated by commas"]),
+    "crop of nothing": (["--crop=0,40"], ["(0, 40)", "positive numbers"]),
+    "small crop": (["--crop=20,20"], ["--crop=20,20 is too small for the network", "larger"]),
+    "one count": (["--lesion_count=3"], ["--lesion_count=3", "expected 2 numbers"]),
+    "counts the wrong way": (["--lesion_count=5,1"], ["count is (5, 1)", "fewest <= most"]),
+    "infinite lesions": (["--lesion_size_mm=9,inf"], ["size_mm is (9.0, inf)"]),
+    "huge lesions": (["--lesion_size_mm=300,400"], ["(300.0, 400.0) mm", "smaller lesions"]),
+    "contrast": (["--lesion_contrast=1.5"], ["min_contrast is 1.5", "0 <= it < 1"]),
+    "unknown polarity": (["--lesion_polarity=grey"], ["--lesion_polarity=grey", "both|bright"]),
+    "fine voxels": (["--synthetic_voxel_size_mm=0.5"], ["--synthetic_voxel_size_mm=0.5", "1.0"]),
+    "few subjects": (["--synthetic_subjects=4"], ["--synthetic_subjects=4", "5"]),
+    "unknown flag": (["--stepps=3"], ["stepps", "Did you mean: steps"]),
+    "word without dashes": (["train"], ["'train' is not a flag", "--name=value"]),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(place, drive, training_flags, trained, cohort):
+    """What became of every bad command, of a repeated and of a changed one, in one process."""
+    single_sex(cohort, place / "single")
+    shutil.copytree(cohort, place / "lacking")
+    next(place.glob("lacking/sub-0001/anat/*.nii.gz")).unlink()
+    (place / "file").write_text("in the way")
+    out, _ = trained(2)
+    kept = {name: (out / name).read_bytes() for name in WHOLE_FILES}
+    card = json.loads((out / "model" / "card.json").read_bytes())
+    commands = {
+        name: [*training_flags[2], f"--out={place / 'refused'}", *changes]
+        for name, (changes, _) in REFUSED.items()
+    }
+    commands = {
+        name: [argument.format(place=place) for argument in command]
+        for name, command in commands.items()
+    }
+    commands["no output"] = training_flags[2]
+    commands["changed seed"] = [*training_flags[2], f"--out={out}", "--seed=1"]
+    commands["changed lesions"] = [*training_flags[2], f"--out={out}", "--lesion_size_mm=12,28"]
+    commands["repeated"] = [*training_flags[2], f"--out={out}"]
+    found = dict(zip(commands, drive("train", list(commands.values())), strict=True))
+    found["kept"] = kept
+    found["card"] = card
+    return found
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused_before_anything_is_compiled(outcomes, refused, place, name):
+    refused(outcomes[name], [text.format(place=place) for text in REFUSED[name][1]])
+
+
+def test_an_output_directory_has_to_be_named(outcomes, refused):
+    refused(outcomes["no output"], ["--out", "must have a value"])
+
+
+def test_a_changed_run_is_refused_with_the_difference(outcomes, refused, trained):
+    out, _ = trained(2)
+    refused(outcomes["changed seed"], [str(out), "seed: the run has 0, asked for is 1", "--out"])
+    refused(outcomes["changed lesions"], [str(out), "16.0", "12.0", "--out"])
+
+
+def test_a_finished_training_is_not_run_again(outcomes, trained):
+    outcome, (out, _) = outcomes["repeated"], trained(2)
+    assert outcome["status"] == 0, outcome["errors"]
+    assert "jit(_apply)" in outcome["compiled"], "else nobody listens to what is compiled"
+    assert "jit(update)" not in outcome["compiled"]
+    assert "Trained for 4 steps" in outcome["output"]
+    for name, content in outcomes["kept"].items():
+        assert (out / name).read_bytes() == content
+    card = json.loads((out / "model" / "card.json").read_bytes())
+    assert card["weights_sha256"] == outcomes["card"]["weights_sha256"]
+
+
+def test_a_wrong_flag_ends_the_program_with_status_2(launch, tmp_path):
+    ran = launch("train", "--steps=0", f"--out={tmp_path}")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("Error: flag --steps=0: ")
+    assert ran.stderr.count("\n") == 1
+    assert not ran.stdout

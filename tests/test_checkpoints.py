@@ -1,0 +1,263 @@
+"""Trained models on disk: what is saved comes back, and what does not fit together is refused."""
+
+import copy
+import hashlib
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from featvis_jax.checkpoints import load_model, save_model, weights_hash, zoo_names
+from featvis_jax.nn.cnn import CNN
+
+SMALL = (2, 3, 4, 4, 4)
+AFFINE = [[-1.5, 0.0, 0.0, 20.25], [0.0, 1.5, 0.0, -30.0], [0.0, 0.0, 2.0, 8.0], [0.0, 0, 0, 1]]
+
+
+def random_variables(module, shape, *, seed=0):
+    rng = np.random.default_rng(seed)
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32),
+        dict(jax.eval_shape(module.init, jax.random.key(0), image)),
+    )
+
+
+def make_card(shape):
+    return {
+        "name": "small",
+        "task": "square_lesion",
+        "class_names": ["clean", "lesion"],
+        "grid": {"shape": list(shape), "affine": AFFINE},
+        "intensity_range": [0, 1.25],
+        "licence": "kept, though nobody asks for it",
+    }
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for leaf, reference in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert leaf.dtype == reference.dtype
+        np.testing.assert_array_equal(leaf, reference)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model on disk that no test changes, and its weights."""
+    directory = tmp_path_factory.mktemp("models") / "small"
+    module = CNN(rank=2, features=SMALL)
+    variables = random_variables(module, (28, 29, 1))
+    save_model(directory, module, variables, make_card((28, 29)))
+    return directory, variables
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """The same, to be spoiled."""
+    shutil.copytree(saved[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edit_card(directory, change):
+    card = json.loads((directory / "card.json").read_text())
+    change(card)
+    (directory / "card.json").write_text(json.dumps(card))
+
+
+def test_a_model_comes_back_bit_for_bit(saved, rng):
+    directory, variables = saved
+    model = load_model(directory)
+    assert_same(model.variables, variables)
+    assert model.module == CNN(rank=2, features=SMALL)
+    assert model.image_shape == (28, 29, 1)
+    assert model.affine.dtype == np.float64
+    np.testing.assert_array_equal(model.affine, AFFINE)
+    assert model.intensity_range == (0.0, 1.25)
+    assert all(isinstance(bound, float) for bound in model.intensity_range)
+    given = make_card((28, 29))
+    assert {key: model.card[key] for key in given} == given
+    assert model.card["weights_sha256"] == weights_hash(variables)
+
+    image = jnp.asarray(rng.random((28, 29, 1), np.float32))
+    apply = jax.jit(model.module.apply)
+    np.testing.assert_array_equal(apply(model.variables, image), apply(variables, image))
+
+
+def test_a_path_may_be_text_and_relative(saved, monkeypatch):
+    directory, variables = saved
+    monkeypatch.chdir(directory.parent)
+    assert_same(load_model(directory.name).variables, variables)
+
+
+def test_what_training_leaves_is_found_below_its_directory(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run" / "model")
+    assert_same(load_model(tmp_path / "run").variables, saved[1])
+
+
+def test_every_option_of_a_3d_network_comes_back(tmp_path):
+    module = CNN(
+        rank=3,
+        num_classes=3,
+        features=[2, 3],
+        pools=[None, (2, 2)],
+        kernel_size=2,
+        padding="SAME",
+        head="mean",
+    )
+    save_model(tmp_path, module, random_variables(module, (6, 7, 8, 1)), make_card((6, 7, 8)))
+    model = load_model(tmp_path)
+    assert model.module == CNN(
+        rank=3,
+        num_classes=3,
+        features=(2, 3),
+        pools=(None, (2, 2)),
+        kernel_size=2,
+        padding="SAME",
+        head="mean",
+    )
+    assert model.image_shape == (6, 7, 8, 1)
+
+
+def test_saving_replaces_what_was_there(copied):
+    module = CNN(rank=2, features=(3, 3, 4, 4, 4), head="mean")
+    variables = random_variables(module, (40, 44, 1), seed=1)
+    save_model(copied, module, variables, make_card((40, 44)))
+    model = load_model(copied)
+    assert model.module == module
+    assert_same(model.variables, variables)
+
+
+def test_an_incomplete_card_is_refused_before_anything_is_written(tmp_path):
+    module = CNN(rank=2, features=SMALL)
+    card = make_card((28, 29))
+    del card["grid"], card["task"]
+    with pytest.raises(ValueError, match=r"card lacks \['task', 'grid'\]"):
+        save_model(tmp_path / "new", module, random_variables(module, (28, 29, 1)), card)
+    assert not (tmp_path / "new").exists()
+
+
+def test_saving_leaves_the_given_card_alone(tmp_path):
+    module = CNN(rank=2, features=(2,), pools=(None,), head="mean")
+    card = make_card((5, 5))
+    given = copy.deepcopy(card)
+    save_model(tmp_path, module, random_variables(module, (5, 5, 1)), card)
+    assert card == given
+
+
+def test_the_hash_covers_names_shapes_types_and_values():
+    weights = {"params": {"a": np.arange(6, dtype=np.float32), "b": np.float32(2)}}
+    digest = hashlib.sha256()
+    digest.update(b"['params']['a'] float32 (6,)" + np.arange(6, dtype="<f4").tobytes())
+    # A scalar counts as one of length 1.
+    digest.update(b"['params']['b'] float32 (1,)" + np.array(2, "<f4").tobytes())
+    found = weights_hash(jax.tree.map(jnp.asarray, weights))
+    # Written down, since a card of today must be understood by every later version.
+    assert found == digest.hexdigest()
+    a, b = weights["params"]["a"], weights["params"]["b"]
+    others = [
+        {"params": {"a": a.reshape(2, 3), "b": b}},
+        {"params": {"a": a, "c": b}},
+        {"params": {"a": np.nextafter(a, np.float32(9)), "b": b}},
+        {"params": {"a": a.astype(np.int32), "b": b}},
+    ]
+    for other in others:
+        assert weights_hash(jax.tree.map(jnp.asarray, other)) != found
+
+
+def test_weights_of_another_model_are_refused(copied, tmp_path):
+    module = CNN(rank=2, features=SMALL)
+    variables = random_variables(module, (28, 29, 1), seed=5)
+    save_model(tmp_path / "other", module, variables, make_card((28, 29)))
+    shutil.rmtree(copied / "weights")
+    shutil.copytree(tmp_path / "other" / "weights", copied / "weights")
+    with pytest.raises(ValueError, match=r"copy/weights hashes to .* but card.json says"):
+        load_model(copied)
+
+
+def larger_network(card):
+    card["architecture"]["features"] = [2, 3, 4, 4, 8]
+
+
+def larger_grid(card):
+    card["grid"]["shape"] = [40, 44]
+
+
+def unknown_option(card):
+    card["architecture"]["depth"] = 5
+
+
+def grid_too_small(card):
+    card["grid"]["shape"] = [12, 13]
+
+
+def other_hash(card):
+    card["weights_sha256"] = "0" * 64
+
+
+def no_hash(card):
+    del card["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (larger_network, r"params/conv5/bias is \(4,\) there and \(8,\) by the card"),
+        (larger_grid, r"params/logits/kernel is \(4, 2\) there and \(80, 2\) by the card"),
+        (unknown_option, r"card.json describes no network .*'depth'"),
+        (grid_too_small, r"card.json describes no network .*larger input grid"),
+        (other_hash, r"weights hashes to [0-9a-f]{64}, but card.json says 0{64}"),
+        (no_hash, r"card.json lacks \['weights_sha256'\]: save the model again"),
+    ],
+)
+def test_a_card_that_does_not_fit_its_weights_is_refused(copied, change, message):
+    edit_card(copied, change)
+    with pytest.raises(ValueError, match=message):
+        load_model(copied)
+
+
+@pytest.mark.parametrize("text", ["{", ""])
+def test_a_card_that_is_not_json_is_refused(copied, text):
+    (copied / "card.json").write_text(text)
+    with pytest.raises(ValueError, match=r"copy/card.json is not JSON"):
+        load_model(copied)
+
+
+def test_missing_and_damaged_weights_are_refused(copied):
+    (copied / "weights" / "_METADATA").write_text("{")
+    with pytest.raises(ValueError, match=r"copy/weights is damaged"):
+        load_model(copied)
+    shutil.rmtree(copied / "weights")
+    with pytest.raises(FileNotFoundError, match=r"copy/weights is missing: .* not saved whole"):
+        load_model(copied)
+
+
+def test_an_unknown_name_is_answered_with_the_zoo(tmp_path):
+    for name in ("no-such-model", tmp_path):
+        with pytest.raises(FileNotFoundError) as caught:
+            load_model(name)
+        message = str(caught.value)
+        assert repr(str(name)) in message
+        assert f"the zoo has: {', '.join(zoo_names())}." in message
+        assert "experiments.train" in message
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_a_model_of_the_zoo_is_whole_and_does_its_job(name):
+    model = load_model(name)
+    assert model.card["name"] == name
+    assert len(model.image_shape) == model.module.rank + 1
+    assert len(model.card["class_names"]) == model.module.num_classes
+    assert model.affine.shape == (4, 4)
+    assert abs(np.linalg.det(model.affine)) > 0
+    low, high = model.intensity_range
+    assert low < high
+    # It was trained: the head starts at zero, and the statistics at those of nothing.
+    assert np.abs(model.variables["params"]["logits"]["kernel"]).max() > 0
+    assert float(model.variables["statistics"]["std"]) != 1
+    grey = jnp.full(model.image_shape, (low + high) / 2, jnp.float32)
+    logits = jax.jit(model.module.apply)(model.variables, grey)
+    assert logits.shape == (model.module.num_classes,)
+    assert bool(jnp.isfinite(logits).all())

@@ -1,0 +1,199 @@
+"""Batches of one size, the largest that fits, and what the machine says it has."""
+
+import dataclasses
+import os
+import types
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import strategies
+
+from featvis_jax.visualize import planning
+from featvis_jax.visualize.planning import Batch
+
+GIB = 2**30
+
+
+@dataclasses.dataclass
+class FakeProgram:
+    """A program that needs a fixed part and a part per unit."""
+
+    size: int
+    bytes_per_unit: float
+    fixed_bytes: int = 0
+
+    def memory_analysis(self):
+        needed = int(self.fixed_bytes + self.size * self.bytes_per_unit)
+        # Donated states are argument and result at once, and count once.
+        return types.SimpleNamespace(
+            temp_size_in_bytes=needed // 2,
+            argument_size_in_bytes=needed - needed // 2,
+            output_size_in_bytes=777,
+            alias_size_in_bytes=777,
+        )
+
+
+class Compiler:
+    """Makes fake programs and remembers for which sizes."""
+
+    def __init__(self, bytes_per_unit, fixed_bytes=0):
+        self.bytes_per_unit, self.fixed_bytes = bytes_per_unit, fixed_bytes
+        self.sizes = []
+
+    def __call__(self, size):
+        self.sizes.append(size)
+        return FakeProgram(size, self.bytes_per_unit, self.fixed_bytes)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """`largest_batch` without the check that a program is one of JAX's own."""
+    function = planning.largest_batch
+    monkeypatch.setattr(planning, "largest_batch", getattr(function, "__wrapped__", function))
+    checked = planning.program_bytes
+    monkeypatch.setattr(planning, "program_bytes", getattr(checked, "__wrapped__", checked))
+    return planning.largest_batch
+
+
+@hypothesis.given(
+    channels=strategies.lists(strategies.integers(0, 63), unique=True, max_size=40),
+    batch_size=strategies.integers(1, 20),
+)
+def test_batches_deal_every_channel_once_in_order_and_have_one_size(channels, batch_size):
+    batches = planning.batches(channels, batch_size=batch_size)
+    assert [c for batch in batches for c in batch.channels[: batch.count]] == channels
+    assert all(len(batch.channels) == batch_size for batch in batches)
+    assert all(batch.count == batch_size for batch in batches[:-1])
+    assert all(1 <= batch.count <= batch_size for batch in batches)
+    for batch in batches:
+        padding = batch.channels[batch.count :]
+        assert set(padding) <= {batch.channels[batch.count - 1]}
+
+
+def test_the_deal_of_the_first_batches_does_not_depend_on_what_follows():
+    few, many = (planning.batches(range(n), batch_size=4) for n in (8, 11))
+    assert many[:2] == few
+    assert many[2] == Batch((8, 9, 10, 10), 3)
+    assert planning.batches([], batch_size=3) == []
+
+
+@pytest.mark.parametrize("batch_size", [0, -2])
+def test_a_batch_of_nothing_is_refused(batch_size):
+    with pytest.raises(ValueError, match=rf"batch_size is {batch_size}; expected at least 1"):
+        planning.batches([1], batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("backend", "num_units", "expected"),
+    [
+        ("cpu", 1, 1),
+        ("cpu", 16, 16),
+        ("cpu", 17, 9),  # Two batches of 9 and 8, and not of 16 and 1.
+        ("cpu", 64, 16),
+        ("gpu", 64, 64),
+        ("gpu", 65, 33),
+        ("some_other", 64, 16),
+    ],
+)
+def test_with_memory_enough_the_units_are_split_evenly(
+    unchecked, monkeypatch, backend, num_units, expected
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    compiler = Compiler(GIB)
+    size, program = unchecked(compiler, num_units=num_units, memory_bytes=100 * GIB)
+    assert size == program.size == expected
+    assert compiler.sizes == [expected]
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_unit", "fixed_bytes", "memory", "expected"),
+    [
+        (1.0, 0, 16.0, 16),
+        (1.0, 0, 15.9, 15),
+        (1.0, 0, 5.5, 5),
+        (1.0, 0, 1.0, 1),
+        # A fixed part that does not shrink along takes a few attempts.
+        (1.0, 4, 10.0, 6),
+        (0.5, 9, 10.0, 2),
+        (0.001, 9, 9.0015, 1),
+    ],
+)
+def test_the_batch_shrinks_until_it_fits(
+    unchecked, monkeypatch, bytes_per_unit, fixed_bytes, memory, expected
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    compiler = Compiler(bytes_per_unit * GIB, fixed_bytes * GIB)
+    size, program = unchecked(compiler, num_units=16, memory_bytes=int(memory * GIB))
+    assert size == program.size
+    assert planning.program_bytes(program) <= memory * GIB
+    # Never below what fits by half, and never twice for one size.
+    assert expected / 2 <= size <= expected
+    assert compiler.sizes == sorted(set(compiler.sizes), reverse=True)
+
+
+def test_one_unit_that_does_not_fit_is_a_memory_error_with_numbers(unchecked, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    compiler = Compiler(3 * GIB)
+    with pytest.raises(
+        MemoryError, match=r"One unit needs 3\.0 GiB and 2\.5 GiB are free: use a smaller input"
+    ):
+        unchecked(compiler, num_units=16, memory_bytes=int(2.5 * GIB))
+    assert compiler.sizes[-1] == 1
+
+
+@pytest.mark.parametrize("memory_bytes", [0, -5])
+def test_no_memory_at_all_ends_too(unchecked, memory_bytes):
+    with pytest.raises(MemoryError, match=r"One unit needs 1\.0 GiB"):
+        unchecked(Compiler(GIB), num_units=5, memory_bytes=memory_bytes)
+
+
+def test_no_units_are_refused():
+    with pytest.raises(ValueError, match=r"num_units is 0; expected at least 1"):
+        planning.largest_batch(Compiler(1), num_units=0, memory_bytes=GIB)
+
+
+def test_a_compiled_program_needs_its_arguments_its_results_and_its_temporaries():
+    def compiled(donate):
+        function = jax.jit(lambda x, y: (x + 1, y @ y.T), donate_argnums=(0,) if donate else ())
+        wide = jax.ShapeDtypeStruct((1000, 100), jnp.float32)
+        return planning.program_bytes(function.lower(wide, wide).compile())
+
+    argument = 1000 * 100 * 4
+    plain, donated = compiled(False), compiled(True)
+    # Two arguments, one result of their shape and one of 1000 x 1000.
+    assert plain >= 3 * argument + 1000 * 1000 * 4
+    assert plain < 20 * argument
+    # A donated argument is the room of its result.
+    assert donated == plain - argument
+
+
+def test_a_program_that_does_not_say_what_it_needs_is_taken_as_small(unchecked):
+    class Silent:
+        def memory_analysis(self):
+            return None
+
+    assert planning.program_bytes(Silent()) == 0
+
+
+class FakeDevice:
+    def __init__(self, stats):
+        self.stats = stats
+
+    def memory_stats(self):
+        return self.stats
+
+
+def test_a_device_that_reports_its_memory_is_believed_up_to_a_margin(monkeypatch):
+    stats = {"bytes_limit": 10 * GIB, "bytes_in_use": 4 * GIB}
+    monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(stats)])
+    assert planning.free_memory_bytes() == pytest.approx(0.8 * 6 * GIB)
+
+
+@pytest.mark.parametrize("stats", [None, {}])
+def test_else_the_machines_own_estimate_counts(monkeypatch, stats):
+    monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(stats)])
+    found = planning.free_memory_bytes()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < found < 0.8 * total
