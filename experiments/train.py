@@ -28,7 +28,7 @@ from tqdm import tqdm
 from experiments import cohort_flags
 from experiments.launch import start, versions
 from featvis_jax import training
-from featvis_jax.checkpoints import save_model
+from featvis_jax.checkpoints import load_model, save_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.evaluation.baselines import shape_blind_baselines
@@ -40,6 +40,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("task", "square_lesion", list(tasks.TASKS), "What to learn.")
 flags.DEFINE_enum("dims", None, ["2", "3"], "Slices or volumes; 2, and 3 for sex.")
 flags.DEFINE_string("out", None, "Directory for model, report and checkpoints.", required=True)
+flags.DEFINE_string(
+    "init", None, "Start from the weights of this trained model, a directory or a zoo name."
+)
 flags.DEFINE_list("crop", None, "Size of an image in voxels, 140,192 for example.")
 flags.DEFINE_integer(
     "seed",
@@ -50,7 +53,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("batch", None, "Images per step; 32 for slices, 8 for volumes.", lower_bound=1)
 flags.DEFINE_integer("steps", 2000, "Most training steps.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate.", lower_bound=0.0)
+flags.DEFINE_float(
+    "learning_rate", None, "Adam's; 1e-3 for slices, 3e-4 for volumes.", lower_bound=0.0
+)
 flags.DEFINE_float("weight_decay", 1e-4, "L2, added to the gradient.", lower_bound=0.0)
 flags.DEFINE_enum("decay", "cosine", ["cosine", "constant"], "Course of the learning rate.")
 flags.DEFINE_integer("evaluate_every", 100, "Steps between evaluations.", lower_bound=1)
@@ -79,7 +84,7 @@ def main(_: Sequence[str]) -> None:
     batch = FLAGS.batch or (32 if rank == 2 else 8)
     schedule = training.Schedule(
         steps=FLAGS.steps,
-        learning_rate=FLAGS.learning_rate,
+        learning_rate=_or_default(FLAGS.learning_rate, 1e-3 if rank == 2 else 3e-4),
         weight_decay=FLAGS.weight_decay,
         decay=FLAGS.decay,
         evaluate_every=FLAGS.evaluate_every,
@@ -109,6 +114,12 @@ def main(_: Sequence[str]) -> None:
         )
 
     _check(model, prepared.shape, validation)
+    parent = load_model(FLAGS.init) if FLAGS.init else None
+    if parent is not None and (parent.module, parent.image_shape[:-1]) != (model, prepared.shape):
+        raise ValueError(
+            f"--init={FLAGS.init}: a network for {parent.image_shape[:-1]} voxels, "
+            f"{parent.module}; expected one for {prepared.shape}, {model}."
+        )
     _keep_settings(
         out,
         {
@@ -118,6 +129,7 @@ def main(_: Sequence[str]) -> None:
             "batch": batch,
             "validation_images": FLAGS.validation_images,
             "augment": FLAGS.augment,
+            "init_sha256": None if parent is None else parent.card["weights_sha256"],
             **dataclasses.asdict(schedule),
             **prepared.description,
             "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
@@ -131,6 +143,8 @@ def main(_: Sequence[str]) -> None:
     variables = training.initialize(
         model, (*prepared.shape, 1), mean=mean, std=std, seed=FLAGS.seed
     )
+    if parent is not None:
+        variables["params"] = parent.variables["params"]
     started = time.monotonic()
     with tqdm(total=schedule.steps, unit="step", mininterval=5) as bar:
 
@@ -185,6 +199,7 @@ def main(_: Sequence[str]) -> None:
                 "batch": batch,
                 "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
                 "versions": versions(),
+                "init": None if parent is None else parent.card["training"],
             },
         },
     )
@@ -270,6 +285,10 @@ def _lesion_options() -> dict[str, Any]:
     if FLAGS.lesion_contrast is not None:
         options["min_contrast"] = FLAGS.lesion_contrast
     return options
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _numbers(flag: str, kind: type[int] | type[float], count: int | None = None) -> list[Any]:

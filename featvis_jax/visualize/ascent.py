@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -119,7 +120,9 @@ def check(recipe: Recipe) -> None:
         )
 
 
-def unit_keys(seed: int, layer: str, channels: Sequence[int]) -> Key:
+def unit_keys(
+    seed: int, layer: str, channels: Sequence[int]
+) -> jaxtyping.Key[Array, " channels"]:
     """The random keys of some units of a layer.
 
     Args:

@@ -48,10 +48,13 @@ def bounds(first, stop):
     return jnp.int32(first), jnp.int32(stop)
 
 
+@functools.partial(QUICK_JIT, static_argnums=(1, 2))
+def init_batch(keys, recipe, image_shape) -> State:
+    return jax.vmap(lambda key: ascent.init(key, recipe, image_shape))(keys)
+
+
 def start(network, recipe, channels, *, seed=0, layer="layer") -> State:
-    keys = ascent.unit_keys(seed, layer, channels)
-    init = QUICK_JIT(jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape)))
-    return init(keys)
+    return init_batch(ascent.unit_keys(seed, layer, channels), recipe, network.image_shape)
 
 
 def assert_same_bits(found, expected):

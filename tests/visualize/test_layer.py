@@ -215,9 +215,9 @@ def test_times_are_told(prepared):
     assert prepared.program.batch_size == 2
 
 
+# One rank is enough for what compiles once more.
+@pytest.mark.parametrize("prepared", [(12, 13, 1)], indirect=True, ids=["2-D"])
 def test_visualize_finds_a_batch_size_and_matches_batches_of_another(prepared):
-    if len(prepared.network.image_shape) == 4:
-        pytest.skip("one rank is enough for what compiles once more")
     expected = units_of(prepared.run([1, 0, 4]))
     found = list(visualize(prepared.network, make_recipe(), "second", [1, 0, 4]))
     assert [unit.channel for unit in found] == [1, 0, 4]

@@ -65,7 +65,7 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
         for layer in shown:
             _write_pictures(site, run, layer, grid, with_viewer=with_viewer)
             _add_charts(run, layer)
-        for before, layer, after in _neighbours(shown):
+        for before, layer, after in contents.neighbours(shown):
             _write_units(site, run, layer, about)
             site.page(layer.page, "layer.html", layer=layer, before=before, after=after, **about)
         return site.page("index.html", "index.html", layers=layers, **about)
@@ -163,7 +163,7 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
     flags = run.directory / "flags.txt"
     text = flags.read_text(encoding="utf-8", errors="replace") if flags.exists() else None
     ranks = layer.ranks()
-    for before, unit, after in _neighbours(layer.units):
+    for before, unit, after in contents.neighbours(layer.units):
         record = unit.record
         paths = {
             suffix: run.image_path(record.layer, record.channel, suffix).relative_to(run.directory)
@@ -185,11 +185,6 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
             command=command,
             **about,
         )
-
-
-def _neighbours(some: list) -> list[tuple]:
-    """Return each with the one before and the one after it."""
-    return list(zip([None, *some[:-1]], some, [*some[1:], None], strict=True))
 
 
 def _write_viewer(site: Site) -> None:

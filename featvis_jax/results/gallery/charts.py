@@ -65,8 +65,10 @@ def chart(traces: list[Float[np.ndarray, " steps"]]) -> Chart | None:
     at = np.flatnonzero(known)
     quartiles = np.nanpercentile(stacked[:, known], (25, 50, 75), axis=0)
     shown = quartiles[1:2] if len(traces) == 1 else quartiles
-    ticks = nice_ticks(float(shown.min()), float(shown.max()))
-    low, high = min(ticks[0], float(shown.min())), max(ticks[-1], float(shown.max()))
+    low, high = float(shown.min()), float(shown.max())
+    if high - low <= 1e-9 * max(1.0, abs(low)):
+        low, high = low - 0.5, high + 0.5
+    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
 
     def x(step: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         return _LEFT + step / max(steps - 1, 1) * (WIDTH - _LEFT - _RIGHT)
@@ -82,16 +84,16 @@ def chart(traces: list[Float[np.ndarray, " steps"]]) -> Chart | None:
         there = _path(x(band_at.astype(np.float64)), y(upper))
         back = _path(x(lower_at.astype(np.float64))[::-1], y(lower)[::-1])
         band = f"{there}L{back[1:]}Z"
-    step_ticks = nice_ticks(0.0, float(max(steps - 1, 1)))
     return Chart(
         line=_path(x(line_at.astype(np.float64)), y(line)),
         band=band,
         x_ticks=[
             Tick(float(x(np.array([tick]))[0]), label(tick))
-            for tick in step_ticks
-            if tick <= max(steps - 1, 1)
+            for tick in nice_ticks(0.0, float(max(steps - 1, 1)))
         ],
-        y_ticks=[Tick(float(y(np.array([tick]))[0]), label(tick)) for tick in ticks],
+        y_ticks=[
+            Tick(float(y(np.array([tick]))[0]), label(tick)) for tick in nice_ticks(low, high)
+        ],
         first=float(quartiles[1][0]),
         last=float(quartiles[1][-1]),
         steps=steps,
@@ -99,27 +101,25 @@ def chart(traces: list[Float[np.ndarray, " steps"]]) -> Chart | None:
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Return three to six round numbers that cover a range.
+    """Return two to five round numbers inside a range.
 
     Args:
         low: smallest value.
-        high: largest value, not below.
+        high: largest value, above it.
 
     Returns:
         Multiples of 1, 2 or 5 times a power of ten, in rising order.
 
     >>> nice_ticks(0.0, 255.0)
-    [0.0, 100.0, 200.0, 300.0]
+    [0.0, 100.0, 200.0]
     """
-    if high - low <= 1e-9 * max(1.0, abs(low)):
-        low, high = low - 0.5, high + 0.5
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = min(
         (factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.99 * rough),
         default=10 * power,
     )
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 

@@ -100,13 +100,16 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
                     )
             write_projections(site, projected)
             pages.append((name, f"layers/{slug(name)}.html", rows))
-        for before, (name, page, rows), after in zip(
-            [None, *pages[:-1]], pages, [*pages[1:], None], strict=True
-        ):
+        for before, (name, page, rows), after in contents.neighbours(pages):
             site.page(
-                page, "comparison_layer.html", name=name, rows=rows, before=before, after=after,
+                page,
+                "comparison_layer.html",
+                layer=name,
+                rows=rows,
+                before=before,
+                after=after,
                 **about,
-            )  # fmt: skip
+            )
         return site.page("index.html", "comparison.html", pages=pages, **about)
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,8 @@ from featvis_jax.results.gallery.site import slug
 from featvis_jax.results.pixels import Window
 from featvis_jax.results.store import RunView
 from featvis_jax.results.tables import STATUSES, LayerRecord, UnitRecord
+
+_Any = TypeVar("_Any")
 
 # Shape and word carry the status, as on the contact sheets; the colour only helps the eye.
 MARKS = {"alive": "\u25cf", "dead": "\u25cb", "uniform": "\u25a1", "diverged": "\u25b3"}
@@ -144,6 +146,19 @@ def spaced(units: Sequence[Unit], most: int) -> list[Unit]:
     """
     places = np.linspace(0, len(units) - 1, min(most, len(units)))
     return [units[round(float(place))] for place in places]
+
+
+def neighbours(some: Sequence[_Any]) -> list[tuple[_Any | None, _Any, _Any | None]]:
+    """Return each with the one before and the one after it.
+
+    Args:
+        some: in order.
+
+    >>> neighbours("ab")
+    [(None, 'a', 'b'), ('a', 'b', None)]
+    """
+    padded = [None, *some, None]
+    return [(padded[i], each, padded[i + 2]) for i, each in enumerate(some)]
 
 
 def count(records: Any) -> dict[str, int]:

@@ -5,6 +5,7 @@ the directory can be moved, copied or opened from a disk without a server.
 """
 
 import math
+import shlex
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -115,7 +116,7 @@ def templates() -> jinja2.Environment:
     )
     environment.filters["number"] = number
     environment.filters["by"] = by
-    environment.filters["link"] = link
+    environment.filters["folded"] = folded
     return environment
 
 
@@ -180,6 +181,26 @@ def number(value: float) -> str:
     if isinstance(value, int):
         return minus(str(value))
     return minus(f"{value + 0.0:.4g}") if math.isfinite(value) else "n/a"
+
+
+def folded(command: str) -> str:
+    r"""Write a command with one flag on a line, so that a shell still takes it.
+
+    >>> print(folded("python -m experiments.gallery --run=a --run='b c'"))
+    python -m experiments.gallery \
+      --run=a \
+      '--run=b c'
+    """
+    try:
+        parts = shlex.split(command)
+    except ValueError:  # An odd quote: somebody wrote it by hand.
+        return command
+    lines = [[]]
+    for part in parts:
+        if part.startswith("--"):
+            lines.append([])
+        lines[-1].append(part)
+    return " \\\n  ".join(shlex.join(line) for line in lines)
 
 
 def by(shape: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ class Mosaic(NamedTuple):
     """A series of slices on one picture, and where each of them is.
 
     >>> mosaic(np.zeros((4, 5, 9, 1), np.float32), count=3).indices
-    [2, 4, 6]
+    [1, 4, 7]
     """
 
     values: Float[np.ndarray, "height width"]
@@ -50,6 +50,8 @@ def projections(image: Float[np.ndarray, "x y z 1"]) -> list[Float[np.ndarray, "
 def mosaic(image: Float[np.ndarray, "x y z 1"], *, count: int = SLICES) -> Mosaic:
     """Return slices across the third axis, evenly spaced, in rows of six.
 
+    The distance between them is a whole number of voxels, and as much is left at both ends.
+
     Args:
         image: shape (x, y, z, 1).
         count: how many slices at most.
@@ -58,11 +60,13 @@ def mosaic(image: Float[np.ndarray, "x y z 1"], *, count: int = SLICES) -> Mosai
         The slices side by side, the lowest index first.
 
     >>> mosaic(np.zeros((4, 5, 30, 1), np.float32)).values.shape
-    (20, 24)
+    (15, 24)
     """
     depth = image.shape[2]
-    places = np.linspace(0, depth - 1, min(count, depth) + 2)[1:-1] if depth > count else None
-    indices = list(range(depth)) if places is None else [round(float(place)) for place in places]
+    step = -(-depth // count)
+    number = -(-depth // step)
+    first = (depth - 1 - (number - 1) * step) // 2
+    indices = list(range(first, depth, step))
     width, height = image.shape[:2]
     columns = min(MOSAIC_COLUMNS, len(indices))
     corners = [(width * (i % columns), height * (i // columns)) for i in range(len(indices))]
@@ -84,7 +88,7 @@ def own_window(values: Float[np.ndarray, "*shape"]) -> Window:
         inner half holds a single intensity or nothing finite.
 
     >>> own_window(np.linspace(0, 1, 101))
-    (0.26, 0.74)
+    (0.255, 0.745)
     """
     inner = values[tuple(slice(n // 4, n - n // 4) for n in values.shape)]
     for some in (inner, values):

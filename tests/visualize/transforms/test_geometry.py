@@ -14,7 +14,7 @@ from featvis_jax.visualize import transforms as t
 from featvis_jax.visualize.transforms.base import AffineMap
 from featvis_jax.visualize.transforms.gathering import gather_affine
 
-SHAPES = {"2-D": (21, 26), "3-D": (11, 13, 12)}
+SHAPES = {"2-D": (21, 26), "3-D": (8, 10, 9)}
 KEY = jax.random.key(42)
 
 
@@ -161,7 +161,7 @@ def test_pad_and_crop_is_a_window_of_the_padded_image(mode):
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "linear", "cubic"])
-@pytest.mark.parametrize("shape", [(13, 17), (7, 8, 9)], ids=["2-D", "3-D"])
+@pytest.mark.parametrize("shape", [(11, 13), (5, 6, 7)], ids=["2-D", "3-D"])
 def test_the_gathered_gradient_is_the_transpose(shape, interpolation):
     # For a linear map A, <A x, y> = <x, A^T y>, and A^T is what the gradient computes.
     parts = [

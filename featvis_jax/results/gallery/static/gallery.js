@@ -147,7 +147,6 @@
     button.disabled = true;
     note.textContent = "Loading\u2026";
     try {
-      const canvas = document.createElement("canvas");
       if (!document.createElement("canvas").getContext("webgl2")) {
         throw new Error("this browser has no WebGL 2");
       }
@@ -155,12 +154,19 @@
       const delivered = new Promise((resolve) => { deliver = resolve; });
       await load(section.dataset.volume);
       const volume = await delivered;
-      section.append(canvas);
+      const frame = document.createElement("div");
+      const canvas = document.createElement("canvas");
+      frame.className = "canvas";
+      frame.append(canvas);
+      section.append(frame);
       const niivue = new window.niivue.Niivue({
         backColor: [0, 0, 0, 1],
         isRadiologicalConvention: false,
         isOrientationTextVisible: true,
         dragAndDropEnabled: false,
+        crosshairColor: [0.49, 0.71, 0.92, 0.7],
+        crosshairWidth: 1,
+        logLevel: "error",
         loadingText: "",
       });
       await niivue.attachToCanvas(canvas, false);
@@ -173,6 +179,7 @@
       });
       niivue.addVolume(image);
       niivue.setSliceType(niivue.sliceTypeMultiplanar);
+      window.featvisGallery.niivue = niivue;
       viewer = { niivue, volume: image, windows: { shared: volume.shared, own: volume.own } };
       tellViewer();
       button.hidden = true;
