@@ -1,0 +1,145 @@
+"""Small runs for the tests of the gallery, written by the store itself, and a reader of pages."""
+
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from featvis_jax.results import store, tables
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&/../conv"
+SLICE_AFFINE = np.array([[1.0, 0, 0, -9.5], [0, 1, 0, -16], [0, 0, 1, 12], [0, 0, 0, 1]])
+VOLUME_AFFINE = np.array([[2.0, 0, 0, -11], [0, 2, 0, -20], [0, 0, 2, -7], [0, 0, 0, 1]])
+# The first axis runs to the left of the subject, the second to the back.
+MIRRORED_AFFINE = np.array([[-2.0, 0, 0, 11], [0, -2, 0, 20], [0, 0, 2, -7], [0, 0, 0, 1]])
+SLICE, VOLUME = (20, 28), (12, 16, 14)
+
+
+def unit(layer: str, channel: int, *, image=None, shape=SLICE, status="alive", steps=40):
+    """A result whose content follows from its name."""
+    generator = np.random.default_rng([channel, *layer.encode()])
+    if image is None:
+        image = generator.random((*shape, 1)).astype(np.float32)
+    objective = (np.linspace(-0.5, 1 + channel, steps) + 0.1 * generator.random(steps)).astype("f4")
+    penalty = np.zeros(steps, np.float32)
+    if status == "diverged":
+        image[0, 0] = np.nan
+        objective[steps // 2 :] = np.nan
+    if status == "uniform":
+        image[:] = 0.25
+    record = tables.UnitRecord(
+        layer, channel, status, float(objective[0]), float(objective[-1]), 0.0,
+        float(np.nanmin(image)), float(np.nanmax(image)), steps, 0.5, 7,
+    )  # fmt: skip
+    return tables.UnitResult(record, image, objective, penalty)
+
+
+def write_run(
+    directory: Path,
+    units: list[tables.UnitResult],
+    *,
+    wanted: dict[str, list[int]],
+    shape: tuple[int, ...] = SLICE,
+    affine: np.ndarray = SLICE_AFFINE,
+    **settings: object,
+) -> store.RunView:
+    """A run in a directory, which may be one that is half done."""
+    configuration = {"model": "tiny", "layers": wanted, "steps": 40, "batch": 4, **settings}
+    environment = {"featvis_jax": "0.1.0", "command": "python -m experiments.visualize --model=m"}
+    with store.open_run(directory, configuration, environment=environment) as run:
+        run.write_flags("--model=m\n--layer=all\n--channels=all\n--out=o\n--steps=40\n")
+        run.write_layers(
+            [tables.LayerRecord(name, shape, 16, (5,) * len(shape), (1,) * len(shape))
+             for name in (*wanted, "logits")]
+        )  # fmt: skip
+        new = [each for each in units if each.record.channel not in run.finished(each.record.layer)]
+        run.write_units(new, affine=affine, window=(0.0, 1.0))
+    return store.read_run(directory)
+
+
+def slices(directory: Path, **settings: object) -> store.RunView:
+    """A half-finished 2-D run with every status and a hostile layer."""
+    units = [unit("conv1", channel) for channel in (0, 1, 2, 10)]
+    units += [
+        unit(HOSTILE, channel, status=status)
+        for channel, status in enumerate(("dead", "uniform", "diverged", "alive"))
+    ]
+    wanted = {"conv1": [0, 1, 2, 10], HOSTILE: list(range(8)), "conv3": [0, 1]}
+    return write_run(directory, units, wanted=wanted, **settings)
+
+
+def phantom() -> np.ndarray:
+    """A volume that is bright on one side of its first axis."""
+    image = np.full((*VOLUME, 1), 0.1, np.float32)
+    image[8:] = 0.9
+    return image
+
+
+def volumes(directory: Path, *, affine: np.ndarray = VOLUME_AFFINE) -> store.RunView:
+    """A 3-D run; channel 1 is bright on one side only."""
+    units = [unit("conv1", 0, shape=VOLUME), unit("conv1", 1, image=phantom(), shape=VOLUME)]
+    units += [unit(HOSTILE, 2, shape=VOLUME)]
+    wanted = {"conv1": [0, 1], HOSTILE: [2]}
+    return write_run(directory, units, wanted=wanted, shape=VOLUME, affine=affine)
+
+
+@dataclass
+class Page(HTMLParser):
+    """A page as a parser sees it: its elements, its text and where it leads."""
+
+    path: Path
+    elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Reads the page."""
+        super().__init__(convert_charrefs=True)
+        self.source = self.path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def __hash__(self) -> int:
+        """A page is itself."""
+        return id(self)
+
+    def handle_starttag(self, tag, attrs):
+        self.texts.append(" ")
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """What is to be read, with single spaces."""
+        return re.sub(r"\s+", " ", "".join(self.texts))
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
+        """The attributes of the elements of a kind."""
+        wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
+        return [
+            found
+            for name, found in self.elements
+            if name == tag
+            and all(
+                value in found.get(key, "").split() if key == "class" else found.get(key) == value
+                for key, value in wanted.items()
+            )
+        ]
+
+    def addresses(self) -> list[str]:
+        """Everything that the page loads or leads to."""
+        names = ("href", "src", "data-library", "data-volume")
+        return [found[name] for _, found in self.elements for name in names if name in found]
+
+    def target(self, address: str) -> Path:
+        """The file that an address on this page names."""
+        return (self.path.parent / unquote(urlsplit(address).path)).resolve()
+
+
+def pages(directory: Path) -> list[Page]:
+    """Every page below a directory."""
+    return [Page(path) for path in sorted(directory.rglob("*.html"))]
