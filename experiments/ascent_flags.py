@@ -23,7 +23,7 @@ flags.DEFINE_integer("steps", 256, "Steps of the ascent.", lower_bound=1)
 flags.DEFINE_integer("every", 50, "The paper's transforms act every so many steps.", lower_bound=1)
 flags.DEFINE_enum("penalty", "none", list(penalties.PENALTIES), "R(x), subtracted from f(x).")
 flags.DEFINE_float("penalty_weight", 10.0, "lambda, the weight of the penalty.", lower_bound=0.0)
-flags.DEFINE_float("learning_rate", 0.02, "Adam's, in units of intensity per step.")
+flags.DEFINE_float("learning_rate", 0.05, "Adam's, in units of intensity per step.")
 flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, upper_bound=2**32 - 1)
 
 

@@ -1,7 +1,7 @@
 """Random changes to training images that leave their class alone.
 
-A cohort of a few dozen people has few brains. Mirroring, shifting and re-toning them keeps a network
-from learning each by heart; the lesions, drawn afterwards, stay as they are defined.
+A cohort of a few dozen people has few brains. Mirroring, shifting and re-toning them keeps a
+network from learning each by heart; the lesions, drawn afterwards, stay as they are defined.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Augmentation:
             image = image[::-1]
         shifted = np.zeros_like(image)
         shifts = rng.integers(-self.max_shift, self.max_shift + 1, size=image.ndim - 1)
-        source = tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in zip(shifts, image.shape))
-        target = tuple(slice(max(s, 0), n - max(-s, 0)) for s, n in zip(shifts, image.shape))
+        moves = list(zip(shifts, image.shape[:-1], strict=True))
+        source = tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in moves)
+        target = tuple(slice(max(s, 0), n - max(-s, 0)) for s, n in moves)
         shifted[target] = image[source]
         return shifted ** np.float32(np.exp(rng.uniform(-self.max_gamma, self.max_gamma)))

@@ -7,6 +7,7 @@ memory map.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -309,6 +310,9 @@ def usable_slices(
     return np.flatnonzero((fraction >= minimum * fraction.max()) & (fraction > 0))
 
 
+_OPENING = threading.Lock()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class CachedVolume:
     """One subject's volume on disk, rescaled to [0, 1].
@@ -326,8 +330,14 @@ class CachedVolume:
     brain_fraction: Float64[np.ndarray, " z"]
 
     def open(self) -> Float16[np.ndarray, "z x y"]:
-        """The volume as a read-only memory map."""
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        """The volume as a read-only memory map, the same at every call."""
+        return self._map
+
+    @functools.cached_property
+    def _map(self) -> Float16[np.ndarray, "z x y"]:
+        # NumPy reads the header with `ast`, which fails now and then in two threads of Python 3.11.
+        with _OPENING:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
 
 def cache_volumes(

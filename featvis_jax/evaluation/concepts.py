@@ -60,7 +60,7 @@ def _line(offsets: np.ndarray, size: float) -> np.ndarray:
     rank = offsets.shape[0]
     width = size / 3 ** (1 / rank)
     halves = np.array([3 * width, *[width] * (rank - 1)]).reshape(-1, *[1] * rank) / 2
-    return (np.abs(offsets) < halves).all(axis=0).astype(np.float64)
+    return np.asarray((np.abs(offsets) < halves).all(axis=0), np.float64)
 
 
 def _equal_area_radius(rank: int) -> float:

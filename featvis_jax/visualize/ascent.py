@@ -120,9 +120,7 @@ def check(recipe: Recipe) -> None:
         )
 
 
-def unit_keys(
-    seed: int, layer: str, channels: Sequence[int]
-) -> jaxtyping.Key[Array, " channels"]:
+def unit_keys(seed: int, layer: str, channels: Sequence[int]) -> jaxtyping.Key[Array, " channels"]:
     """The random keys of some units of a layer.
 
     Args:

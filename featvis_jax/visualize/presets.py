@@ -259,6 +259,14 @@ def _fixed(steps: int) -> dict[str, _Entry]:
             (*(_Part("periodically", transform) for transform in paper), blur),
             (_EITEL,),
         ),
+        "recommended": _Entry(
+            "Lucid's robustness before the network, TV denoising of weight 0.05 every 10th step",
+            (
+                _Part("before the network", _lucid()),
+                _Part("every step", every_steps(10, total_variation(weight=0.05))),
+            ),
+            (_OLAH, _CHAMBOLLE),
+        ),
         "lucid": _Entry(
             "Lucid's robustness to shift, scale and rotation, before the network",
             (_Part("before the network", _lucid()),),
@@ -325,7 +333,7 @@ def _listed() -> dict[str, str]:
     for family, (_, description, _, _, strengths, _) in _FAMILIES.items():
         for strength in strengths:
             entries[f"{family}_{strength}"] = description.format(strength)
-    first = ("none", "paper", "lucid")
+    first = ("recommended", "none", "paper", "lucid")
     return {name: entries[name] for name in (*first, *sorted(set(entries) - set(first)))}
 
 

@@ -91,10 +91,7 @@ def test_features_are_those_of_numpy(rng):
     for image, histogram, summary in zip(images, histograms, summaries, strict=True):
         bright = image[image > 0]
         edges = np.arange(65) / 64
-        expected = [
-            np.sum((bright >= low) & (bright < high))
-            for low, high in pairwise(edges)
-        ]
+        expected = [np.sum((bright >= low) & (bright < high)) for low, high in pairwise(edges)]
         np.testing.assert_allclose(histogram, np.array(expected) / max(bright.size, 1), atol=1e-12)
         lowest = bright.min() if bright.size else 1.0
         np.testing.assert_allclose(summary, [image.max(), lowest, image.mean()], rtol=1e-6)

@@ -179,6 +179,11 @@ REFUSED = {
     "unknown polarity": (["--lesion_polarity=grey"], ["--lesion_polarity=grey", "both|bright"]),
     "fine voxels": (["--synthetic_voxel_size_mm=0.5"], ["--synthetic_voxel_size_mm=0.5", "1.0"]),
     "few subjects": (["--synthetic_subjects=4"], ["--synthetic_subjects=4", "5"]),
+    "unknown start": (["--init=nobody"], ["'nobody'", "card.json", "the zoo has"]),
+    "start of volumes": (
+        ["--init={place}/trained-3d/model"],
+        ["--init={place}/trained-3d/model", "(36, 38, 34)", "expected one for (40, 44)"],
+    ),
     "unknown flag": (["--stepps=3"], ["stepps", "Did you mean: steps"]),
     "word without dashes": (["train"], ["'train' is not a flag", "--name=value"]),
 }
@@ -192,6 +197,7 @@ def outcomes(place, drive, training_flags, trained, cohort):
     next(place.glob("lacking/sub-0001/anat/*.nii.gz")).unlink()
     (place / "file").write_text("in the way")
     out, _ = trained(2)
+    trained(3)
     kept = {name: (out / name).read_bytes() for name in WHOLE_FILES}
     card = json.loads((out / "model" / "card.json").read_bytes())
     commands = {

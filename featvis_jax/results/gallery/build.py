@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from featvis_jax.results import pixels
+from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import charts, contents, grids, similarity, viewer, views
 from featvis_jax.results.gallery.contents import Layer
 from featvis_jax.results.gallery.pictures import write_picture, write_planes, write_projections
-from featvis_jax.results.gallery.site import Site, link, slug
+from featvis_jax.results.gallery.site import Site, link
 from featvis_jax.results.pixels import Window
 from featvis_jax.results.store import RunView
 
@@ -112,7 +113,7 @@ def _write_pictures(
     site: Site, run: RunView, layer: Layer, grid: _Grid, *, with_viewer: bool
 ) -> None:
     """Draw the channels of a layer, one image in memory at a time, and find out who looks alike."""
-    folder, described, projected = f"pictures/{slug(layer.name)}", [], []
+    folder, described, projected = f"pictures/{file_name(layer.name)}", [], []
     for unit in layer.units:
         image, _ = run.image(layer.name, unit.record.channel)
         stem = f"{folder}/{unit.name}"
@@ -131,7 +132,7 @@ def _write_pictures(
         if with_viewer:
             name = f"{layer.name}, channel {unit.record.channel}"
             data = viewer.encode_volume(image, grid.affine, name=name, shared=grid.window, own=own)
-            unit.volume = f"volumes/{slug(layer.name)}/{unit.name}.js"
+            unit.volume = f"volumes/{file_name(layer.name)}/{unit.name}.js"
             site.write(unit.volume, data)
     write_projections(site, projected)
     features = np.array(described)

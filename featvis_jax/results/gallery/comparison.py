@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from featvis_jax.results import manifest, pixels
+from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import contents, grids
 from featvis_jax.results.gallery.contents import Layer, Unit
 from featvis_jax.results.gallery.pictures import write_planes, write_projections
-from featvis_jax.results.gallery.site import Site, link, slug
+from featvis_jax.results.gallery.site import Site, link
 from featvis_jax.results.store import RunView
 
 
@@ -94,12 +95,12 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
             for number, (run, layer) in enumerate(zip(runs, same, strict=True)):
                 for unit in layer.units if layer else []:
                     image, _ = run.image(name, unit.record.channel)
-                    stem = f"pictures/{slug(name)}/{unit.name}-{number}"
+                    stem = f"pictures/{file_name(name)}/{unit.name}-{number}"
                     projected.append(
                         write_planes(site, unit, image, stem=stem, planes=planes, window=window)
                     )
             write_projections(site, projected)
-            pages.append((name, f"layers/{slug(name)}.html", rows))
+            pages.append((name, f"layers/{file_name(name)}.html", rows))
         for before, (name, page, rows), after in contents.neighbours(pages):
             site.page(
                 page,

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from featvis_jax.results import nifti, pixels
+from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import grids
 from featvis_jax.results.gallery.charts import Chart
-from featvis_jax.results.gallery.site import slug
 from featvis_jax.results.pixels import Window
 from featvis_jax.results.store import RunView
 from featvis_jax.results.tables import STATUSES, LayerRecord, UnitRecord
@@ -75,7 +75,7 @@ class Unit:
     @property
     def page(self) -> str:
         """Its page, below the gallery."""
-        return f"units/{slug(self.record.layer)}/{self.name}.html"
+        return f"units/{file_name(self.record.layer)}/{self.name}.html"
 
     def tiles(self) -> list[Picture]:
         """Return the pictures that stand for it on a sheet: the planes and one projection."""
@@ -105,7 +105,7 @@ class Layer:
     @property
     def page(self) -> str:
         """Its page, below the gallery."""
-        return f"layers/{slug(self.name)}.html"
+        return f"layers/{file_name(self.name)}.html"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -265,5 +265,5 @@ def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:
     if isinstance(batch, int):
         kept.append(f"--batch={batch}")
     kept += [f"--layer={record.layer}", f"--channels={record.channel}"]
-    kept.append(f"--out=runs/{slug(record.layer)}-{record.channel}")
+    kept.append(f"--out=runs/{file_name(record.layer)}-{record.channel}")
     return shlex.join(["python", "-m", "experiments.visualize", *kept])

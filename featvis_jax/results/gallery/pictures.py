@@ -99,4 +99,4 @@ def write_picture(
     names = [f"{stem}-{view}-{window}.png" for window in ("shared", "own")]
     for name, window in zip(names, (shared, own), strict=True):
         site.write(name, views.draw(values, window))
-    return Picture(view, *names, shared, own)
+    return Picture(view, names[0], names[1], shared, own)

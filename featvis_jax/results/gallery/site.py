@@ -14,7 +14,6 @@ import jinja2
 
 from featvis_jax.results.files import (
     atomic_write_bytes,
-    file_name,
     lock,
     make_directory,
     remove_partial_files,
@@ -152,15 +151,6 @@ def sizes_css(planes: list[Plane]) -> str:
     lines = [f":root{{{whole};--cell:{widest}}}"]
     lines += [f".{plane.name}{{--w:{plane.width};--h:{plane.height}}}" for plane in planes]
     return "\n".join(lines) + "\n"
-
-
-def slug(layer: str) -> str:
-    """Return a layer's part of an address: the name of its files, as a URL has it.
-
-    >>> slug("conv3/relu"), slug("50%")
-    ('conv3+relu', '50=25')
-    """
-    return quote(file_name(layer), safe="+=~")
 
 
 def link(path: str) -> str:

@@ -7,10 +7,13 @@ voxels about, how it draws the affine map that does so.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from featvis_jax.types import Image, Key, Step, Transform
@@ -27,6 +30,10 @@ __all__ = [
 ]
 
 
+# Full precision: an accelerator's default would round the map to 8 to 10 bits.
+_product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
 class AffineMap(NamedTuple):
     """Where each voxel of the output is read from.
 
@@ -40,6 +47,18 @@ class AffineMap(NamedTuple):
 
     matrix: Float[Array, "rank rank"]
     offset: Float[Array, " rank"]
+
+    def after(self, earlier: "AffineMap") -> "AffineMap":
+        """The map of this transform applied to the result of an earlier one."""
+        return AffineMap(
+            _product(earlier.matrix, self.matrix),
+            _product(earlier.matrix, self.offset) + earlier.offset,
+        )
+
+    def inverse(self) -> "AffineMap":
+        """The map that undoes this one."""
+        inverse = jnp.linalg.inv(self.matrix)
+        return AffineMap(inverse, -_product(inverse, self.offset))
 
 
 DrawAffine = Callable[[Key, tuple[int, ...]], AffineMap]

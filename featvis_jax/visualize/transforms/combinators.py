@@ -237,8 +237,7 @@ def _compose(first: Geometry, second: Geometry) -> Geometry:
     """Composes two maps, `first` being applied to the image before `second`."""
 
     def draw(key: Key, shape: tuple[int, ...]) -> AffineMap:
-        inner, outer = first.draw(key, shape), second.draw(key, shape)
-        return AffineMap(inner.matrix @ outer.matrix, inner.matrix @ outer.offset + inner.offset)
+        return second.draw(key, shape).after(first.draw(key, shape))
 
     return Geometry(
         draw,

@@ -69,11 +69,9 @@ def _gather_backward(
     """
     shape = cotangent.shape[:-1]
     grid = _grid(shape)
-    inverse = jnp.linalg.inv(affine.matrix)
-    backwards = AffineMap(inverse, -inverse @ affine.offset)
     # The small excess keeps rounding errors from dropping a voxel on the border.
     reach = SUPPORT[interpolation] * math.sqrt(len(shape)) * stretch + 1e-3
-    first = [jnp.ceil(place - reach) for place in _read_at(backwards, shape, grid)]
+    first = [jnp.ceil(place - reach) for place in _read_at(affine.inverse(), shape, grid)]
     candidates = range(math.floor(2 * reach) + 1)
     offsets = jnp.array(list(itertools.product(candidates, repeat=len(shape))), jnp.float32)
     rows = cotangent.reshape(math.prod(shape), cotangent.shape[-1])

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from featvis_jax.types import Key, Scalar
@@ -84,7 +85,8 @@ def rotation_about_axis(axis: Float[Array, "3"], angle: Scalar) -> Float[Array, 
     """Rotation matrix for an axis of any length and an angle in radians (Rodrigues)."""
     x, y, z = axis / jnp.linalg.norm(axis)
     cross = jnp.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return jnp.eye(3) + jnp.sin(angle) * cross + (1 - jnp.cos(angle)) * (cross @ cross)
+    squared = jnp.matmul(cross, cross, precision=lax.Precision.HIGHEST)
+    return jnp.eye(3) + jnp.sin(angle) * cross + (1 - jnp.cos(angle)) * squared
 
 
 def _angle_minus_sine(angle: Scalar) -> Scalar:

@@ -194,7 +194,7 @@
 
   for (const element of document.querySelectorAll("[data-scripted]")) element.hidden = false;
   apply();
-  window.addEventListener("hashchange", () => { state = read(); apply(); });
+  window.addEventListener("hashchange", () => { state = { ...state, ...read() }; apply(); });
   document.addEventListener("keydown", press);
   document.addEventListener("change", (event) => {
     if (event.target.matches(".choice input")) choose(event.target.name, event.target.value);
