@@ -101,6 +101,8 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / _WEIGHTS, jax.device_get(variables), force=True)
+    # Orbax notes the absolute path there, which is nobody's business once the model is passed on.
+    atomic_write_bytes(directory / _WEIGHTS / "commit_success.txt", b"committed\n")
     text = json.dumps(card, indent=2) + "\n"
     atomic_write_bytes(directory / _CARD, text.encode())
 

@@ -76,10 +76,10 @@ def fingerprint(configuration: object) -> str:
     return hashlib.sha256(canonical(configuration, "configuration").encode()).hexdigest()
 
 
-def leaves(value: object, name: str = "") -> dict[str, str]:
+def leaves(value: object, *, name: str = "") -> dict[str, str]:
     """Flatten nested settings to dotted names, with every value as JSON."""
     if isinstance(value, Mapping) and (value or not name):
-        nested = [leaves(value[key], f"{name}.{key}".lstrip(".")) for key in sorted(value)]
+        nested = [leaves(value[key], name=f"{name}.{key}".lstrip(".")) for key in sorted(value)]
         return {name: text for leaves in nested for name, text in leaves.items()}
     return {name: json.dumps(value, sort_keys=True, ensure_ascii=False)}
 

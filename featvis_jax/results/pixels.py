@@ -167,7 +167,7 @@ def grey_levels(
     return np.where(finite, np.rint(share.clip(0, 1) * 255), checkerboard).astype(np.uint8)
 
 
-def value_range(planes: Sequence[Float[np.ndarray, "_ _"]]) -> Window:
+def value_range(planes: Sequence[Float[np.ndarray, "..."]]) -> Window:
     """Return the smallest and the largest finite intensity of some planes.
 
     Args:

@@ -66,7 +66,7 @@ def test_a_gaussian_lesion_falls_off_as_the_normal_distribution(rank):
     center, size = np.array([8.0, 9.0, 7.0])[:rank], 8.0
     grid = np.indices((18, 17, 16)[:rank]).astype(np.float64)
     radius = np.sqrt(sum((grid[axis] - center[axis]) ** 2 for axis in range(rank)))
-    expected = stats.norm.sf(radius, loc=size / 2, scale=size / 6)
+    expected = stats.norm.sf(radius, loc=size / 2, scale=size / 8)
     mask = gaussian(grid, center, size)
     np.testing.assert_allclose(mask, np.where(expected < 0.02, 0, expected), atol=1e-12)
     assert set(np.unique(mask)) > {0.0}, "something has to be cut off for this test to see it"
@@ -127,20 +127,25 @@ def test_both_polarities_occur_or_the_one_that_is_asked_for(rank):
 
 @both_ranks
 def test_at_difficulty_zero_every_lesion_has_the_easy_contrast(rank):
-    signs = set()
-    for seed in range(12):
-        _, _, _, level, tissue = one_lesion(
-            square, rank, seed, difficulty=0.0, easy_contrast=0.7, min_contrast=0.1
-        )
-        assert abs(level - tissue) == pytest.approx(0.7, abs=1e-5)
-        signs.add(level > tissue)
-    assert signs == {True, False}
+    for easy_contrast in ((0.7, 0.7), (0.5, 0.9)):
+        signed = []
+        for seed in range(12):
+            _, _, _, level, tissue = one_lesion(
+                square, rank, seed, difficulty=0.0, easy_contrast=easy_contrast, min_contrast=0.1
+            )
+            signed.append(level - tissue)
+        assert min(signed) < 0 < max(signed)
+        low, high = np.abs(signed).min(), np.abs(signed).max()
+        assert easy_contrast[0] - 1e-5 < low <= high < easy_contrast[1] + 1e-5
+        assert high - low > 0.5 * (easy_contrast[1] - easy_contrast[0]) - 1e-5
 
 
 def test_the_difficulty_is_the_share_of_final_lesions():
     easy = 0
     for seed in range(200):
-        _, _, _, level, tissue = one_lesion(square, 2, seed, difficulty=0.7, easy_contrast=1.5)
+        _, _, _, level, tissue = one_lesion(
+            square, 2, seed, difficulty=0.7, easy_contrast=(1.5, 1.5)
+        )
         easy += abs(level - tissue) > 1.2
     low, high = stats.binom(200, 0.3).interval(0.999)
     assert low <= easy <= high
@@ -301,8 +306,9 @@ def test_a_bad_shape_is_named_with_what_it_returned(values, told):
         ({"polarity": "grey"}, "polarity is 'grey'; expected 'both', 'bright' or 'dark'"),
         ({"voxel_size_mm": 0.0}, "voxel_size_mm is 0.0; expected a positive number"),
         ({"voxel_size_mm": float("inf")}, "voxel_size_mm"),
-        ({"easy_contrast": 0.0}, "easy_contrast is 0.0; expected a positive number"),
-        ({"easy_contrast": float("nan")}, "easy_contrast"),
+        ({"easy_contrast": (0.0, 0.5)}, r"easy_contrast is \(0.0, 0.5\); expected 0 < smallest"),
+        ({"easy_contrast": (0.8, 0.4)}, r"easy_contrast is \(0.8, 0.4\)"),
+        ({"easy_contrast": (float("nan"), 0.4)}, "easy_contrast"),
     ],
 )
 def test_options_out_of_range_are_refused_with_the_range(options, told):

@@ -194,7 +194,7 @@ REFUSED = {
     "infinite weight": (["--penalty_weight=inf"], ["--penalty_weight=inf", "number from 0"]),
     "unknown penalty": (["--penalty=l9"], ["--penalty=l9", "layer_l1"]),
     "unknown strategy": (["--regularization=blurr"], ["'blurr'", "nearest", "blur_0.5"]),
-    "strength out of range": (["--regularization=tv_0"], ["'tv_0'", "weight"]),
+    "strength out of range": (["--regularization=rotation_400"], ["'rotation_400'", "max_degrees"]),
     "large seed": (["--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
     "no batch": (["--batch=0"], ["--batch=0", "auto or a number from 1"]),
     "batch of words": (["--batch=many"], ["--batch=many"]),

@@ -137,7 +137,8 @@ class Page(HTMLParser):
 
     def target(self, address: str) -> Path:
         """The file that an address on this page names."""
-        return (self.path.parent / unquote(urlsplit(address).path)).resolve()
+        path = unquote(urlsplit(address).path)
+        return (self.path.parent / path).resolve() if path else self.path
 
 
 def pages(directory: Path) -> list[Page]:

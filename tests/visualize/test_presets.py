@@ -21,7 +21,8 @@ def test_every_strategy_builds_and_says_what_it_is(name):
     assert len(name) + len(built.description) < 110
     assert built.references or name in ("none", "clip_1")
     assert t.is_differentiable(built.robustness)
-    assert t.is_identity(built.projection) + t.is_identity(built.robustness) >= 1
+    if name != "recommended":
+        assert t.is_identity(built.projection) + t.is_identity(built.robustness) >= 1
     assert (name == "none") == (t.is_identity(built.projection) and t.is_identity(built.robustness))
 
 
@@ -47,7 +48,12 @@ def test_the_papers_columns_are_there():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in STRATEGIES if not name.startswith(("blur", "clip", "none", "paper"))]
+    "name",
+    [
+        name
+        for name in STRATEGIES
+        if not name.startswith(("blur", "clip", "none", "paper", "recommended"))
+    ],
 )
 def test_transforms_of_the_paper_wait_for_their_step(name):
     projection = strategy(name).projection

@@ -66,7 +66,7 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
         raise ValueError(f"runs to compare must have images of one shape; got {each}.")
     affine, shape, planes = known[0][1] if known else found[0]
     windows = [contents.shared_window(run, rows) for run, rows in zip(runs, records, strict=True)]
-    window = pixels.value_range([np.array([windows])])
+    window = pixels.value_range([np.array(windows)])
     columns = _columns(runs, [len(rows) for rows in records])
     layers = [contents.layers(run, rows) for run, rows in zip(runs, records, strict=True)]
     names = list(dict.fromkeys(layer.name for some in layers for layer in some))

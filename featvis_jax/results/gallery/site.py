@@ -6,6 +6,7 @@ the directory can be moved, copied or opened from a disk without a server.
 
 import math
 import shlex
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -193,10 +194,10 @@ def folded(command: str) -> str:
     return " \\\n  ".join(shlex.join(line) for line in lines)
 
 
-def by(shape: tuple[int, ...]) -> str:
-    """Write a shape for people.
+def by(shape: Sequence[float]) -> str:
+    r"""Write a shape for people, on one line.
 
     >>> by((140, 192))
-    '140 × 192'
+    '140\xa0×\xa0192'
     """
-    return " × ".join(f"{length:g}" for length in shape)
+    return "\xa0×\xa0".join(f"{length:g}" for length in shape)

@@ -97,7 +97,7 @@ def own_window(values: Float[np.ndarray, "*shape"]) -> Window:
             low, high = (round(float(each), 6) for each in np.percentile(finite, (1, 99)))
             if pixels.opened((low, high)) == (low, high):
                 return low, high
-    return pixels.opened(pixels.value_range([values]))
+    return pixels.opened(pixels.value_range([values.reshape(1, -1)]))
 
 
 def draw(values: Float[np.ndarray, "height width"], window: Window) -> bytes:

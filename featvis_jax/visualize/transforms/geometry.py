@@ -201,4 +201,4 @@ def flip(*, axes: Sequence[int] = (0,), probability: float = 0.5) -> DescribedTr
         return image
 
     options = {"axes": axes, "probability": probability}
-    return geometric("flip", options, Geometry(draw, None, None, diagonal=True), apply)
+    return geometric("flip", options, Geometry(draw, None, None, diagonal=True), apply=apply)

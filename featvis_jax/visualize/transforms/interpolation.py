@@ -26,6 +26,7 @@ def geometric(
     name: str,
     options: dict[str, Any],
     geometry: Geometry,
+    *,
     apply: Callable[[Key, Image, Step], Image] | None = None,
 ) -> DescribedTransform:
     """Makes a transform of what draws its affine map.

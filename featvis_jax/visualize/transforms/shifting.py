@@ -88,7 +88,7 @@ def translate(
 
     options = {"max_fraction": max_fraction, "max_voxels": max_voxels, "fill": fill}
     geometry = Geometry(draw, None, fill, diagonal=True)
-    return geometric("translate", options, geometry, apply)
+    return geometric("translate", options, geometry, apply=apply)
 
 
 def roll(*, max_voxels: int) -> DescribedTransform:

@@ -14,7 +14,7 @@ FILTER = jax.jit(t.switching_bilateral())
 
 
 def filtered(image):
-    return np.asarray(FILTER(KEY, jnp.asarray(image, jnp.float32)[..., None], 0))[..., 0]
+    return np.array(FILTER(KEY, jnp.asarray(image, jnp.float32)[..., None], 0))[..., 0]
 
 
 def slow_filter(image, half_width=2):
