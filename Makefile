@@ -25,7 +25,7 @@ help:
 	@echo "BUILD.md tells how to use a GPU or a cluster, and how to train."
 
 demo: $(INSTALLED)
-	$(KEEP_MEMORY) $(BIN)/python -m experiments.visualize --model=square-lesion --layer=conv3 --out=runs/demo
+	$(KEEP_MEMORY) $(BIN)/python -m experiments.visualize --model=square-lesion --layer=conv3 --steps=128 --out=runs/demo
 
 install: $(INSTALLED)
 
