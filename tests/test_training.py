@@ -276,7 +276,7 @@ def test_a_smaller_last_batch_runs_through_the_same_program(rng):
     logits = rng.normal(size=(21, 2)).astype(np.float32)
     labels = np.arange(21, dtype=np.int32) % 2
     shapes: list[tuple[int, ...]] = []
-    batches = [
+    batches: list[Examples] = [
         {"image": logits[i : i + 8, :, None], "label": labels[i : i + 8]} for i in range(0, 21, 8)
     ]
     found = training.evaluate(Reader(shapes.append), {}, batches)

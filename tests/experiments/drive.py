@@ -20,7 +20,7 @@ def main() -> None:
     """Answer each list of flags with exit status, output and the programs that were compiled."""
     compiled: list[str] = []
 
-    def listen(event: str, seconds: float, **details: Any) -> None:
+    def listen(event: str, duration_secs: float, **details: Any) -> None:
         if "backend_compile" in event:
             compiled.append(str(details.get("fun_name")))
 

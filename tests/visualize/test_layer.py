@@ -128,7 +128,9 @@ def test_units_come_in_order_with_values_that_belong_to_their_images(prepared):
         assert unit.objective_trace.shape == unit.penalty_trace.shape == (STEPS,)
         # Nothing stands between the image and the network, so the trace starts where it should.
         assert unit.initial_objective == pytest.approx(unit.objective_trace[0], rel=1e-4, abs=1e-5)
-        assert unit.final_objective >= unit.objective_trace[-1] >= np.float32(unit.initial_objective)
+        assert (
+            unit.final_objective >= unit.objective_trace[-1] >= np.float32(unit.initial_objective)
+        )
         assert isinstance(unit.initial_objective, float)
 
 
