@@ -369,7 +369,8 @@ def test_sixty_four_channels_are_small_and_quick(tmp_path):
 
 def test_rows_are_channels_and_columns_are_runs(compared):
     page = runs.Page(compared / "layers" / "conv1.html")
-    assert [each["id"] for each in page.all("tr") if "id" in each] == ["c0", "c1", "c2", "c10"]
+    rows = [each["data-number"] for each in page.all("tr") if "data-number" in each]
+    assert rows == ["0", "1", "2", "10"]
     assert "none <b>blur</b>" in page.text
     assert page.text.count("not finished") == 2
     # The first run has a gallery to lead to, the second has none.

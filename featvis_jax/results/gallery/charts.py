@@ -101,7 +101,7 @@ def chart(traces: list[Float[np.ndarray, " steps"]]) -> Chart | None:
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Return two to five round numbers inside a range.
+    """Return two to six round numbers inside a range.
 
     Args:
         low: smallest value.
@@ -113,7 +113,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
     >>> nice_ticks(0.0, 255.0)
     [0.0, 100.0, 200.0]
     """
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = min(
         (factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.99 * rough),

@@ -151,6 +151,8 @@ def _plain(text: str | None) -> str:
 class Cell(NamedTuple):
     """A unit in one of the runs, and its page in the gallery of that run, if there is one.
 
+    The address of the page starts from the directory of the comparison.
+
     >>> Cell(None, None).page
     """
 
@@ -176,6 +178,5 @@ def _cell(site: Site, run: RunView, unit: Unit | None) -> Cell:
     page = run.directory / "gallery" / unit.page if unit else None
     if page is None or not page.exists():
         return Cell(unit, None)
-    # Pages of layers stand one directory below.
-    start = (site.directory / "layers").resolve()
-    return Cell(unit, link(Path(os.path.relpath(page.resolve(), start)).as_posix()))
+    path = os.path.relpath(page.resolve(), site.directory.resolve())
+    return Cell(unit, link(Path(path).as_posix()))

@@ -14,8 +14,8 @@ from featvis_jax.results import pixels
 from featvis_jax.results.gallery.grids import Plane
 from featvis_jax.results.pixels import Window
 
-SLICES = 24
-MOSAIC_COLUMNS = 6
+SLICES = 16
+MOSAIC_COLUMNS = 8
 
 
 class Mosaic(NamedTuple):
@@ -48,7 +48,7 @@ def projections(image: Float[np.ndarray, "x y z 1"]) -> list[Float[np.ndarray, "
 
 
 def mosaic(image: Float[np.ndarray, "x y z 1"], *, count: int = SLICES) -> Mosaic:
-    """Return slices across the third axis, evenly spaced, in rows of six.
+    """Return slices across the third axis, evenly spaced, in rows of eight.
 
     The distance between them is a whole number of voxels, and as much is left at both ends.
 
@@ -60,7 +60,7 @@ def mosaic(image: Float[np.ndarray, "x y z 1"], *, count: int = SLICES) -> Mosai
         The slices side by side, the lowest index first.
 
     >>> mosaic(np.zeros((4, 5, 30, 1), np.float32)).values.shape
-    (15, 24)
+    (10, 32)
     """
     depth = image.shape[2]
     step = -(-depth // count)

@@ -164,8 +164,11 @@
         isRadiologicalConvention: false,
         isOrientationTextVisible: true,
         dragAndDropEnabled: false,
-        crosshairColor: [0.49, 0.71, 0.92, 0.7],
-        crosshairWidth: 1,
+        isNearestInterpolation: true,
+        crosshairColor: [0.49, 0.71, 0.92, 0.8],
+        crosshairWidth: 0.4,
+        crosshairGap: 6,
+        fontColor: [0.93, 0.94, 0.95, 1],
         logLevel: "error",
         loadingText: "",
       });

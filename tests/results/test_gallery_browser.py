@@ -1,0 +1,265 @@
+"""The gallery in a real browser, from the disk: no error, no request, whole pixels, no flip."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from featvis_jax.results.gallery import build_comparison, build_gallery
+from tests.results import gallery_runs as runs
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory) -> dict[str, Path]:
+    """A 2-D gallery, 3-D ones on two grids, and a comparison."""
+    root = tmp_path_factory.mktemp("sites")
+    flat = runs.slices(root / "flat")
+    few = runs.write_run(
+        root / "few", [runs.unit("conv1", 0)], wanted={"conv1": [0]}, regularization="blur"
+    )
+    return {
+        "flat": build_gallery(flat).parent,
+        "deep": build_gallery(runs.volumes(root / "deep")).parent,
+        "mirrored": build_gallery(
+            runs.volumes(root / "mirrored", affine=runs.MIRRORED_AFFINE)
+        ).parent,
+        "compared": build_comparison([flat, few]).parent,
+    }
+
+
+@pytest.fixture
+def visit(chromium) -> Callable[..., Any]:
+    """Opens a page and fails if it complains, or asks for anything that is not on the disk."""
+
+    @contextmanager
+    def opened(
+        path: Path, fragment: str = "", *, size: str = "desk", **options: Any
+    ) -> Iterator[Any]:
+        width, height = WIDTHS[size]
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        page, complaints = context.new_page(), []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on(
+            "console",
+            lambda message: (
+                complaints.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(("file:", "data:", "blob:"))
+                else complaints.append(request.url)
+            ),
+        )
+        page.goto(path.as_uri() + fragment)
+        yield page
+        context.close()
+        assert not complaints
+
+    return opened
+
+
+def shown(page: Any, selector: str) -> list[str]:
+    """The names of the pictures that are to be seen."""
+    return page.eval_on_selector_all(
+        selector, "all => all.filter(e => e.offsetParent).map(e => e.src.split('/').pop())"
+    )
+
+
+def order(page: Any) -> list[int]:
+    """The channels on a sheet, in the order in which they are to be seen."""
+    return page.eval_on_selector_all(
+        ".tile", "all => all.filter(e => e.offsetParent).map(e => Number(e.dataset.number))"
+    )
+
+
+@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("name", ["flat", "deep", "compared"])
+def test_no_page_complains_and_every_page_fits(sites, visit, name, size):
+    for path in sorted(sites[name].rglob("*.html")):
+        with visit(path, size=size) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[size][0], path
+            assert page.evaluate("document.querySelectorAll('[onerror]').length") == 0
+
+
+@pytest.mark.parametrize("size", WIDTHS)
+def test_a_voxel_is_a_square_of_whole_pixels(sites, visit, size):
+    with visit(sites["flat"] / "units" / "conv1" / "0000.html", size=size) as page:
+        # Images below the fold load lazily, and have no size of their own before that.
+        page.evaluate(
+            "Promise.all([...document.querySelectorAll('img.voxels')].filter(e => e.offsetParent)"
+            ".map(e => { e.loading = 'eager'; return e.decode(); }))"
+        )
+        boxes = page.eval_on_selector_all(
+            "img.voxels",
+            "all => all.filter(e => e.offsetParent).map(e => { const b = e.getBoundingClientRect();"
+            " return [b.width / e.naturalWidth, b.height / e.naturalHeight]; })",
+        )
+        assert boxes
+        for across, up in boxes:
+            assert across == up == round(across) >= 1
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+def test_choices_work_with_and_without_scripts(sites, visit, scripts):
+    with visit(sites["deep"] / "layers" / "conv1.html", java_script_enabled=scripts) as page:
+        assert page.locator(".tile img:visible").count() == 2
+        page.click("label[for=view-coronal]")
+        page.click("label[for=window-own]")
+        sources = [each.get_attribute("src") for each in page.locator(".tile img:visible").all()]
+        assert [Path(source or "").name for source in sources] == [
+            "0000-coronal-own.png", "0001-coronal-own.png",
+        ]  # fmt: skip
+        page.click("label[for=view-projection]")
+        source = page.locator(".tile img:visible").first.get_attribute("src")
+        assert source.endswith("0000-axial-projection-own.png")
+        assert page.locator("[name=sort]").count() == 0 or scripts
+
+
+def test_a_page_without_scripts_shows_every_image_and_no_dead_control(sites, visit):
+    with visit(sites["deep"] / "units" / "conv1" / "0001.html", java_script_enabled=False) as page:
+        assert page.locator(".stage img:visible").count() == 3
+        assert page.locator(".projections img:visible").count() == 3
+        assert page.locator(".slices.shared svg:visible").count() == runs.VOLUME[2]
+        assert page.locator("#open-viewer:visible").count() == 0
+    with visit(sites["flat"] / "index.html", java_script_enabled=False) as page:
+        assert page.locator("#layer-filter:visible").count() == 0
+        assert page.locator(".layer:visible").count() == 3
+
+
+def test_filters_choose_layers_and_channels(sites, visit):
+    with visit(sites["flat"] / "index.html") as page:
+        assert page.locator(".tile:visible").count() == 8
+        page.click("label[for=status-uniform]")
+        assert page.locator(".tile:visible").count() == 1
+        assert page.locator(".layer:visible").count() == 1
+        page.click("label[for=status-all]")
+        page.fill("#layer-filter", "CONV3")
+        assert page.locator(".layer:visible").count() == 1
+
+
+def test_an_address_keeps_what_was_chosen(sites, visit):
+    layer = sites["flat"] / "layers" / "conv1.html"
+    with visit(layer) as page:
+        assert order(page) == [0, 1, 2, 10]
+        page.click("label[for=sort-activation]")
+        page.click("label[for=window-own]")
+        assert order(page) == [10, 2, 1, 0]
+        address = page.url
+        assert address.endswith("#window=own&sort=activation")
+        page.click(".tile a")
+        page.wait_for_url("**/units/conv1/0010.html#window=own&sort=activation")
+        assert shown(page, ".stage img") == ["0010-axial-own.png"]
+        page.keyboard.press("Escape")
+        page.wait_for_url("**/layers/conv1.html#c10&window=own&sort=activation")
+        assert order(page) == [10, 2, 1, 0]
+    with visit(layer, "#window=own&sort=activation") as page:
+        assert order(page) == [10, 2, 1, 0]
+        page.click("label[for=sort-number]")
+        assert order(page) == [0, 1, 2, 10]
+
+
+def test_keys_turn_pages_and_move_among_tiles(sites, visit):
+    with visit(sites["flat"] / "units" / "conv1" / "0001.html") as page:
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url("**/0002.html")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url("**/0010.html")
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url("**/0002.html")
+        page.keyboard.press("w")
+        assert shown(page, ".stage img") == ["0002-axial-own.png"]
+        page.keyboard.press("Escape")
+        page.wait_for_url("**/layers/conv1.html*")
+        page.focus(".tile a")
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.closest('.tile').id") == "c1"
+
+
+def viewer_picture(page: Any, path: Path) -> np.ndarray:
+    """The axial plane as the 3-D viewer draws it."""
+    page.click("#open-viewer")
+    page.wait_for_selector("#viewer[data-state]", timeout=120_000)
+    assert page.get_attribute("#viewer", "data-state") == "open", page.inner_text("#viewer")
+    page.evaluate("featvisGallery.niivue.setCrosshairWidth(0)")
+    page.evaluate("featvisGallery.niivue.setSliceType(0)")
+    page.wait_for_timeout(500)
+    page.locator("#viewer canvas").screenshot(path=path)
+    return np.asarray(Pillow.open(path).convert("L")).astype(float)
+
+
+def test_the_viewer_shows_each_volume_and_flips_none(sites, visit, tmp_path):
+    drawn = {}
+    for name, channel in (("deep", 0), ("deep", 1), ("mirrored", 1)):
+        page_path = sites[name] / "units" / "conv1" / f"{channel:04d}.html"
+        with visit(page_path) as page:
+            drawn[name, channel] = viewer_picture(page, tmp_path / f"{name}{channel}.png")
+    assert np.abs(drawn["deep", 0] - drawn["deep", 1]).mean() > 5
+    middle = drawn["deep", 1].shape[1] // 2
+    for name, bright in (("deep", "right"), ("mirrored", "left")):
+        left, right = drawn[name, 1][:, :middle].sum(), drawn[name, 1][:, middle:].sum()
+        # The right of the subject is on the right, whichever way the grid runs.
+        assert (right > 2 * left) if bright == "right" else (left > 2 * right)
+
+
+def test_without_webgl_the_viewer_says_so_and_the_page_stays(sites, chromium):
+    path = sites["deep"] / "units" / "conv1" / "0001.html"
+    context = chromium.new_context()
+    context.add_init_script("HTMLCanvasElement.prototype.getContext = () => null;")
+    page = context.new_page()
+    page.goto(path.as_uri())
+    page.click("#open-viewer")
+    page.wait_for_selector("#viewer[data-state=failed]")
+    assert "no WebGL 2. The pictures above show the same" in page.inner_text("#viewer")
+    assert page.locator(".stage img:visible").count() == 3
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessibility(sites, visit, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is not installed"
+    )
+    for name, page_name in (
+        ("flat", "index.html"),
+        ("flat", "layers/conv1.html"),
+        ("flat", "units/conv1/0001.html"),
+        ("deep", "layers/conv1.html"),
+        ("deep", "units/conv1/0001.html"),
+        ("compared", "index.html"),
+        ("compared", "layers/conv1.html"),
+    ):
+        with visit(sites[name] / page_name, color_scheme=scheme) as page:
+            found = axe.Axe().run(page, options={"preload": False}).response["violations"]
+            serious = [
+                (each["id"], [node["target"] for node in each["nodes"]][:3])
+                for each in found
+                if each["impact"] in ("serious", "critical")
+            ]
+            assert not serious, f"{name}/{page_name}: {serious}"
