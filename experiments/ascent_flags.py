@@ -1,5 +1,6 @@
 """The flags that say what an ascent does, shared by the launchers that run one."""
 
+import hashlib
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import optax
 from absl import flags
 
 from experiments.launch import versions
+from experiments.python_files import load_function
 from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.nn.taps import Layer, Network, linen_network
 from featvis_jax.visualize import ascent, objectives, parameterizations, penalties, presets
@@ -24,6 +26,12 @@ flags.DEFINE_integer("every", 50, "The paper's transforms act every so many step
 flags.DEFINE_enum("penalty", "none", list(penalties.PENALTIES), "R(x), subtracted from f(x).")
 flags.DEFINE_float("penalty_weight", 10.0, "lambda, the weight of the penalty.", lower_bound=0.0)
 flags.DEFINE_float("learning_rate", 0.05, "Adam's, in units of intensity per step.")
+flags.DEFINE_string(
+    "config",
+    None,
+    "Python file for all that no flag says: it defines recipe(given, model, layer), is handed the "
+    "recipe that the flags spell out, and returns the one to run.",
+)
 flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, upper_bound=2**32 - 1)
 
 
@@ -82,8 +90,40 @@ def recipe(model: TrainedModel, layer: str, regularization: str) -> ascent.Recip
         projection=strategy.projection,
         steps=FLAGS.steps,
     )
+    if FLAGS.config is not None:
+        chosen = _configured(chosen, model, layer)
     ascent.check(chosen)
     return chosen
+
+
+def _configured(recipe: ascent.Recipe, model: TrainedModel, layer: str) -> ascent.Recipe:
+    """What the function in --config makes of a recipe."""
+    function = load_function(Path(FLAGS.config), "recipe", flag="--config")
+    try:
+        chosen = function(recipe, model, layer)
+    except Exception as error:
+        raise ValueError(
+            f"--config={FLAGS.config}: recipe(given, model, {layer!r}) failed with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(chosen, ascent.Recipe):
+        raise ValueError(
+            f"--config={FLAGS.config}: recipe(given, model, {layer!r}) returned "
+            f"{type(chosen).__name__}; expected a Recipe, such as given._replace(penalty=None)."
+        )
+    if chosen.steps != FLAGS.steps:
+        raise ValueError(
+            f"--config={FLAGS.config} changes the number of steps from {FLAGS.steps} to "
+            f"{chosen.steps}: pass --steps={chosen.steps} instead, which the plan is made from."
+        )
+    return chosen
+
+
+def config_sha256() -> str | None:
+    """Checksum of the file in --config; what it says decides the images."""
+    if FLAGS.config is None:
+        return None
+    return hashlib.sha256(Path(FLAGS.config).read_bytes()).hexdigest()
 
 
 def environment() -> dict[str, Any]:

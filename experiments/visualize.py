@@ -185,6 +185,7 @@ def _configuration(
         "regularization": FLAGS.regularization,
         "robustness": describe(recipe.robustness),
         "projection": describe(recipe.projection),
+        "config_sha256": ascent_flags.config_sha256(),
         "steps": FLAGS.steps,
         "seed": FLAGS.seed,
     }

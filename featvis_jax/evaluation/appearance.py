@@ -10,6 +10,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+# A gradient beyond this share of the intensity range per voxel counts as structure.
+_SLOPE = 0.05
+
 
 @dataclasses.dataclass(frozen=True)
 class Appearance:
@@ -19,17 +22,21 @@ class Appearance:
       brightness: Mean intensity.
       contrast: Standard deviation of the intensity.
       total_variation: Mean length of the gradient, per voxel.
+      density: Share of the voxels that lie on a slope, a gradient beyond 0.05 per voxel.
       spectrum_slope: Exponent of the power spectrum against frequency: 0 for white noise, about -2
         for natural images, lower for smoother ones.
       edge_artefact: Gradient in a band along the border over that in the interior; 1 for an image
         that looks the same everywhere.
+      edge_brightness: Mean intensity of that band less that of the interior.
     """
 
     brightness: float
     contrast: float
     total_variation: float
+    density: float
     spectrum_slope: float
     edge_artefact: float
+    edge_brightness: float
 
 
 def appearance(image: Float[np.ndarray, "*spatial channels"], *, border: int = 8) -> Appearance:
@@ -63,8 +70,10 @@ def appearance(image: Float[np.ndarray, "*spatial channels"], *, border: int = 8
         brightness=float(plane.mean()),
         contrast=float(plane.std()),
         total_variation=float(gradient.mean()),
+        density=float((gradient > _SLOPE).mean()),
         spectrum_slope=_spectrum_slope(plane),
         edge_artefact=float(gradient[in_band].mean() / interior) if interior > 0 else float("nan"),
+        edge_brightness=float(plane[in_band].mean() - plane[inner].mean()),
     )
 
 

@@ -1,0 +1,41 @@
+"""Functions from the user's own Python files, named by flags."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def load_function(path: Path, name: str, *, flag: str) -> Callable[..., Any]:
+    """Execute a Python file and take a function from it.
+
+    Args:
+      path: The file. It may import its neighbours.
+      name: The function's.
+      flag: That named the file, for the errors.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: It is no Python file, does not run, or has no such function.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{flag}={path}: there is no such file.")
+    module_name = f"_featvis_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{flag}={path}: expected a Python file, NAME.py.")
+    module = importlib.util.module_from_spec(spec)
+    # Under its name from the start: dataclasses and pickling by reference look themselves up.
+    sys.modules[module_name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{flag}={path} does not run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{flag}={path}: expected it to define a function {name!r}; it has none.")
+    return function
