@@ -1,0 +1,230 @@
+"""Convolution with stride 1, and its gradients, written for CPU.
+
+* A VALID convolution is several times slower than a SAME one whose border is cut off;
+* a convolution of one channel, or to one channel, is a memory-bound job that shifted slices do
+  about ten times faster;
+* an image gradient is a SAME convolution with the mirrored kernel, which XLA hands to a fast
+  library, and not the transpose of a convolution, which it does not;
+* the weight gradient is fastest one image at a time: the patches of one image fit in the cache and
+  meet the output gradient in a single matrix product;
+* a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
+  the channels (its taps).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from featvis_jax.nn.ops.fusion import apart
+from featvis_jax.nn.ops.windows import shifted, taps
+
+Batch = Float[Array, "batch *spatial channels"]
+Kernel = Float[Array, "*window in_channels out_channels"]
+
+
+def conv(
+    images: Batch, kernel: Kernel, *, padding: str = "VALID", strides: int = 1
+) -> Float[Array, "batch *out out_channels"]:
+    """Cross-correlate images with a kernel, as deep learning's "convolution" does.
+
+    Args:
+      images: ``(batch, *spatial, in_channels)``.
+      kernel: ``(*window, in_channels, out_channels)``, as Flax stores it.
+      padding: ``"VALID"`` or ``"SAME"`` (zeros).
+      strides: The step between two outputs, the same along every axis.
+
+    Returns:
+      ``(batch, *out, out_channels)``.
+
+    Raises:
+      ValueError: The padding is unknown, or the window does not fit into the image.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> conv(jnp.ones((2, 9, 8, 7, 1)), jnp.ones((3, 3, 3, 1, 4))).shape
+      (2, 7, 6, 5, 4)
+    """
+    window, spatial = kernel.shape[:-2], images.shape[1:-1]
+    if padding == "SAME":
+        pads = lax.padtype_to_pads(spatial, window, (strides,) * len(window), "SAME")
+        images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    elif padding != "VALID":
+        raise ValueError(f"padding is {padding!r}; expected 'VALID' or 'SAME'.")
+    if any(n < w for n, w in zip(images.shape[1:-1], window, strict=True)):
+        raise ValueError(
+            f"A convolution with window {window} does not fit into an image of shape {spatial}: "
+            "use a larger input grid, fewer layers, or padding='SAME'."
+        )
+    if strides != 1:
+        return _lax_conv(images, kernel, strides=strides)
+    return _valid_conv(images, kernel)
+
+
+def _lax_conv(images: Array, kernel: Array, *, strides: int = 1) -> Array:
+    axes = "XYZ"[: images.ndim - 2]
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=(strides,) * len(axes),
+        padding="VALID",
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    )
+
+
+@jax.custom_vjp
+def _valid_conv(images: Array, kernel: Array) -> Array:
+    return lax.platform_dependent(images, kernel, cpu=_cpu_conv, default=_lax_conv)
+
+
+def _valid_conv_forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _valid_conv(images, kernel), (images, kernel)
+
+
+def _valid_conv_backward(saved: tuple[Array, Array], out: Array) -> tuple[Array, Array]:
+    images, kernel = saved
+    image_gradient = lax.platform_dependent(
+        out, kernel, cpu=_cpu_image_gradient, default=_lax_image_gradient
+    )
+    kernel_gradient = lax.platform_dependent(
+        images, out, cpu=_cpu_kernel_gradient, default=_lax_kernel_gradient
+    )
+    return image_gradient, kernel_gradient
+
+
+_valid_conv.defvjp(_valid_conv_forward, _valid_conv_backward)
+
+
+def _lax_image_gradient(out: Array, kernel: Array) -> Array:
+    window = kernel.shape[:-2]
+    spatial = tuple(n + w - 1 for n, w in zip(out.shape[1:-1], window, strict=True))
+    images = jax.ShapeDtypeStruct((out.shape[0], *spatial, kernel.shape[-2]), out.dtype)
+    (gradient,) = jax.linear_transpose(lambda x: _lax_conv(x, kernel), images)(out)
+    return gradient
+
+
+def _lax_kernel_gradient(images: Array, out: Array) -> Array:
+    window = tuple(n - m + 1 for n, m in zip(images.shape[1:-1], out.shape[1:-1], strict=True))
+    kernel = jax.ShapeDtypeStruct((*window, images.shape[-1], out.shape[-1]), out.dtype)
+    (gradient,) = jax.linear_transpose(lambda k: _lax_conv(images, k), kernel)(out)
+    return gradient
+
+
+def _placed(part: Array, tap: Sequence[int], shape: Sequence[int]) -> Array:
+    """The transpose of `shifted`: `part` at `tap` within zeros of the spatial shape `shape`."""
+    pads = [(t, n - t - m) for t, n, m in zip(tap, shape, part.shape[1:], strict=False)]
+    return jnp.pad(part, ((0, 0), *pads, (0, 0)))
+
+
+def _filters(weights: Array, rank: int) -> Array:
+    """One weight per output channel, ready to multiply a batch."""
+    return weights.reshape((1,) * (rank - 1) + (-1,))
+
+
+def _fold_leading_axis(images: Array, width: int) -> Array:
+    """(batch, x, ..., c) -> (batch * (x - width + 1), ..., width * c): leading taps as channels."""
+    length = images.shape[1] - width + 1
+    stacked = jnp.concatenate([images[:, t : t + length] for t in range(width)], axis=-1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def _cpu_conv(images: Array, kernel: Array) -> Array:
+    window, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
+    shape = [n - w + 1 for n, w in zip(images.shape[1:-1], window, strict=True)]
+    if inputs == 1:
+        return apart(lambda kernel, images: _shifted_sum(images, kernel), kernel, images)
+    if outputs == 1:
+        # All taps in one matrix product, each as a channel of its own; then add them up, shifted.
+        products = images @ jnp.moveaxis(kernel[..., 0], -1, 0).reshape(inputs, -1)
+        return functools.reduce(
+            jnp.add,
+            [shifted(products[..., i : i + 1], tap, shape) for i, tap in enumerate(taps(window))],
+        )
+    if len(window) == 3:
+        folded = _fold_leading_axis(images, window[0])
+        flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
+        return _cpu_conv(folded, flat_kernel).reshape(images.shape[0], *shape, outputs)
+    return shifted(_same_conv(images, kernel), [(w - 1) // 2 for w in window], shape)
+
+
+def _shifted_sum(images: Array, kernel: Array) -> Array:
+    """A convolution of one channel: shifted images, each times its tap, added up."""
+    window = kernel.shape[:-2]
+    shape = [n - w + 1 for n, w in zip(images.shape[1:-1], window, strict=True)]
+    return functools.reduce(
+        jnp.add,
+        [
+            shifted(images, tap, shape) * _filters(kernel[(*tap, 0)], images.ndim)
+            for tap in taps(window)
+        ],
+    )
+
+
+def _same_conv(images: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=(1,) * (images.ndim - 2),
+        padding="SAME",
+        dimension_numbers=("NXYC", "XYIO", "NXYC"),
+    )
+
+
+def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
+    window, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
+    spatial = [n + w - 1 for n, w in zip(out.shape[1:-1], window, strict=True)]
+    if inputs == 1:
+        products = out @ kernel.reshape(-1, outputs).T
+        return functools.reduce(
+            jnp.add,
+            [_placed(products[..., i : i + 1], tap, spatial) for i, tap in enumerate(taps(window))],
+        )
+    if outputs == 1:
+        placed = jnp.concatenate([_placed(out, tap, spatial) for tap in taps(window)], axis=-1)
+        return placed @ kernel.reshape(-1, inputs)
+    if len(window) == 3:
+        flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
+        folded = _cpu_image_gradient(out.reshape(-1, *out.shape[2:]), flat_kernel)
+        parts = folded.reshape(*out.shape[:2], *folded.shape[1:-1], window[0], inputs)
+        return functools.reduce(
+            jnp.add,
+            [_placed(parts[..., t, :], (t, 0, 0), spatial) for t in range(window[0])],
+        )
+    # A convolution of `out` with the mirrored kernel; half of its border is what SAME adds.
+    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(-1, -2)
+    pads = [(w // 2, (w - 1) // 2) for w in window]
+    return _same_conv(jnp.pad(out, ((0, 0), *pads, (0, 0))), mirrored)
+
+
+def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
+    (inputs, outputs), spatial = (images.shape[-1], out.shape[-1]), images.shape[1:-1]
+    window = tuple(n - m + 1 for n, m in zip(spatial, out.shape[1:-1], strict=True))
+    if len(window) == 3:
+        folded = _fold_leading_axis(images, window[0])
+        flat = _cpu_kernel_gradient(folded, out.reshape(-1, *out.shape[2:]))
+        return jnp.moveaxis(flat.reshape(*window[1:], window[0], inputs, outputs), 2, 0)
+    if inputs == 1:
+        return _lax_kernel_gradient(images, out)
+    # With `out` zero-padded to rows of the input's length, every tap of a flattened image is one
+    # contiguous run, so that the patches cost no strided copies.
+    length = math.prod(spatial)
+    starts = [
+        sum(t * math.prod(spatial[i + 1 :]) for i, t in enumerate(tap)) for tap in taps(window)
+    ]
+    out = jnp.pad(out, ((0, 0), *((0, w - 1) for w in window), (0, 0)))
+
+    def one_image(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        image, gradient = pair
+        flat = jnp.pad(image.reshape(length, inputs), ((0, starts[-1]), (0, 0))).T
+        patches = jnp.concatenate([flat[:, s : s + length] for s in starts])
+        return total + patches @ gradient.reshape(length, outputs), None
+
+    zero = jnp.zeros((len(starts) * inputs, outputs), out.dtype)
+    total, _ = lax.scan(one_image, zero, (images, out))
+    return total.reshape(*window, inputs, outputs)
