@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -27,6 +29,8 @@ from featvis_jax.results.nifti import encode_nifti
 from featvis_jax.results.store import atomic_write_bytes, file_name, make_directory
 from featvis_jax.visualize import ascent, presets
 from featvis_jax.visualize.layer import FinishedUnit, visualize
+from featvis_jax.visualize.objectives import Unit
+from featvis_jax.visualize.stability import moved_objective
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -51,6 +55,7 @@ def main(_: Sequence[str]) -> None:
     out = Path(FLAGS.out)
     make_directory(out)
 
+    moved = jax.jit(moved_objective(network, recipes[names[0]].objective))
     columns: dict[str, list[FinishedUnit]] = {}
     rows: list[dict[str, Any]] = []
     for name, recipe in tqdm(recipes.items(), unit="strategy"):
@@ -60,7 +65,9 @@ def main(_: Sequence[str]) -> None:
         for unit in columns[name]:
             encoded = encode_nifti(unit.image, model.affine, window=model.intensity_range)
             atomic_write_bytes(directory / f"{unit.channel:04d}.nii.gz", encoded)
-            rows.append(_row(name, layer, unit))
+            key, number = jax.random.key(unit.channel), Unit(jnp.int32(unit.channel))
+            kept = moved(network.variables, key, unit.image, number)
+            rows.append(_row(name, layer, unit, float(kept)))
         atomic_write_bytes(out / "comparison.tsv", _table(rows))
     figure = comparison(
         [[columns[name][i].image for name in names] for i in range(len(channels))],
@@ -82,13 +89,14 @@ def _column(
     return list(visualize(network, recipe, layer, channels, seed=FLAGS.seed, batch_size=size))
 
 
-def _row(strategy: str, layer: str, unit: FinishedUnit) -> dict[str, Any]:
+def _row(strategy: str, layer: str, unit: FinishedUnit, moved: float) -> dict[str, Any]:
     look = dataclasses.asdict(appearance(np.asarray(unit.image, np.float64)))
     return {
         "strategy": strategy,
         "layer": layer,
         "channel": unit.channel,
         "objective": unit.final_objective,
+        "moved_objective": moved,
         "penalty": unit.penalty,
         "finite": unit.finite,
         **look,

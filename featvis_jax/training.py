@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -103,6 +105,14 @@ class TrainState(NamedTuple):
     best_loss: Float[Array, ""]
     best_step: Int[Array, ""]
     stale: Int[Array, ""]
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved its exact state."""
+
+
+class _Asked(Exception):
+    """Somebody asked to stop; nothing is saved yet."""
 
 
 class Evaluation(NamedTuple):
@@ -208,39 +218,25 @@ def _score(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
     )
 
 
-def fit(
-    model: nn.Module,
-    variables: dict[str, Variables],
-    schedule: Schedule,
-    *,
-    training: Callable[[int], Iterator[Examples]],
-    validation: Callable[[], Iterable[Examples]],
-    directory: Path,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-    on_evaluation: Callable[[list[dict[str, Any]]], None] = lambda history: None,
-) -> Result:
-    """Train until the validation loss has stopped falling, or for `schedule.steps` steps.
+TrainingStep = Callable[
+    [Variables, optax.OptState, Array, Array], tuple[Variables, optax.OptState, Array]
+]
 
-    The state is saved at every evaluation. A run that is started again on the same directory goes
-    on from there and ends with the same weights as one that was never interrupted.
+
+def training_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, statistics: Variables
+) -> TrainingStep:
+    """Make the function that takes one optimizer step on a batch.
 
     Args:
-      model: The network.
-      variables: Initial weights and statistics (`initialize`).
-      schedule: How long and how fast.
-      training: Maps a first step to the batches from there on (`training_batches`).
-      validation: Makes the validation batches.
-      directory: Where checkpoints are kept.
-      on_step: Called after each step with the number of finished steps and the latest known loss.
-      on_evaluation: Called after each evaluation with the rows so far.
+      model: A network with a ``"statistics"`` collection.
+      optimizer: From optax.
+      statistics: Of the training images.
 
-    Raises:
-      FloatingPointError: The loss is no longer finite.
+    Returns:
+      ``(params, opt_state, images, labels) -> (params, opt_state, loss)``, to be jitted.
     """
-    optimizer = schedule.optimizer()
-    statistics = variables["statistics"]
 
-    @jax.jit(donate_argnums=(0, 1))
     def update(
         params: Variables, opt_state: optax.OptState, images: Array, labels: Array
     ) -> tuple[Variables, optax.OptState, Array]:
@@ -251,6 +247,47 @@ def fit(
         value, gradient = jax.value_and_grad(loss)(params)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
+
+    return update
+
+
+def fit(
+    model: nn.Module,
+    variables: dict[str, Variables],
+    schedule: Schedule,
+    *,
+    training: Callable[[int], Iterator[Examples]],
+    validation: Callable[[], Iterable[Examples]],
+    directory: Path,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_evaluation: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train until the validation loss has stopped falling, or for `schedule.steps` steps.
+
+    The state is saved at every evaluation, and when `stop` asks for an end. A run that is started
+    again on the same directory goes on from there and ends with the same weights as one that was
+    never interrupted.
+
+    Args:
+      model: The network.
+      variables: Initial weights and statistics (`initialize`).
+      schedule: How long and how fast.
+      training: Maps a first step to the batches from there on (`training_batches`).
+      validation: Makes the validation batches.
+      directory: Where checkpoints are kept.
+      on_step: Called after each step with the number of finished steps and the latest known loss.
+      on_evaluation: Called after each evaluation with the rows so far.
+      stop: Asked before each batch, of an evaluation too, whether to save and end.
+
+    Raises:
+      FloatingPointError: The loss is no longer finite.
+      Interrupted: `stop` said so.
+    """
+    optimizer = schedule.optimizer()
+    statistics = variables["statistics"]
+
+    update = jax.jit(training_step(model, optimizer, statistics), donate_argnums=(0, 1))
 
     options = ocp.CheckpointManagerOptions(max_to_keep=1)
     with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
@@ -265,6 +302,8 @@ def fit(
             stale=jnp.int32(0),
         )
         history: list[dict[str, Any]] = []
+        # Of the steps since the last evaluation; a run may have been stopped between two.
+        losses: list[Any] = []
         if (latest := manager.latest_step()) is not None:
             restored = manager.restore(
                 latest,
@@ -273,25 +312,45 @@ def fit(
                 ),
             )
             state, history = TrainState(*restored["state"]), list(restored["history"]["rows"])
+            losses = [np.float32(loss) for loss in restored["history"].get("losses", [])]
+
+        def save(state: TrainState) -> None:
+            # Named by its step, or by the next number: one that was stopped before an evaluation
+            # and one after it share their step, and neither may be gone before the other is whole.
+            name = max(int(state.step), (manager.latest_step() or 0) + 1)
+            rows = {"rows": history, "losses": [float(loss) for loss in jax.device_get(losses)]}
+            manager.save(
+                name,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(rows)
+                ),
+            )
 
         batches = training(int(state.step))
-        losses: list[Array] = []
         known_loss = math.nan
-        while int(state.step) < schedule.steps and int(state.stale) < schedule.patience:
+        while losses or (int(state.step) < schedule.steps and int(state.stale) < schedule.patience):
             params, opt_state = state.params, state.opt_state
-            first = int(state.step)
+            step, found = int(state.step), None
+            first = step - len(losses)
             last = min(first + schedule.evaluate_every, schedule.steps)
-            for step in range(first, last):
-                batch = next(batches)
-                params, opt_state, loss = update(params, opt_state, batch["image"], batch["label"])
-                losses.append(loss)
-                if len(losses) > 1:
-                    # The loss before last is there already: reading it does not hold the device up.
-                    known_loss = float(losses[-2])
-                on_step(step + 1, known_loss)
+            with contextlib.suppress(_Asked):
+                for batch in _until(stop, itertools.islice(batches, last - step)):
+                    params, opt_state, loss = update(
+                        params, opt_state, batch["image"], batch["label"]
+                    )
+                    losses.append(loss)
+                    step += 1
+                    if len(losses) > 1:
+                        # The loss before last is there already: reading it holds nothing up.
+                        known_loss = float(losses[-2])
+                    on_step(step, known_loss)
+                weights = {"params": params, "statistics": statistics}
+                found = evaluate(model, weights, _until(stop, validation()))
+            if found is None:
+                save(state._replace(step=jnp.int32(step), params=params, opt_state=opt_state))
+                raise Interrupted(f"Stopped and saved after step {step}.")
             training_loss = float(np.mean(jax.device_get(losses)))
             losses.clear()
-            found = evaluate(model, {"params": params, "statistics": statistics}, validation())
             if not (math.isfinite(training_loss) and math.isfinite(found.loss)):
                 raise FloatingPointError(
                     f"Between steps {first} and {last} the loss became {training_loss} in training "
@@ -313,12 +372,7 @@ def fit(
             unmeasured = {"balanced_accuracy": None, "auc": None}
             history.append({"step": last, "split": "train", "loss": training_loss, **unmeasured})
             history.append({"step": last, "split": "validation", **_row(found)})
-            manager.save(
-                last,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), history=ocp.args.JsonSave({"rows": history})
-                ),
-            )
+            save(state)
             on_evaluation(history)
     best = {"params": state.best_params, "statistics": statistics}
     return Result(best, int(state.best_step), int(state.step), history)
@@ -330,3 +384,11 @@ def _row(evaluation: Evaluation) -> dict[str, float]:
         "balanced_accuracy": evaluation.balanced_accuracy,
         "auc": evaluation.auc,
     }
+
+
+def _until(stop: Callable[[], bool], batches: Iterable[Examples]) -> Iterator[Examples]:
+    """Pass batches on until somebody asks to stop."""
+    for batch in batches:
+        if stop():
+            raise _Asked
+        yield batch

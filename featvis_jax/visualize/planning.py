@@ -61,18 +61,37 @@ def even_size(num_units: int, largest: int) -> int:
     return -(-num_units // num_batches)
 
 
+def largest_useful_size(*, num_devices: int | None = None) -> int:
+    """Units per batch beyond which a larger batch is no faster on this platform.
+
+    Args:
+      num_devices: Devices that share a batch; by default all of this process.
+
+    Example:
+      >>> largest_useful_size() >= 1
+      True
+    """
+    num_devices = jax.local_device_count() if num_devices is None else num_devices
+    return num_devices * _LARGEST_BATCH.get(jax.default_backend(), 16)
+
+
 def largest_batch(
-    compile_batch: Callable[[int], jax.stages.Compiled], *, num_units: int, memory_bytes: int
+    compile_batch: Callable[[int], jax.stages.Compiled],
+    *,
+    num_units: int,
+    num_devices: int | None = None,
+    memory_bytes: int | None = None,
 ) -> tuple[int, jax.stages.Compiled]:
     """Find the largest useful batch whose program fits into memory.
 
-    Starts from the largest batch that pays on this platform, split evenly over the units, and
-    shrinks it by what the compiled program says it needs.
+    Starts from the largest batch that pays on these devices, split evenly over the units, and
+    shrinks it by what the compiled program says it needs on each of them.
 
     Args:
       compile_batch: Compiles the program for a batch size.
       num_units: Units to run.
-      memory_bytes: What the program may take at most.
+      num_devices: Devices that share a batch; by default all of this process.
+      memory_bytes: What the program may take at most on each; by default what is free.
 
     Returns:
       The batch size and its program.
@@ -83,18 +102,19 @@ def largest_batch(
     """
     if num_units < 1:
         raise ValueError(f"num_units is {num_units}; expected at least 1.")
-    size = even_size(num_units, _LARGEST_BATCH.get(jax.default_backend(), 16))
+    free = free_memory_bytes(num_devices=num_devices) if memory_bytes is None else memory_bytes
+    size = even_size(num_units, largest_useful_size(num_devices=num_devices))
     while True:
         program = compile_batch(size)
         needed = program_bytes(program)
-        if needed <= memory_bytes:
+        if needed <= free:
             return size, program
         if size == 1:
             raise MemoryError(
-                f"One unit needs {needed / 2**30:.1f} GiB and {memory_bytes / 2**30:.1f} GiB are "
+                f"One unit needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
                 "free: use a smaller input grid, an earlier layer, or a larger machine."
             )
-        size = max(1, min(size - 1, int(size * memory_bytes / needed)))
+        size = max(1, min(size - 1, int(size * free / needed)))
 
 
 def program_bytes(program: jax.stages.Compiled) -> int:
@@ -110,12 +130,19 @@ def program_bytes(program: jax.stages.Compiled) -> int:
     )
 
 
-def free_memory_bytes() -> int:
-    """Memory that a program may use on the first local device, a margin kept."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(_SHARE_OF_MEMORY * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    return int(_SHARE_OF_MEMORY * _available_bytes())
+def free_memory_bytes(*, num_devices: int | None = None) -> int:
+    """Memory that a program may use on each device, a margin kept.
+
+    Args:
+      num_devices: Devices that run it; by default all of this process.
+    """
+    devices = jax.local_devices()[:num_devices]
+    stats = [device.memory_stats() for device in devices]
+    if all(stat and "bytes_limit" in stat for stat in stats):
+        free = min(stat["bytes_limit"] - stat.get("bytes_in_use", 0) for stat in stats)
+        return int(_SHARE_OF_MEMORY * free)
+    # Devices without memory of their own share the machine's.
+    return int(_SHARE_OF_MEMORY * _available_bytes() / len(devices))
 
 
 def _available_bytes() -> int:

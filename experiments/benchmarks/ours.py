@@ -1,0 +1,159 @@
+"""The jobs in featvis_jax, compiled and ready to be timed."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from featvis_jax import training
+from featvis_jax.nn.cnn import CNN
+from featvis_jax.nn.taps import linen_network
+from featvis_jax.types import Transform
+from featvis_jax.visualize import (
+    ascent,
+    objectives,
+    parameterizations,
+    penalties,
+    planning,
+    presets,
+)
+from featvis_jax.visualize.objectives import Unit
+
+
+class Compiled(NamedTuple):
+    """A job that is ready to run.
+
+    Attributes:
+      run: Takes a number of steps and returns the seconds that they took.
+      compile_seconds: What compilation took.
+      peak_bytes: Arguments, results and temporaries of the compiled program.
+    """
+
+    run: Callable[[int], float]
+    compile_seconds: float
+    peak_bytes: int
+
+
+def ascent_job(
+    module: CNN,
+    image_shape: tuple[int, ...],
+    layer: str,
+    *,
+    batch: int,
+    layer_l1: bool = False,
+    regularization: str = "none",
+    projection: Transform | None = None,
+    learning_rate: float = 0.05,
+) -> Compiled:
+    """An ascent on the first `batch` channels of a layer; `run` always starts afresh.
+
+    Args:
+      module: The network; its weights are random.
+      image_shape: ``(*spatial, 1)``.
+      layer: The target.
+      batch: Units.
+      layer_l1: Whether `penalties.layer_l1` is on, with a weight of 10.
+      regularization: A strategy by name.
+      projection: In place of the strategy's.
+      learning_rate: Of Adam.
+    """
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(image_shape))
+    network = linen_network(module, variables, image_shape)
+    strategy = presets.strategy(regularization)
+    recipe = ascent.Recipe(
+        objective=objectives.channel(layer),
+        penalty=penalties.layer_l1(layer) if layer_l1 else None,
+        penalty_weight=10.0 if layer_l1 else 0.0,
+        parameterization=parameterizations.pixels(),
+        optimizer=optax.adam(learning_rate),
+        robustness=strategy.robustness,
+        projection=strategy.projection if projection is None else projection,
+        steps=256,
+    )
+    channels = [place % network.layer(layer).channels for place in range(batch)]
+    units = Unit(jnp.asarray(channels, jnp.int32))
+    init = jax.jit(jax.vmap(lambda key: ascent.init(key, recipe, image_shape)))
+    keys = jax.random.split(jax.random.key(0), batch)
+    states = init(keys)
+    started = time.perf_counter()
+    advance = jax.jit(ascent.advance(network, recipe), donate_argnums=1)
+    program = advance.lower(variables, states, units, jnp.int32(0), jnp.int32(1)).compile()
+    compile_seconds = time.perf_counter() - started
+
+    def run(steps: int) -> float:
+        states = jax.block_until_ready(init(keys))
+        started = time.perf_counter()
+        jax.block_until_ready(program(variables, states, units, jnp.int32(0), jnp.int32(steps)))
+        return time.perf_counter() - started
+
+    return Compiled(run, compile_seconds, planning.program_bytes(program))
+
+
+def training_job(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Compiled:
+    """Training steps on random images.
+
+    Args:
+      module: The network.
+      image_shape: ``(*spatial, 1)``.
+      batch: Images.
+    """
+    optimizer = training.Schedule().optimizer()
+    variables = training.initialize(module, image_shape, mean=0.5, std=0.25, seed=0)
+    params = variables["params"]
+    opt_state = optimizer.init(params)
+    images = jax.random.uniform(jax.random.key(1), (batch, *image_shape))
+    labels = jnp.arange(batch) % module.num_classes
+    step = training.training_step(module, optimizer, variables["statistics"])
+    started = time.perf_counter()
+    program = jax.jit(step, donate_argnums=(0, 1)).lower(params, opt_state, images, labels).compile()
+    compile_seconds = time.perf_counter() - started
+
+    def run(steps: int) -> float:
+        nonlocal params, opt_state
+        started = time.perf_counter()
+        for _ in range(steps):
+            params, opt_state, _ = program(params, opt_state, images, labels)
+        jax.block_until_ready(params)
+        return time.perf_counter() - started
+
+    return Compiled(run, compile_seconds, planning.program_bytes(program))
+
+
+def transform_job(transform: Transform, image_shape: tuple[int, ...], *, batch: int) -> Compiled:
+    """A transform of a batch of images; a step is one application.
+
+    Args:
+      transform: What to apply.
+      image_shape: ``(*spatial, 1)``.
+      batch: Images.
+    """
+    images = jax.random.uniform(jax.random.key(0), (batch, *image_shape))
+    keys = jax.random.split(jax.random.key(1), batch)
+    started = time.perf_counter()
+    apply = jax.jit(jax.vmap(transform, in_axes=(0, 0, None)))
+    program = apply.lower(keys, images, jnp.int32(0)).compile()
+    compile_seconds = time.perf_counter() - started
+
+    def run(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            jax.block_until_ready(program(keys, images, jnp.int32(0)))
+        return time.perf_counter() - started
+
+    return Compiled(run, compile_seconds, planning.program_bytes(program))
+
+
+def matmul_gflops(side: int = 2000, repeats: int = 5) -> float:
+    """Rate of a large float32 matrix product on this machine, now: the best of a few."""
+    matrix = jnp.ones((side, side), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, matrix))
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds) / 1e9

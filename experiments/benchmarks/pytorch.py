@@ -1,0 +1,113 @@
+"""The same work in PyTorch, as its users write it: for a comparison, where torch is installed."""
+
+# pyright: reportMissingImports=false
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from featvis_jax.nn.cnn import CNN
+
+_CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+_POOLING = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+def ascent(
+    module: CNN,
+    image_shape: tuple[int, ...],
+    layer: str,
+    *,
+    layer_l1: bool,
+    batch: int,
+    learning_rate: float,
+) -> Callable[[int], float]:
+    """An ascent on the first `batch` channels of a layer.
+
+    The network ends at the target layer, its weights are frozen, images are optimized in one batch
+    and channels_last, and the wanted channels are picked from the whole layer.
+
+    Args:
+      module: The network, for its shapes.
+      image_shape: ``(*spatial, 1)``.
+      layer: The target.
+      layer_l1: Whether the mean of the layer's absolute values is a penalty of weight 10.
+      batch: Images.
+      learning_rate: Of Adam.
+
+    Returns:
+      A function that takes a number of steps and returns the seconds that they took.
+    """
+    rank = module.rank
+    network = _network(module, until=layer).to(memory_format=_LAYOUT[rank])  # pyright: ignore
+    network.requires_grad_(False)
+    images = torch.rand(batch, 1, *image_shape[:-1]).to(memory_format=_LAYOUT[rank])
+    images.requires_grad_(True)
+    optimizer = torch.optim.Adam([images], lr=learning_rate)
+    channels = torch.arange(batch) % network[-1].out_channels  # pyright: ignore
+    places = torch.arange(batch)
+
+    def run(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            activations = network(images)
+            loss = -activations[places, channels].flatten(1).mean(1).sum()
+            if layer_l1:
+                loss = loss + 10 * activations.abs().flatten(1).mean(1).sum()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                images.clamp_(0, 1)
+        return time.perf_counter() - started
+
+    return run
+
+
+def training(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Callable[[int], float]:
+    """Training on random images, with Adam and weight decay.
+
+    Args:
+      module: The network, for its shapes.
+      image_shape: ``(*spatial, 1)``.
+      batch: Images.
+
+    Returns:
+      A function that takes a number of steps and returns the seconds that they took.
+    """
+    layout = _LAYOUT[module.rank]
+    images = torch.rand(batch, 1, *image_shape[:-1]).to(memory_format=layout)
+    labels = torch.arange(batch) % module.num_classes
+    network = _network(module, until=None)
+    with torch.no_grad():
+        features = network(images[:1]).flatten(1).shape[1]
+    network = nn.Sequential(network, nn.Flatten(), nn.Linear(features, module.num_classes))
+    network = network.to(memory_format=layout)  # pyright: ignore
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4)
+
+    def run(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+        return time.perf_counter() - started
+
+    return run
+
+
+def _network(module: CNN, *, until: str | None) -> nn.Sequential:
+    """The convolutional part, whole or up to a convolution."""
+    parts: list[nn.Module] = []
+    inputs = 1
+    for number, (outputs, pool) in enumerate(zip(module.features, module.pools, strict=True), 1):
+        parts.append(_CONVOLUTION[module.rank](inputs, outputs, module.kernel_size))
+        if until == f"conv{number}":
+            break
+        parts.append(nn.ReLU())
+        if pool is not None:
+            parts.append(_POOLING[module.rank](*pool))
+        inputs = outputs
+    return nn.Sequential(*parts)
