@@ -218,13 +218,16 @@ def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
         sum(t * math.prod(spatial[i + 1 :]) for i, t in enumerate(tap)) for tap in taps(window)
     ]
     out = jnp.pad(out, ((0, 0), *((0, w - 1) for w in window), (0, 0)))
+    out = out.reshape(-1, length, outputs)
+    # Transposed before the loop: within it XLA would transpose every tap anew.
+    rows = images.reshape(-1, length, inputs).swapaxes(1, 2)
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, starts[-1])))
 
     def one_image(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        image, gradient = pair
-        flat = jnp.pad(image.reshape(length, inputs), ((0, starts[-1]), (0, 0))).T
-        patches = jnp.concatenate([flat[:, s : s + length] for s in starts])
-        return total + patches @ gradient.reshape(length, outputs), None
+        row, gradient = pair
+        patches = jnp.concatenate([row[:, s : s + length] for s in starts])
+        return total + patches @ gradient, None
 
     zero = jnp.zeros((len(starts) * inputs, outputs), out.dtype)
-    total, _ = lax.scan(one_image, zero, (images, out))
+    total, _ = lax.scan(one_image, zero, (rows, out))
     return total.reshape(*window, inputs, outputs)
