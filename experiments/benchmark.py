@@ -24,6 +24,7 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import startup
 from experiments.benchmarks import arithmetic, ours
 from experiments.launch import start
 from featvis_jax.nn.cnn import CNN
@@ -32,6 +33,8 @@ from featvis_jax.visualize import transforms
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Write the table to this TSV file, too.")
+# Compilation is measured, too.
+flags.FLAGS.set_default("compilation_cache", "")
 flags.DEFINE_integer("rounds", 5, "Rounds, in which each side has its turn.", lower_bound=1)
 
 _SLICE, _HALF, _WHOLE = (140, 192, 1), (96, 112, 96, 1), (182, 218, 182, 1)
@@ -290,6 +293,7 @@ flags.DEFINE_multi_enum("job", None, list(JOBS), "Job; repeat for several, all b
 
 def main(_: Sequence[str]) -> None:
     """Run the jobs and print a table, row by row."""
+    startup.prepare()
     names = list(dict.fromkeys(FLAGS.job or JOBS))
     rows: list[Row] = []
     if not _torch_is_installed():

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import ascent_flags
+from experiments import ascent_flags, startup
 from experiments.launch import start
 from featvis_jax.evaluation.appearance import appearance
 from featvis_jax.nn.taps import Network
@@ -44,6 +44,7 @@ flags.DEFINE_integer("batch", 16, "Most channels that run together.", lower_boun
 
 def main(_: Sequence[str]) -> None:
     """Run every strategy, then draw."""
+    startup.prepare()
     model, network = ascent_flags.load_network()
     layers = ascent_flags.chosen_layers(network)
     if len(layers) != 1:

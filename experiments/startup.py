@@ -1,0 +1,62 @@
+"""What a launcher sets up in its process before it computes anything."""
+
+import ctypes
+import platform
+from pathlib import Path
+
+import jax
+from absl import flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/featvis_jax/programs",
+    "Directory that keeps compiled programs for the next start; empty for none.",
+)
+flags.DEFINE_enum(
+    "precision",
+    None,
+    ["float32", "tensorfloat32", "bfloat16"],
+    "Of products on an accelerator. By default JAX's own choice: tensorfloat32 on recent GPUs.",
+)
+
+# Constants of glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+
+
+def prepare() -> None:
+    """Set up JAX and the memory allocator as the flags say; once, before the first computation.
+
+    Raises:
+      OSError: The directory of the compilation cache cannot be made.
+    """
+    # A cache that JAX's own variable names is left as it is, unless the flag asks for another.
+    is_set = jax.config.values["jax_compilation_cache_dir"] is not None
+    if FLAGS.compilation_cache and (FLAGS["compilation_cache"].present or not is_set):
+        directory = Path(FLAGS.compilation_cache).expanduser()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"--compilation_cache={FLAGS.compilation_cache}: {error}. Give a directory that "
+                "can be written, or an empty one for no cache."
+            ) from error
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if FLAGS.precision is not None:
+        jax.config.update("jax_default_matmul_precision", FLAGS.precision)
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Have glibc keep freed memory, since a step asks for the same large blocks again and again.
+
+    Given back and taken anew they cost a page fault for every 4 KiB. The thresholds are the largest
+    that an int holds; another allocator has no mallopt and needs none.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_MMAP_THRESHOLD, 2**30)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_ARENA_MAX, 1)

@@ -1,0 +1,65 @@
+"""What a launcher sets up: where programs are kept, how exactly products are computed."""
+
+import jax
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import startup
+
+OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_default_matmul_precision",
+)
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """Parsed flags, and JAX's configuration as it was."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    before = {name: getattr(jax.config, name) for name in OPTIONS}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_where_the_flag_says(tmp_path):
+    with flagsaver.as_parsed(compilation_cache=str(tmp_path / "a" / "programs")):
+        startup.prepare()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a" / "programs")
+    assert (tmp_path / "a" / "programs").is_dir()
+
+
+def test_without_a_directory_nothing_is_kept():
+    with flagsaver.as_parsed(compilation_cache=""):
+        startup.prepare()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_the_cache_of_jaxs_own_variable_is_left_alone(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    with flagsaver.flagsaver():
+        startup.prepare()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        flagsaver.as_parsed(compilation_cache=str(tmp_path / "file" / "programs")),
+        pytest.raises(OSError, match=r"--compilation_cache=.*Give a directory that can be written"),
+    ):
+        startup.prepare()
+
+
+@pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
+def test_the_precision_is_that_of_the_flag(precision):
+    with flagsaver.as_parsed(compilation_cache="", precision=precision):
+        startup.prepare()
+    assert jax.config.jax_default_matmul_precision == precision
+    text = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((4, 4), "float32")).as_text()
+    name = {"float32": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "DEFAULT"}[precision]
+    assert name in text

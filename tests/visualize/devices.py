@@ -1,0 +1,55 @@
+"""Visualizes three units on as many devices as there are; a program for test_devices.py.
+
+python devices.py RESULT.npz [CHANNEL ...]
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from featvis_jax.nn.cnn import CNN
+from featvis_jax.nn.taps import linen_network
+from featvis_jax.visualize import objectives, parameterizations, presets
+from featvis_jax.visualize.ascent import Recipe, unit_keys
+from featvis_jax.visualize.layer import LayerProgram
+from featvis_jax.visualize.planning import batches
+
+SHAPE = (44, 46, 1)
+
+
+def main(result: str, channels: list[int]) -> None:
+    """Write the images, traces and draws of some channels of conv2."""
+    module = CNN(rank=2, features=(2, 16, 4, 4, 4))
+    network = linen_network(module, module.init(jax.random.key(0), jnp.zeros(SHAPE)), SHAPE)
+    strategy = presets.strategy("lucid,rotation_30", every=2)
+    recipe = Recipe(
+        objective=objectives.channel("conv2"),
+        penalty=None,
+        penalty_weight=0.0,
+        parameterization=parameterizations.pixels(),
+        optimizer=optax.adam(0.05),
+        robustness=strategy.robustness,
+        projection=strategy.projection,
+        steps=6,
+    )
+    program = LayerProgram(network, recipe, num_units=len(channels), batch_size=len(channels))
+    (batch,) = batches(channels, batch_size=len(channels))
+    keys = unit_keys(3, "conv2", channels)
+    with jax.transfer_guard("disallow"):
+        done = program.run(batch, keys)
+    draws = jax.vmap(lambda key: jax.random.bits(key, (4,)))(keys)
+    np.savez(
+        result,
+        devices=jax.device_count(),
+        channels=[unit.channel for unit in done.units],
+        images=[unit.image for unit in done.units],
+        objective=[unit.objective_trace for unit in done.units],
+        draws=draws,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], [int(channel) for channel in sys.argv[2:]])
