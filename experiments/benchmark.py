@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import startup
-from experiments.benchmarks import arithmetic, ours
+from experiments.benchmarks import arithmetic, ascents, trainings
 from experiments.launch import start
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results.files import atomic_write_bytes
@@ -77,7 +77,7 @@ Side = tuple[int, Callable[[int], float]]
 
 def _measure(
     job: str,
-    compiled: dict[int, ours.Compiled],
+    compiled: dict[int, ascents.Compiled],
     torch: Sequence[Side],
     *,
     flop: int,
@@ -117,7 +117,7 @@ def _in_turns(
     times: list[dict[int, list[float]]] = [{}, {}]
     matmul = []
     for _ in range(FLAGS.rounds):
-        matmul.append(ours.matmul_gflops())
+        matmul.append(ascents.matmul_gflops())
         for side, found in zip((own, torch), times, strict=True):
             for batch, run in side:
                 found.setdefault(batch, []).append(run(steps) / steps / batch)
@@ -155,7 +155,7 @@ def _ascent(
     return _measure(
         job,
         {
-            b: ours.ascent_job(module, image_shape, layer, batch=b, layer_l1=layer_l1)
+            b: ascents.ascent_job(module, image_shape, layer, batch=b, layer_l1=layer_l1)
             for b in batches
         },
         torch,
@@ -173,7 +173,7 @@ def _training(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int)
         torch.append((batch, pytorch.training(module, image_shape, batch=batch)))
     return _measure(
         job,
-        {batch: ours.training_job(module, image_shape, batch=batch)},
+        {batch: trainings.training_job(module, image_shape, batch=batch)},
         torch,
         flop=arithmetic.training_flop(module, image_shape),
         steps=steps,
@@ -185,8 +185,8 @@ def _paper_2d() -> Row:
     module, batch, steps = CNN(rank=2), 16, 256
     started = time.perf_counter()
     options = {"batch": batch, "regularization": "rotation_30,tv_0.1,blur_0.5"}
-    compiled = ours.ascent_job(module, _SLICE, "conv5", **options)
-    matmul = ours.matmul_gflops()
+    compiled = ascents.ascent_job(module, _SLICE, "conv5", **options)
+    matmul = ascents.matmul_gflops()
     seconds = sum(compiled.run(steps) for _ in range(64 // batch))
     whole = time.perf_counter() - started
     flop = arithmetic.ascent_flop(module, _SLICE, "conv5", one_channel=True)
@@ -207,7 +207,7 @@ def _paper_2d() -> Row:
 def _transform(
     job: str, transform: transforms.DescribedTransform, image_shape: tuple[int, ...], *, batch: int
 ) -> Row:
-    compiled = ours.transform_job(transform, image_shape, batch=batch)
+    compiled = ascents.transform_job(transform, image_shape, batch=batch)
     own, _, matmul = _in_turns([(batch, compiled.run)], [], steps=1)
     image_bytes = 4 * math.prod(image_shape)
     return Row(
@@ -226,7 +226,7 @@ def _every_50() -> Row:
     module, shape, steps = CNN(rank=3), (64, 64, 64, 1), 256
     smoother = transforms.every(50, transforms.switching_bilateral())
     jobs = [
-        ours.ascent_job(module, shape, "conv5", batch=1, projection=projection)
+        ascents.ascent_job(module, shape, "conv5", batch=1, projection=projection)
         for projection in (transforms.identity(), smoother)
     ]
     for compiled in jobs:

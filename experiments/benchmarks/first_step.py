@@ -1,6 +1,6 @@
 """The first step of an ascent in a fresh process, as a program for `experiments.benchmark`."""
 
-from experiments.benchmarks.ours import ascent_job
+from experiments.benchmarks.ascents import ascent_job
 from featvis_jax.nn.cnn import CNN
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The jobs in featvis_jax, compiled and ready to be timed."""
+"""Ascents and transforms, compiled and ready to be timed."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from featvis_jax import training
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.types import Transform
@@ -87,36 +86,6 @@ def ascent_job(
         states = jax.block_until_ready(init(keys))
         started = time.perf_counter()
         jax.block_until_ready(program(variables, states, units, jnp.int32(0), jnp.int32(steps)))
-        return time.perf_counter() - started
-
-    return Compiled(run, compile_seconds, planning.program_bytes(program))
-
-
-def training_job(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Compiled:
-    """Training steps on random images.
-
-    Args:
-      module: The network.
-      image_shape: ``(*spatial, 1)``.
-      batch: Images.
-    """
-    optimizer = training.Schedule().optimizer()
-    variables = training.initialize(module, image_shape, mean=0.5, std=0.25, seed=0)
-    params = variables["params"]
-    opt_state = optimizer.init(params)
-    images = jax.random.uniform(jax.random.key(1), (batch, *image_shape))
-    labels = jnp.arange(batch) % module.num_classes
-    step = training.training_step(module, optimizer, variables["statistics"])
-    started = time.perf_counter()
-    program = jax.jit(step, donate_argnums=(0, 1)).lower(params, opt_state, images, labels).compile()
-    compile_seconds = time.perf_counter() - started
-
-    def run(steps: int) -> float:
-        nonlocal params, opt_state
-        started = time.perf_counter()
-        for _ in range(steps):
-            params, opt_state, _ = program(params, opt_state, images, labels)
-        jax.block_until_ready(params)
         return time.perf_counter() - started
 
     return Compiled(run, compile_seconds, planning.program_bytes(program))
