@@ -1,13 +1,15 @@
 """The flags that name a cohort, shared by the launchers."""
 
 import hashlib
+import math
 import os
 from pathlib import Path
 
 from absl import flags
 
-from featvis_jax.data.cohorts import Cohort, read_cohort
-from featvis_jax.data.synthetic import write_synthetic_cohort
+from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, read_cohort
+from featvis_jax.data.errors import CohortError
+from featvis_jax.data.synthetic import COARSEST_MM, FINEST_MM, write_synthetic_cohort
 
 COHORT = flags.DEFINE_string(
     "cohort",
@@ -16,13 +18,19 @@ COHORT = flags.DEFINE_string(
     "the embedded cohort: MNI152 brains under random deformation.",
 )
 PATTERN = flags.DEFINE_string(
-    "pattern", None, "Glob for the images below --cohort; T1w images at the usual BIDS places."
+    "pattern",
+    None,
+    "Glob for the images below a --cohort directory; T1w images at the usual BIDS places.",
 )
 SUBJECTS = flags.DEFINE_integer(
     "synthetic_subjects", 40, "Subjects of the synthetic cohort.", lower_bound=5
 )
 VOXEL_SIZE_MM = flags.DEFINE_float(
-    "synthetic_voxel_size_mm", 2.0, "Voxel size of the synthetic cohort.", lower_bound=1.0
+    "synthetic_voxel_size_mm",
+    2.0,
+    "Voxel size of the synthetic cohort.",
+    lower_bound=FINEST_MM,
+    upper_bound=COARSEST_MM,
 )
 GROUP_DIFFERENCE = flags.DEFINE_float(
     "synthetic_group_difference",
@@ -32,6 +40,9 @@ GROUP_DIFFERENCE = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+# NaN is neither below nor above a bound.
+for _flag in (VOXEL_SIZE_MM, GROUP_DIFFERENCE):
+    flags.register_validator(_flag, math.isfinite, message="expected a finite number")
 CACHE = flags.DEFINE_string(
     "cache",
     str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "featvis_jax"),
@@ -40,8 +51,16 @@ CACHE = flags.DEFINE_string(
 
 
 def cache_directory() -> Path:
-    """The cache, with `~` expanded."""
-    return Path(CACHE.value).expanduser()
+    """The cache, with `~` expanded; it is made if it is missing."""
+    try:
+        directory = Path(CACHE.value).expanduser()
+        directory.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"--cache={CACHE.value}: no directory can be made there ({error}); give one that you "
+            "may write to."
+        ) from error
+    return directory
 
 
 def volume_cache_directory(cohort: Cohort) -> Path:
@@ -53,10 +72,19 @@ def volume_cache_directory(cohort: Cohort) -> Path:
 
 def cohort_from_flags() -> Cohort:
     """Read the cohort that the flags name; the synthetic one is written first if need be."""
+    if PATTERN.value is not None and not Path(COHORT.value).is_dir():
+        raise ValueError(
+            f"--pattern={PATTERN.value}: chooses the images of a directory, but --cohort="
+            f"{COHORT.value} is none; leave one of the two flags out."
+        )
     if COHORT.value != "synthetic":
-        if PATTERN.value is not None:
-            return read_cohort(COHORT.value, pattern=PATTERN.value)
-        return read_cohort(COHORT.value)
+        pattern = DEFAULT_PATTERN if PATTERN.value is None else PATTERN.value
+        try:
+            return read_cohort(COHORT.value, pattern=pattern)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--cohort: {error}") from error
+        except CohortError as error:
+            raise CohortError(f"--cohort: {error}") from error
     name = (
         f"synthetic-{SUBJECTS.value}-subjects-{VOXEL_SIZE_MM.value:g}mm"
         f"-difference-{GROUP_DIFFERENCE.value:g}"

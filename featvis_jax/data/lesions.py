@@ -12,12 +12,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage, special
 
-from featvis_jax.data.volumes import brain_mask
+from featvis_jax.data.masks import brain_mask
 
 Coordinates = Float[np.ndarray, "rank *spatial"]
 Mask = Float[np.ndarray, "*spatial"]
@@ -25,7 +26,10 @@ Shape = Callable[[Coordinates, Float[np.ndarray, " rank"], float], Mask]
 """``(coordinates_mm, center_mm, size_mm) -> mask`` on [0, 1], 1 where the lesion is fully there."""
 
 # Attempts at a place and a grey level that fit; a brain offers one within the first few.
-_MAX_TRIES = 100
+_MAX_TRIES = 1000
+# An image that needs more than these is refused beforehand: where one attempt in fifty fits, all of
+# a thousand fail once in 500 million lesions.
+_TRIES_WITH_ROOM = 50
 # Lesions stay inside the brain; at its border they may lose at most this share of their extent.
 _MAX_CUT = 0.25
 
@@ -80,6 +84,31 @@ SHAPES: Mapping[str, Shape] = MappingProxyType({"square": square, "gaussian": ga
 """The lesion shapes that tasks know by name."""
 
 
+class _Tissue(NamedTuple):
+    """An image, where its brain is with holes filled, the voxels in it, and their grey levels."""
+
+    image: Float32[np.ndarray, "*spatial"]
+    mask: Bool[np.ndarray, "*spatial"]
+    places: Int[np.ndarray, "n rank"]
+    levels: Float32[np.ndarray, " m"]
+
+    @classmethod
+    def of(cls, image: Float32[np.ndarray, "*spatial"]) -> _Tissue:
+        """Find the brain of an image."""
+        brain = brain_mask(image)
+        if not brain.any():
+            raise NoRoomError(
+                "A lesion needs a brain, but the image is empty: leave such slices out "
+                "(featvis_jax.data.masks.usable_slices)."
+            )
+        filled = np.asarray(ndimage.binary_fill_holes(brain), bool)
+        return cls(image, filled, np.argwhere(filled), image[brain])
+
+
+class NoRoomError(ValueError):
+    """An image that has no place for a lesion, or no grey level that differs enough."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Lesions:
     """How lesions are drawn into an image.
@@ -92,8 +121,9 @@ class Lesions:
       min_contrast: Least difference between a lesion's level and the mean of the tissue that it
         covers, on [0, 1].
       polarity: ``"both"``, ``"bright"`` (brighter than the tissue) or ``"dark"``.
-      easy_contrast: Range of the difference that an easy lesion has instead, which may lead out of
-        the brain's range; a curriculum begins with these.
+      easy_contrast: Range of the difference that an easy lesion has instead; a curriculum begins
+        with these. Such a level may lie below 0 or above 1: cut off there, a bright lesion in
+        bright tissue would be the faintest of all.
 
     Raises:
       ValueError: A range is empty or an option unknown.
@@ -150,66 +180,70 @@ class Lesions:
           difficulty: Chance of each lesion to be of the final kind; the others are easy ones.
 
         Returns:
-          The image with lesions, and the largest of their masks at every voxel.
+          The image with lesions, on [0, 1] but for easy ones, and the largest of their masks at
+          every voxel.
 
         Raises:
-          ValueError: The image has no brain, or no lesion fits into it.
+          NoRoomError: The image has no brain, or no lesion fits into it.
         """
-        brain = brain_mask(image[..., 0])
-        if not brain.any():
-            raise ValueError(
-                "A lesion needs a brain, but the image is empty: leave such slices out "
-                "(featvis_jax.data.volumes.usable_slices)."
-            )
-        levels = image[..., 0][brain]
-        brain = np.asarray(ndimage.binary_fill_holes(brain), bool)
-        inside = np.argwhere(brain)
-        result, masks = image[..., 0].copy(), np.zeros(brain.shape, np.float32)
+        tissue = _Tissue.of(image[..., 0])
+        result, masks = tissue.image.copy(), np.zeros(tissue.image.shape, np.float32)
         for _ in range(rng.integers(self.count[0], self.count[1] + 1)):
             easy = rng.random() >= difficulty
-            window, mask, level = self._draw(image[..., 0], brain, inside, levels, rng, easy)
+            window, mask, level = self._draw(tissue, rng, easy, _MAX_TRIES)
             result[window] += mask * (level - result[window])
             masks[window] = np.maximum(masks[window], mask)
         return result[..., None], masks[..., None]
 
+    def check_room(
+        self, image: Float32[np.ndarray, "*spatial 1"], rng: np.random.Generator
+    ) -> None:
+        """Make sure that `add` will find a place in an image, whatever is drawn.
+
+        A place for one lesion of the final kind is searched with far fewer attempts than `add`
+        makes, so that an image that passes will not fail later.
+
+        Args:
+          image: Intensities on [0, 1], ``(*spatial, 1)``.
+          rng: Where all draws come from.
+
+        Raises:
+          NoRoomError: The image has no brain, or too few places for a lesion.
+        """
+        self._draw(_Tissue.of(image[..., 0]), rng, False, _TRIES_WITH_ROOM)
+
     def _draw(
-        self,
-        image: Float32[np.ndarray, "*spatial"],
-        brain: Bool[np.ndarray, "*spatial"],
-        inside: np.ndarray,
-        levels: np.ndarray,
-        rng: np.random.Generator,
-        easy: bool,
+        self, brain: _Tissue, rng: np.random.Generator, easy: bool, max_tries: int
     ) -> tuple[tuple[slice, ...], Float32[np.ndarray, "*window"], float]:
         """One lesion: the window it lies in, its mask there, and its grey level."""
-        for _ in range(_MAX_TRIES):
-            center = inside[rng.integers(len(inside))]
+        for _ in range(max_tries):
+            center = brain.places[rng.integers(len(brain.places))]
             size = rng.uniform(*self.size_mm)
             # A mask may reach past its nominal size (a soft edge); 1.5 sizes hold all of it.
             reach = math.ceil(1.5 * size / self.voxel_size_mm)
             window = tuple(
                 slice(max(c - reach, 0), min(c + reach + 1, n))
-                for c, n in zip(center, image.shape, strict=True)
+                for c, n in zip(center, brain.image.shape, strict=True)
             )
             mask = self._mask(window, center, size)
             extent = mask.sum()
-            mask = mask * brain[window]
+            mask = mask * brain.mask[window]
             if mask.sum() <= 0 or mask.sum() < (1 - _MAX_CUT) * extent:
                 continue
-            tissue = float((mask * image[window]).sum() / mask.sum())
+            tissue = float((mask * brain.image[window]).sum() / mask.sum())
             brighter = self.polarity == "bright" or (self.polarity == "both" and rng.random() < 0.5)
             if easy:
                 contrast = rng.uniform(*self.easy_contrast)
                 return window, mask, tissue + (contrast if brighter else -contrast)
             # One of the brain's own grey levels, from the first of a few that are far enough.
-            candidates = levels[rng.integers(len(levels), size=64)]
+            candidates = brain.levels[rng.integers(len(brain.levels), size=64)]
             contrast = candidates - tissue if brighter else tissue - candidates
             fitting = candidates[contrast >= self.min_contrast]
             if len(fitting):
                 return window, mask, float(fitting[0])
-        raise ValueError(
+        raise NoRoomError(
             f"No place for a lesion of {self.size_mm} mm with contrast {self.min_contrast} was "
-            f"found in an image of shape {image.shape} in {_MAX_TRIES} tries: allow smaller "
+            f"found in an image of shape {brain.image.shape} in {max_tries} tries: allow smaller "
             "lesions or less contrast."
         )
 

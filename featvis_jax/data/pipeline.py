@@ -6,6 +6,7 @@ was interrupted goes on with the very batches it would have seen.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypedDict, runtime_checkable
@@ -15,7 +16,10 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from featvis_jax.data.augmentation import Augmentation
-from featvis_jax.data.volumes import CachedVolume, center_crop, usable_slices
+from featvis_jax.data.cache import CachedVolume
+from featvis_jax.data.crops import center_crop
+from featvis_jax.data.lesions import NoRoomError
+from featvis_jax.data.masks import usable_slices
 
 # More than any run takes; without an end grain's lengths overflow in batches of one element.
 _EPOCHS = 2**31
@@ -25,7 +29,11 @@ Difficulty = Callable[[int], float]
 
 
 class Examples(TypedDict):
-    """Images ``(n, *spatial, 1)`` on [0, 1] and their class numbers ``(n,)``."""
+    """Images ``(n, *spatial, 1)`` and their class numbers ``(n,)``.
+
+    Intensities lie on [0, 1], save in the easy lesions that a curriculum begins with: these may
+    lie outside by as much as their contrast (`featvis_jax.data.lesions.Lesions.easy_contrast`).
+    """
 
     image: Float32[np.ndarray, "n *spatial 1"]
     label: Int[np.ndarray, " n"]
@@ -68,6 +76,10 @@ class Slices:
         """The participant whose slice this is."""
         return self.volumes[self.index[position][0]].participant_id
 
+    def place(self, position: int) -> str:
+        """What the slice is called in a message."""
+        return f"{self.owner(position)}, axial slice {self.index[position][1]}"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volumes:
@@ -93,6 +105,10 @@ class Volumes:
     def owner(self, position: int) -> str:
         """The participant whose volume this is."""
         return self.volumes[position].participant_id
+
+    def place(self, position: int) -> str:
+        """What the volume is called in a message."""
+        return self.owner(position)
 
 
 Source = Slices | Volumes
@@ -138,7 +154,8 @@ def training_batches(
       first_step: The step of the first batch; the batches of a resumed run are those of an
         uninterrupted one.
       difficulty: Difficulty of a step's lesions.
-      augmentation: Changes every image before the task makes examples of it.
+      augmentation: Changes every image before the task makes examples of it. An image that has
+        no room for a lesion once it is changed is taken as it is.
 
     Raises:
       ValueError: The batch size does not fit the task, or the source is empty.
@@ -147,9 +164,12 @@ def training_batches(
 
     def examples(index: int, position: int) -> Examples:
         rng, image = np.random.default_rng([seed, 0, index]), source[position]
+        owner, hardness = source.owner(position), difficulty(index // elements)
         if augmentation is not None:
-            image = augmentation(image, rng)
-        return task.examples(image, source.owner(position), rng, difficulty(index // elements))
+            # A shift may cut off, and a tone may flatten, the room that the image has as it is.
+            with contextlib.suppress(NoRoomError):
+                return task.examples(augmentation(image, rng), owner, rng, hardness)
+        return task.examples(image, owner, rng, hardness)
 
     dataset = (
         grain.MapDataset.source(range(len(source)))

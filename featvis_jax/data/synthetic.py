@@ -32,6 +32,9 @@ from scipy import ndimage
 GENERATOR_VERSION = 1
 GENERATOR_NAME = "featvis_jax.data.synthetic"
 
+# The template's own voxels, and voxels that leave a dozen across a head.
+FINEST_MM = 1.0
+COARSEST_MM = 16.0
 DISPLACEMENT_RMS_MM = 4.0
 BIAS_RMS = 0.08
 GAMMA_RMS = 0.1
@@ -74,7 +77,7 @@ def write_synthetic_cohort(
     Args:
       directory: of the cohort; must be missing, empty, or hold this very cohort.
       num_subjects: at least 1.
-      voxel_size_mm: at least 1; the template is resampled to it.
+      voxel_size_mm: in [1, 16]; the template is resampled to it.
       seed: at least 0. A subject depends on the seed and its own number, not on `num_subjects`.
       group_difference: in [0, 1], share of the intensity taken away at the planted centre.
 
@@ -133,9 +136,9 @@ def _check_parameters(
 ) -> None:
     if num_subjects < 1:
         raise ValueError(f"num_subjects={num_subjects}: expected at least 1")
-    if not (math.isfinite(voxel_size_mm) and voxel_size_mm >= 1):
+    if not FINEST_MM <= voxel_size_mm <= COARSEST_MM:
         raise ValueError(
-            f"voxel_size_mm={voxel_size_mm}: expected at least 1, the template's own voxel size"
+            f"voxel_size_mm={voxel_size_mm}: expected a number in [{FINEST_MM:g}, {COARSEST_MM:g}]"
         )
     if seed < 0:
         raise ValueError(f"seed={seed}: expected at least 0")

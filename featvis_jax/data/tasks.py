@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64
+from nibabel.affines import voxel_sizes
 
-from featvis_jax.data.cohorts import Cohort, CohortError, Split, split_subjects
-from featvis_jax.data.lesions import SHAPES, Lesions, Shape
+from featvis_jax.data.cache import CachedVolume, cache_volumes
+from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.crops import center_crop
+from featvis_jax.data.errors import CohortError
+from featvis_jax.data.lesions import SHAPES, Lesions, NoRoomError, Shape
 from featvis_jax.data.pipeline import Examples, Slices, Source, Task, Volumes
-from featvis_jax.data.volumes import CachedVolume, cache_volumes, center_crop
+from featvis_jax.data.splits import Split, split_subjects
 
 # Soft edges tell less than sharp ones, and a bright round spot in the cortex looks like white
 # matter: at the squares' contrast and count, a network learns the dark lesions and stays there.
 _DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "gaussian": {"min_contrast": 0.4, "count": (3, 6), "easy_contrast": (0.4, 0.8)},
 }
+
+_MAX_WORKERS = 8
+_FIRST_CHECKED = 8
 
 # The paper's slices of 140 x 192 voxels, on a grid of 1 mm.
 _SLICE_MM = (140.0, 192.0)
@@ -122,6 +131,11 @@ class Prepared:
     affine: Float64[np.ndarray, "4 4"]
     description: dict[str, object]
 
+    @property
+    def voxel_size_mm(self) -> float:
+        """Distance between neighbouring voxels, the same along every axis."""
+        return float(voxel_sizes(self.affine)[0])
+
 
 TASKS: Mapping[str, str] = {
     "square_lesion": "slices or volumes with square (cubic) lesions against the same without",
@@ -157,7 +171,8 @@ def prepare(
 
     Raises:
       ValueError: The task, the rank or the crop does not exist or does not fit.
-      CohortError: The cohort cannot be split, or has volumes that cannot be read.
+      CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
+        have no room for a lesion; all of them are named.
     """
     if rank not in (2, 3):
         raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
@@ -206,6 +221,8 @@ def prepare(
         return Slices(volumes, tuple(crop)) if rank == 2 else Volumes(volumes, tuple(crop))  # pyright: ignore
 
     parts = {part: source(getattr(split, part)) for part in ("train", "validation", "test")}
+    if isinstance(task, LesionTask):
+        _check_room(task.lesions, cohort, parts.values())
     return Prepared(
         task=task,
         class_names=task.class_names,
@@ -222,11 +239,38 @@ def prepare(
     )
 
 
+def _check_room(lesions: Lesions, cohort: Cohort, sources: Iterable[Source]) -> None:
+    """Refuse images without room for lesions now, since training may come to one after hours."""
+
+    def problem(image: tuple[Source, int]) -> str | None:
+        source, position = image
+        try:
+            lesions.check_room(source[position], np.random.default_rng(position))
+        except NoRoomError as error:
+            return f"{source.place(position)}: {error}"
+        return None
+
+    images = [(source, position) for source in sources for position in range(len(source))]
+    # Threads: NumPy lets go of the lock for most of it, and the images come from disk.
+    with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(problem, images[:_FIRST_CHECKED]))
+        # If none of these has room it is the options that are wrong, and the search takes long.
+        if not all(found):
+            found += pool.map(problem, images[_FIRST_CHECKED:])
+    problems = [line for line in found if line is not None]
+    if problems:
+        raise CohortError(
+            f"{cohort.table}: {len(problems)} of {len(found)} images that were looked at have no "
+            "room for lesions; choose other lesions, or leave these subjects out:",
+            problems,
+        )
+
+
 def _isotropic_voxel_size(cohort: Cohort) -> float:
-    sizes = np.sqrt((cohort.affine[:3, :3] ** 2).sum(axis=0))
+    sizes = voxel_sizes(cohort.affine)
     if not np.allclose(sizes, sizes[0], rtol=0.01):
         raise CohortError(
-            f"cohort {cohort.name!r} has voxels of {sizes.round(3).tolist()} mm",
+            f"{cohort.table}: its scans have voxels of {sizes.round(3).tolist()} mm",
             ["expected the same size along every axis: resample the volumes first."],
         )
     return float(sizes[0])

@@ -7,8 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-SHAPE = (6, 7, 8)
-AFFINE = np.array([[2.0, 0, 0, -10], [0, 2, 0, -12], [0, 0, 2, -14], [0, 0, 0, 1]])
+from tests.data.scans import AFFINE, SHAPE
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from featvis_jax.data.lesions import SHAPES, Lesions, gaussian, square
+from featvis_jax.data.lesions import SHAPES, Lesions, NoRoomError, gaussian, square
 
 SHAPE_OF_RANK = {2: (64, 80), 3: (30, 34, 32)}
 SMALL = {2: (5.0, 9.0), 3: (4.0, 7.0)}
@@ -149,6 +149,25 @@ def test_the_difficulty_is_the_share_of_final_lesions():
         easy += abs(level - tissue) > 1.2
     low, high = stats.binom(200, 0.3).interval(0.999)
     assert low <= easy <= high
+
+
+@both_ranks
+@both_shapes
+@pytest.mark.parametrize("difficulty", [0.0, 1.0])
+def test_only_easy_lesions_leave_the_unit_interval_and_by_their_contrast_at_most(
+    rank, shape, difficulty
+):
+    beyond = []
+    for seed in range(8):
+        lesions = Lesions(
+            shape, count=(1, 4), size_mm=SMALL[rank], min_contrast=0.2, easy_contrast=(0.6, 0.7)
+        )
+        damaged, _ = lesions.add(brain(rank), np.random.default_rng(seed), difficulty=difficulty)
+        beyond.append(max(-damaged.min(), damaged.max() - 1))
+    if difficulty == 1:
+        assert max(beyond) <= 1e-6
+    else:
+        assert 0 < max(beyond) <= 0.7
 
 
 # Places, counts and sizes
@@ -325,3 +344,34 @@ def test_an_image_without_brain_is_refused():
 def test_lesions_that_fit_nowhere_are_refused_with_the_fix(options):
     with pytest.raises(ValueError, match=r"\(64, 80\).*allow smaller lesions or less contrast"):
         Lesions(square, **options).add(brain(2), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (np.zeros((20, 20, 1), np.float32), {}),
+        (brain(2), {"size_mm": (200.0, 300.0)}),
+        (brain(2), {"min_contrast": 0.99}),
+        (brain(3), {"min_contrast": 0.99}),
+        # A brain of two grey levels that hardly differ.
+        (np.where(brain(2) > 0.5, 0.5, 0.48).astype(np.float32), {}),
+    ],
+)
+def test_an_image_without_room_is_told_beforehand(image, options):
+    lesions = Lesions(square, **options)
+    for check in (lesions.check_room, lesions.add):
+        with pytest.raises(NoRoomError, match=r"the image is empty|allow smaller lesions or less"):
+            check(image, np.random.default_rng(0))
+
+
+def test_where_one_place_in_thirty_fits_lesions_are_still_drawn():
+    """A bright patch is the only place in which a dark lesion has its contrast."""
+    image = np.full((64, 64, 1), 0.3, np.float32)
+    image += np.random.default_rng(0).uniform(0, 0.02, image.shape).astype(np.float32)
+    image[20:32, 20:32] = 0.9
+    image[0] = 0
+    lesions = Lesions(square, count=(3, 3), size_mm=(3.0, 3.0), polarity="dark", min_contrast=0.5)
+    for seed in range(40):
+        _, mask = lesions.add(image, np.random.default_rng(seed))
+        assert not mask[:17].any()
+        assert not mask[35:].any()

@@ -10,15 +10,15 @@ import pytest
 
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.augmentation import Augmentation
+from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.data.lesions import Lesions, square
-from featvis_jax.data.volumes import CachedVolume
 
 NUM_SUBJECTS = 3
 # Four of the eight slices have at least 0.4 of the fullest slice's brain.
 BRAIN_FRACTION = np.array([0.0, 0.1, 0.3, 0.5, 0.5, 0.3, 0.1, 0.0])
 USABLE = [2, 3, 4, 5]
-AUGMENTATION = Augmentation(max_shift=2)
+AUGMENTATION = Augmentation(max_shift_mm=2.0)
 LESION_TASK = tasks.LesionTask(Lesions(square, count=(1, 2), size_mm=(3.0, 5.0), min_contrast=0.1))
 
 
@@ -234,6 +234,23 @@ def test_lesions_are_drawn_after_the_augmentation(slices):
         levels = np.unique(damaged[clean != damaged])
         assert abs(levels[:, None] - np.unique(clean)).min(axis=1).max() < 1e-6
     assert moved == 12
+
+
+def test_an_image_that_loses_its_room_by_the_augmentation_is_taken_as_it_is(slices):
+    """Shifted out of sight, no brain is left for a lesion."""
+    far = Augmentation(max_shift_mm=1000.0, mirror=False)
+    batches = pipeline.training_batches(slices, LESION_TASK, batch_size=4, seed=0, augmentation=far)
+    originals = [source.tobytes() for source in slices]
+    for batch in islice(batches, 6):
+        for clean, damaged in batch["image"].reshape(2, 2, 24, 20, 1):
+            assert clean.tobytes() in originals
+            assert (damaged != clean).any()
+
+
+def test_examples_of_an_evaluation_lie_on_the_unit_interval(slices):
+    for batch in pipeline.evaluation_batches(slices, LESION_TASK, batch_size=4, seed=0):
+        assert batch["image"].min() >= -1e-6
+        assert batch["image"].max() <= 1 + 1e-6
 
 
 # Evaluation batches

@@ -11,8 +11,9 @@ import pytest
 
 from featvis_jax.data import synthetic
 from featvis_jax.data.cohorts import read_cohort
+from featvis_jax.data.masks import brain_mask
 from featvis_jax.data.synthetic import write_synthetic_cohort
-from featvis_jax.data.volumes import brain_mask, load_volume
+from featvis_jax.data.volumes import load_volume
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,10 +10,11 @@ import pytest
 from nibabel.affines import apply_affine
 
 from featvis_jax.data import tasks
-from featvis_jax.data.cohorts import Cohort, CohortError, read_cohort
+from featvis_jax.data.cohorts import Cohort, read_cohort
+from featvis_jax.data.errors import CohortError
+from featvis_jax.data.intensities import rescale
 from featvis_jax.data.lesions import Lesions, square
 from featvis_jax.data.pipeline import Slices, Volumes
-from featvis_jax.data.volumes import rescale
 
 SHAPE = (22, 26, 14)
 AFFINE = np.array([[3.0, 0, 0, -33], [0, 3, 0, -50], [0, 0, 3, -20], [0, 0, 0, 1]])
@@ -21,9 +22,7 @@ AFFINE = np.array([[3.0, 0, 0, -33], [0, 3, 0, -50], [0, 0, 3, -20], [0, 0, 0, 1
 FLIPPED = AFFINE @ np.array([[-1.0, 0, 0, 21], [0, 1, 0, 0], [0, 0, -1, 13], [0, 0, 0, 1]])
 
 
-def write_cohort(
-    directory: Path, *, shape=SHAPE, affine=AFFINE, sexes="FMFMFMFMFM", draw=True
-) -> Cohort:
+def write_cohort(directory: Path, *, shape=SHAPE, affine=AFFINE, sexes="FMFMFMFMFM") -> Cohort:
     """A cohort whose subjects are a bright box in the dark, different at every voxel."""
     rng = np.random.default_rng(7)
     directory.mkdir()
@@ -32,7 +31,7 @@ def write_cohort(
         name = f"sub-{number:02d}"
         data = np.zeros(shape, np.uint8)
         inner = tuple(slice(2, n - 2) for n in shape)
-        data[inner] = rng.integers(50, 255, data[inner].shape) if draw else 100
+        data[inner] = rng.integers(50, 255, data[inner].shape)
         path = directory / name / "anat" / f"{name}_T1w.nii.gz"
         path.parent.mkdir(parents=True)
         nibabel.Nifti1Image(data, affine).to_filename(path)
@@ -70,7 +69,7 @@ def prepare(name: str, cohort: Cohort, cache: Path, **options) -> tasks.Prepared
 )
 def test_slices_are_140_by_192_mm_by_default(tmp_path, shape, voxel_size_mm, expected):
     affine = np.diag([voxel_size_mm] * 3 + [1.0])
-    small = write_cohort(tmp_path / "cohort", shape=shape, affine=affine, sexes="FMFMF", draw=False)
+    small = write_cohort(tmp_path / "cohort", shape=shape, affine=affine, sexes="FMFMF")
     prepared = prepare("square_lesion", small, tmp_path / "cache", rank=2)
     assert prepared.shape == expected
     assert prepared.train[0].shape == (*expected, 1)
@@ -146,7 +145,7 @@ def test_a_wrong_crop_is_refused(cohort, cache, rank, crop):
 
 
 def test_sex_is_stratified_over_the_parts(tmp_path):
-    cohort = write_cohort(tmp_path / "cohort", sexes="FFM" * 8, draw=True)
+    cohort = write_cohort(tmp_path / "cohort", sexes="FFM" * 8)
     prepared = prepare("sex", cohort, tmp_path / "cache", seed=3)
     sex = {subject.participant_id: subject.labels["sex"] for subject in cohort.subjects}
     for part in ("train", "validation", "test"):
@@ -234,6 +233,61 @@ def test_the_description_counts_subjects_and_images(cohort, cache):
     assert described["images"] == {"train": 60, "validation": 20, "test": 20}
     assert described["lesions"]["shape"] == "square"
     assert described["lesions"]["voxel_size_mm"] == 3.0
+
+
+# Room for lesions
+
+
+def flatten(scan: Path, axial: int | None = None) -> None:
+    """Leaves next to no contrast in a scan, or in one slice of it."""
+    image = nibabel.Nifti1Image.from_filename(scan)
+    data = np.asarray(image.dataobj)
+    where = ... if axial is None else np.s_[:, :, axial]
+    data = data.copy()
+    data[where] = np.where(data[where] > 0, 150 + data[where] // 64, 0)
+    nibabel.Nifti1Image(data, image.affine).to_filename(scan)
+
+
+def scan_of(directory: Path, number: int) -> Path:
+    return next(directory.glob(f"sub-{number:02d}/anat/*.nii.gz"))
+
+
+def test_all_images_without_room_are_named_before_training(tmp_path):
+    write_cohort(tmp_path / "cohort")
+    flatten(scan_of(tmp_path / "cohort", 3), axial=5)
+    flatten(scan_of(tmp_path / "cohort", 3), axial=9)
+    flatten(scan_of(tmp_path / "cohort", 8), axial=4)
+    cohort = read_cohort(tmp_path / "cohort")
+    with pytest.raises(CohortError, match=r"participants.tsv: 3 of 100 images") as caught:
+        prepare("square_lesion", cohort, tmp_path / "cache", rank=2)
+    named = {problem.split(":")[0] for problem in caught.value.problems}
+    assert named == {
+        "sub-03, axial slice 5",
+        "sub-03, axial slice 9",
+        "sub-08, axial slice 4",
+    }
+    assert all("less contrast" in problem for problem in caught.value.problems)
+    # A label needs no lesions, and slices are as before.
+    assert len(prepare("sex", cohort, tmp_path / "cache").train) == 6
+
+
+def test_a_volume_without_room_is_named(tmp_path):
+    write_cohort(tmp_path / "cohort", sexes="FMFMF")
+    rng = np.random.default_rng(0)
+    flat = np.zeros(SHAPE, np.uint8)
+    flat[2:-2, 2:-2, 2:-2] = rng.integers(200, 203, (18, 22, 10))
+    nibabel.Nifti1Image(flat, AFFINE).to_filename(scan_of(tmp_path / "cohort", 2))
+    cohort = read_cohort(tmp_path / "cohort")
+    with pytest.raises(CohortError, match=r"1 of 5 images") as caught:
+        prepare("square_lesion", cohort, tmp_path / "cache")
+    (problem,) = caught.value.problems
+    assert problem.startswith("sub-02: No place for a lesion")
+
+
+def test_where_the_options_leave_no_room_the_search_ends_early(cohort, cache):
+    with pytest.raises(CohortError, match="8 of 8 images that were looked at"):
+        options = {"size_mm": (300.0, 400.0)}
+        prepare("square_lesion", cohort, cache, rank=2, lesion_options=options)
 
 
 # What is refused

@@ -1,0 +1,184 @@
+"""A cohort's volumes on disk, as the training reads them: on [0, 1], slice by slice.
+
+Each subject is a float16 `.npy`, axial first `(z, x, y)`, so that slices stream from a memory map,
+and a `.json` that says what it was made of.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float16, Float64
+
+from featvis_jax.data.cohorts import Subject
+from featvis_jax.data.errors import CohortError, VolumeError
+from featvis_jax.data.headers import DEFAULT_MAX_BYTES
+from featvis_jax.data.intensities import rescale
+from featvis_jax.data.masks import brain_fraction_per_slice
+from featvis_jax.data.volumes import load_volume
+
+# Raise it when load_volume, rescale or brain_mask change what they return: caches are then rebuilt.
+CACHE_VERSION = 1
+_MAX_WORKERS = 8
+
+_OPENING = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CachedVolume:
+    """One subject's volume on disk, rescaled to [0, 1].
+
+    Attributes:
+      participant_id: whose.
+      path: the `.npy`, float16 `(z, x, y)`.
+      shape: `(z, x, y)`.
+      brain_fraction: `(z,)`, share of each axial slice that is brain.
+    """
+
+    participant_id: str
+    path: Path
+    shape: tuple[int, int, int]
+    brain_fraction: Float64[np.ndarray, " z"]
+
+    def open(self) -> Float16[np.ndarray, "z x y"]:
+        """The volume as a read-only memory map, the same at every call."""
+        return self._map
+
+    @functools.cached_property
+    def _map(self) -> Float16[np.ndarray, "z x y"]:
+        # NumPy reads the header with `ast`, which fails now and then in two threads of Python 3.11.
+        with _OPENING:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+
+def cache_volumes(
+    subjects: Iterable[Subject],
+    directory: Path | str,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> dict[str, CachedVolume]:
+    """Loads, rescales and stores every subject once; later calls find what is stored.
+
+    An entry is `<id>.npy` and `<id>.json`, each written whole or not at all. It is used again if
+    the source's path, size and modification time, and `CACHE_VERSION`, are as they were. Use one
+    directory per cohort.
+
+    Args:
+      subjects: whose volumes.
+      directory: of the cache, made if missing.
+      progress: called in this thread with (subjects done, subjects in all) after each.
+      max_bytes: largest volume accepted, see `load_volume`.
+
+    Returns:
+      Participant id to cached volume, in the order of `subjects`.
+
+    Raises:
+      CohortError: files that cannot be used, all of them, after every subject was tried.
+      OSError: the cache cannot be written.
+    """
+    subjects = tuple(subjects)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    found: dict[str, CachedVolume] = {}
+    problems: dict[str, str] = {}
+    # Threads: gzip and numpy let go of the lock, and a fork would not go well with jax's threads.
+    with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
+        futures = {pool.submit(_cache_one, s, directory, max_bytes): s for s in subjects}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                participant_id = futures[future].participant_id
+                try:
+                    found[participant_id] = future.result()
+                except (VolumeError, FileNotFoundError) as error:
+                    problems[participant_id] = str(error)
+                if progress is not None:
+                    progress(done, len(subjects))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if problems:
+        ordered = [problems[s.participant_id] for s in subjects if s.participant_id in problems]
+        raise CohortError(f"{len(ordered)} of {len(subjects)} scans cannot be used:", ordered)
+    return {subject.participant_id: found[subject.participant_id] for subject in subjects}
+
+
+def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolume:
+    voxels_path = directory / f"{subject.participant_id}.npy"
+    sidecar_path = directory / f"{subject.participant_id}.json"
+    try:
+        status = subject.path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{subject.path}: no such file; check the cohort") from None
+    source = {
+        "version": CACHE_VERSION,
+        "path": str(subject.path.resolve()),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+    }
+    cached = _read_entry(subject.participant_id, voxels_path, sidecar_path, source)
+    if cached is not None:
+        return cached
+
+    data = load_volume(subject.path, max_bytes=max_bytes).data
+    try:
+        scaled = rescale(data)
+    except ValueError as error:
+        raise VolumeError(f"{subject.path}: {error}") from error
+    axial = np.ascontiguousarray(scaled.astype(np.float16).transpose(2, 0, 1))
+    fraction = brain_fraction_per_slice(scaled)
+    # The sidecar last: until it is there, the entry does not count.
+    _write_whole(voxels_path, lambda file: np.save(file, axial, allow_pickle=False))
+    sidecar = {
+        "source": source,
+        "voxels": _stamp(voxels_path),
+        "shape": axial.shape,
+        "brain_fraction": fraction.tolist(),
+    }
+    _write_whole(sidecar_path, lambda file: file.write(json.dumps(sidecar).encode()))
+    return CachedVolume(subject.participant_id, voxels_path, axial.shape, fraction)
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    """Tells a `.npy` from one that was written later or cut short."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _read_entry(
+    participant_id: str, voxels_path: Path, sidecar_path: Path, source: dict[str, object]
+) -> CachedVolume | None:
+    """The cached volume, or None if there is none, it is stale or damaged."""
+    try:
+        sidecar = json.loads(sidecar_path.read_text("utf-8"))
+        if sidecar["source"] != source or sidecar["voxels"] != _stamp(voxels_path):
+            return None
+        fraction = np.array(sidecar["brain_fraction"], np.float64)
+        depth, width, height = (int(size) for size in sidecar["shape"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    expected_bytes = math.prod((depth, width, height)) * 2
+    if fraction.shape != (depth,) or voxels_path.stat().st_size < expected_bytes:
+        return None
+    return CachedVolume(participant_id, voxels_path, (depth, width, height), fraction)
+
+
+def _write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
+    """Writes a file under another name and renames it, so that it is never seen half written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

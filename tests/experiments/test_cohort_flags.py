@@ -1,0 +1,120 @@
+"""The flags that name a cohort: each wrong one is refused by its name, before any work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from featvis_jax.data.synthetic import write_synthetic_cohort
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# In a process of its own, since flags are shared by all modules of one.
+READ_COHORTS = """
+import contextlib, io, json, sys
+from absl import flags
+from absl.testing import flagsaver
+from experiments import cohort_flags, launch
+
+def read(arguments):
+    cohort = cohort_flags.cohort_from_flags()
+    cache = cohort_flags.volume_cache_directory(cohort)
+    print(json.dumps([len(cohort.subjects), str(cohort.table), str(cache)]))
+
+outcomes = []
+for arguments in json.load(sys.stdin):
+    saved = flagsaver.save_flag_values(flags.FLAGS)
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            launch.run(read, launch.parse(["launcher", *arguments]))
+        except SystemExit as stop:
+            status = stop.code
+    flagsaver.restore_flag_values(saved, flags.FLAGS)
+    outcomes.append((status, output.getvalue(), errors.getvalue()))
+json.dump(outcomes, sys.stdout)
+"""
+
+REFUSED = {
+    "missing": (["--cohort={place}/gone"], ["--cohort: ", "{place}/gone: no such file"]),
+    "text": (["--cohort={place}/a.txt"], ["--cohort: ", "{place}/a.txt", "participant_id"]),
+    "no match": (
+        ["--cohort={place}/small", "--pattern=*.nii"],
+        ["--cohort: {place}/small: 5 problems", "line 2", "'*.nii'", "another pattern"],
+    ),
+    "pattern outside": (
+        ["--cohort={place}/small", "--pattern=../*"],
+        ["pattern='../*'", "relative to {place}/small"],
+    ),
+    "pattern no glob": (
+        ["--cohort={place}/small", "--pattern=**x"],
+        ["pattern='**x' is no glob"],
+    ),
+    "pattern of nothing": (["--pattern=*.nii"], ["--pattern=*.nii", "--cohort=synthetic"]),
+    "fine": (["--synthetic_voxel_size_mm=0.5"], ["--synthetic_voxel_size_mm=0.5", "[1.0, 16.0]"]),
+    "coarse": (["--synthetic_voxel_size_mm=99"], ["--synthetic_voxel_size_mm=99", "[1.0, 16.0]"]),
+    "no size": (["--synthetic_voxel_size_mm=nan"], ["--synthetic_voxel_size_mm=nan", "finite"]),
+    "no share": (["--synthetic_group_difference=nan"], ["--synthetic_group_difference=nan"]),
+    "over all": (["--synthetic_group_difference=2"], ["--synthetic_group_difference=2", "1.0"]),
+    "few": (["--synthetic_subjects=4"], ["--synthetic_subjects=4", "5"]),
+    "cache in a file": (["--cache={place}/a.txt"], ["--cache={place}/a.txt", "may write"]),
+    "nobody's cache": (["--cache=~nobody-of-this-name/x"], ["--cache=~nobody-of-this-name/x"]),
+}
+READ = {
+    "synthetic": [],
+    "folder": ["--cohort={place}/small"],
+    "pattern": ["--cohort={place}/small", "--pattern=sub-*/anat/*synthetic_T1w.nii.gz"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("flags")
+    write_synthetic_cohort(place / "small", num_subjects=5, voxel_size_mm=16)
+    (place / "a.txt").write_text("no table")
+    return place
+
+
+@pytest.fixture(scope="module")
+def outcomes(place: Path) -> dict[str, tuple[int, str, str]]:
+    usual = ["--synthetic_subjects=5", "--synthetic_voxel_size_mm=16", f"--cache={place / 'cache'}"]
+    commands = {name: arguments for name, (arguments, _) in REFUSED.items()} | READ
+    filled = [
+        [*usual, *(argument.format(place=place) for argument in arguments)]
+        for arguments in commands.values()
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-c", READ_COHORTS],
+        cwd=REPOSITORY,
+        input=json.dumps(filled),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return dict(zip(commands, json.loads(ran.stdout), strict=True))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_flag_is_refused_by_its_name(outcomes, place, name):
+    status, output, errors = outcomes[name]
+    assert status == 2, errors
+    assert not output
+    assert errors.startswith("Error: ")
+    assert errors.count("Error: ") == 1
+    for told in REFUSED[name][1]:
+        assert told.format(place=place) in errors
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_right_one_names_a_cohort_and_a_cache_of_its_own(outcomes, place, name):
+    status, output, errors = outcomes[name]
+    assert status == 0, errors
+    num_subjects, table, cache = json.loads(output)
+    assert num_subjects == 5
+    folder = place / "small" if name != "synthetic" else place / "cache"
+    assert Path(table).is_relative_to(folder)
+    assert Path(cache).is_relative_to(place / "cache" / "volumes")
+    others = {json.loads(outcomes[other][1])[2] for other in READ if other != name}
+    assert cache not in others
