@@ -30,8 +30,9 @@ demo: $(INSTALLED)
 install: $(INSTALLED)
 
 # On the CPU, unless the caller says otherwise: JAX_PLATFORMS=cuda make test
+# With PYTEST_ARGS="-n 2" the tests of a file stay together, since they share what was trained.
 test: lint
-	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --dist=loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

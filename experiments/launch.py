@@ -8,12 +8,14 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from experiments import stopping
+
 _PACKAGES = ("featvis_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def start(main: Callable[[Sequence[str]], None]) -> None:
     """Read the flags and run a launcher; the last line of its module."""
-    app.run(lambda argv: run(main, argv), flags_parser=parse)
+    app.run(lambda argv: run(main, argv, last=True), flags_parser=parse)
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -27,12 +29,19 @@ def parse(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    """Run a launcher; what its user can mend ends in one message and exit status 2."""
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str], *, last: bool = False) -> None:
+    """Run a launcher; what its user can mend ends in one message and exit status 2.
+
+    One that is asked to stop ends with exit status 75: the same command goes on from there.
+    """
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file otherwise.
     try:
-        main(argv)
+        with stopping.listening(last=last):
+            main(argv)
+    except stopping.Stopped as stopped:
+        print(stopping.told(str(stopped)), end="", file=sys.stderr)
+        sys.exit(stopping.START_AGAIN)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         _stop(str(error))
 

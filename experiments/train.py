@@ -4,8 +4,8 @@ r"""Train the paper's CNN to find artificial lesions, or to tell sexes apart.
     python -m experiments.train --task=gaussian_lesion --dims=3 --synthetic_voxel_size_mm=4 \
         --lesion_size_mm=16,28 --out=DIR
 
-Started again with the same --out, training goes on where it stopped. The model, its card and the
-report on held-out subjects end up in --out.
+Started again with the same --out, training goes on where it stopped and ends with the same weights.
+The model, its card and the report on held-out subjects end up in --out.
 """
 
 import csv
@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import shlex
 import sys
 import time
@@ -23,18 +24,18 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-from experiments import cohort_flags
+from experiments import cohort_flags, startup, stopping, tensorboard
 from experiments.launch import start, versions
+from experiments.progress import Progress
 from featvis_jax import training
 from featvis_jax.checkpoints import load_model, save_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.results import manifest, plots
-from featvis_jax.results.files import atomic_write_bytes, make_directory
+from featvis_jax.results import manifest, pixels, plots
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("task", "square_lesion", list(tasks.TASKS), "What to learn.")
@@ -78,11 +79,20 @@ flags.DEFINE_enum("lesion_polarity", "both", ["both", "bright", "dark"], "Kind o
 
 
 def main(_: Sequence[str]) -> None:
-    """Train, report and save."""
+    """Train in a directory that no other process writes to."""
+    startup.prepare()
     out = Path(FLAGS.out)
-    rank = int(FLAGS.dims or (3 if FLAGS.task == "sex" else 2))
-    batch = FLAGS.batch or (32 if rank == 2 else 8)
-    schedule = training.Schedule(
+    schedule = _schedule()
+    tensorboard.library()  # Missing, it is missed before anything is done.
+    make_directory(out)
+    with locked(out):
+        _train(out, schedule)
+
+
+def _schedule() -> training.Schedule:
+    """How long and how fast, by the flags."""
+    rank = _rank()
+    return training.Schedule(
         steps=FLAGS.steps,
         learning_rate=_or_default(FLAGS.learning_rate, 1e-3 if rank == 2 else 3e-4),
         weight_decay=FLAGS.weight_decay,
@@ -91,7 +101,17 @@ def main(_: Sequence[str]) -> None:
         patience=FLAGS.patience,
         hard_after=0 if FLAGS.task == "sex" else FLAGS.curriculum,
     )
-    make_directory(out)
+
+
+def _rank() -> int:
+    """Number of dimensions, by the flags."""
+    return int(FLAGS.dims or (3 if FLAGS.task == "sex" else 2))
+
+
+def _train(out: Path, schedule: training.Schedule) -> None:
+    """Train, report and save."""
+    rank = _rank()
+    batch = FLAGS.batch or (32 if rank == 2 else 8)
     cohort = cohort_flags.cohort_from_flags()
     prepared = tasks.prepare(
         FLAGS.task,
@@ -103,6 +123,7 @@ def main(_: Sequence[str]) -> None:
         lesion_options=_lesion_options(),
     )
     model = CNN(rank=rank, num_classes=len(prepared.class_names))
+    augmentation = Augmentation(prepared.voxel_size_mm) if FLAGS.augment else None
 
     def validation() -> Iterator[pipeline.Examples]:
         return pipeline.evaluation_batches(
@@ -128,14 +149,14 @@ def main(_: Sequence[str]) -> None:
             "seed": FLAGS.seed,
             "batch": batch,
             "validation_images": FLAGS.validation_images,
-            "augment": FLAGS.augment,
+            "augment": augmentation and dataclasses.asdict(augmentation),
             "init_sha256": None if parent is None else parent.card["weights_sha256"],
             **dataclasses.asdict(schedule),
             **prepared.description,
             "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
         },
     )
-    prepared.split.save(out / "split.json")
+    atomic_write_bytes(out / "split.json", prepared.split.to_json())
     images = prepared.description["images"]
     print(f"{FLAGS.task}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
 
@@ -146,40 +167,57 @@ def main(_: Sequence[str]) -> None:
     if parent is not None:
         variables["params"] = parent.variables["params"]
     started = time.monotonic()
-    with tqdm(total=schedule.steps, unit="step", mininterval=5) as bar:
+    with tensorboard.events(out) as log, Progress(schedule.steps) as progress:
 
         def on_step(step: int, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update(step - bar.n)
+            if step > progress.done + 1:
+                progress.skip(step - progress.done - 1)
+            progress.note(f"loss {loss:.3f}")
+            progress.advance(1)
+            if math.isfinite(loss):
+                log.scalar("loss/step", loss, step=step - 1)
 
         def on_evaluation(history: list[dict[str, Any]]) -> None:
             last = history[-1]
-            bar.write(
+            progress.write(
                 f"step {last['step']}: validation loss {last['loss']:.4f}, balanced accuracy "
-                f"{100 * last['balanced_accuracy']:.2f} %",
-                file=sys.stderr,
+                f"{100 * last['balanced_accuracy']:.2f} %"
             )
             atomic_write_bytes(out / "metrics.tsv", _table(history))
             atomic_write_bytes(out / "training.png", plots.training_curves(history))
+            for row in history[-2:]:
+                for name in ("loss", "balanced_accuracy", "auc"):
+                    if row[name] is not None:
+                        log.scalar(f"{name}/{row['split']}", row[name], step=row["step"])
+            log.flush()
 
-        result = training.fit(
-            model,
-            variables,
-            schedule,
-            training=lambda first: pipeline.training_batches(
-                prepared.train,
-                prepared.task,
-                batch_size=batch,
-                seed=FLAGS.seed,
-                first_step=first,
-                difficulty=schedule.difficulty,
-                augmentation=Augmentation() if FLAGS.augment else None,
-            ),
-            validation=validation,
-            directory=out / "checkpoints",
-            on_step=on_step,
-            on_evaluation=on_evaluation,
-        )
+        for index, image in enumerate(_examples(validation)):
+            log.image(f"validation/{index}", image, step=0)
+        # A signal waits for the end of a step, and for the exact state on the disk.
+        with stopping.held():
+            try:
+                result = training.fit(
+                    model,
+                    variables,
+                    schedule,
+                    training=lambda first: pipeline.training_batches(
+                        prepared.train,
+                        prepared.task,
+                        batch_size=batch,
+                        seed=FLAGS.seed,
+                        first_step=first,
+                        difficulty=schedule.difficulty,
+                        augmentation=augmentation,
+                    ),
+                    validation=validation,
+                    directory=out / "checkpoints",
+                    on_step=on_step,
+                    on_evaluation=on_evaluation,
+                    stop=stopping.requested,
+                )
+            except training.Interrupted:
+                stopping.check()
+                raise
     report = _report(prepared, model, result, batch)
     save_model(
         out / "model",
@@ -212,6 +250,13 @@ def main(_: Sequence[str]) -> None:
     print(f"Trained for {result.steps} steps in {minutes:.0f} min; best at {result.best_step}.")
     print(_summary(report, prepared.class_names))
     print(f"The model is in {out / 'model'}; the report beside it in {out / 'report.json'}.")
+
+
+def _examples(validation: Callable[[], Iterator[pipeline.Examples]]) -> list[np.ndarray]:
+    """Some images for TensorBoard, a volume by its middle axial plane."""
+    if not tensorboard.TENSORBOARD.value:
+        return []
+    return [pixels.picture(image, window=(0.0, 1.0)) for image in next(validation())["image"][:8]]
 
 
 def _check(

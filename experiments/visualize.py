@@ -5,27 +5,34 @@ r"""Visualize the channels of a trained network's layers.
         --regularization=rotation_30,blur --out=DIR
 
 Finds, for every channel, the image that drives it most, and writes it as NIfTI and PNG with a
-contact sheet per layer. Started again with the same --out, a run goes on where it stopped.
+contact sheet per layer, and pages to look at. Started again with the same --out, a run goes on
+where it stopped; --dry_run tells beforehand what it would take.
 """
 
+import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
-from tqdm import tqdm
 
-from experiments import ascent_flags
+from experiments import ascent_flags, plan, startup, stopping, tensorboard
 from experiments.launch import start
+from experiments.plan import Work
+from experiments.progress import Progress
 from featvis_jax.checkpoints import TrainedModel
 from featvis_jax.evaluation import health
 from featvis_jax.nn.taps import Layer, Network
-from featvis_jax.results import manifest
+from featvis_jax.results import manifest, pixels, shards
 from featvis_jax.results.files import make_directory
+from featvis_jax.results.gallery import build_gallery
 from featvis_jax.results.store import Run, open_run, read_run
 from featvis_jax.results.tables import LayerRecord, UnitRecord, UnitResult
-from featvis_jax.visualize import ascent, planning, presets
-from featvis_jax.visualize.layer import FinishedUnit, LayerProgram
+from featvis_jax.visualize import ascent, presets
+from featvis_jax.visualize.layer import FinishedBatch, FinishedUnit, LayerProgram
+from featvis_jax.visualize.planning import Batch
 from featvis_jax.visualize.transforms import describe
 
 FLAGS = flags.FLAGS
@@ -36,97 +43,169 @@ flags.DEFINE_string(
     + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
 )
 flags.DEFINE_string("batch", "auto", "Units per batch, or auto for the largest that fits.")
+flags.DEFINE_bool("gallery", True, "Whether to build the pages at the end.")
+flags.DEFINE_bool("dry_run", False, "Tell layers, batches, memory, time and disk; write nothing.")
+flags.DEFINE_string(
+    "shard",
+    None,
+    "I/N: take every Nth batch from the Ith on, beside N-1 other processes; afterwards the same "
+    "command without --shard puts everything together and computes what is missing.",
+)
 
 
 def main(_: Sequence[str]) -> None:
     """Visualize and say where the results are."""
+    startup.prepare()
+    out, shard = Path(FLAGS.out), _shard()
     model, network = ascent_flags.load_network()
     layers = ascent_flags.chosen_layers(network)
-    channels = {layer.name: ascent_flags.chosen_channels(layer) for layer in layers}
-    recipes = {
-        layer.name: ascent_flags.recipe(model, layer.name, FLAGS.regularization) for layer in layers
-    }
-    configuration = _configuration(model, recipes, channels)
-    batch_size = _batch_size(configuration)
+    work = Work(
+        network,
+        recipes={
+            layer.name: ascent_flags.recipe(model, layer.name, FLAGS.regularization)
+            for layer in layers
+        },
+        channels={layer.name: ascent_flags.chosen_channels(layer) for layer in layers},
+    )
+    configuration = _configuration(model, work)
+    batch_size = _batch_size()
+    if batch_size is not None:
+        configuration["batch"] = batch_size
+    tensorboard.library()  # Missing, it is missed before anything is compiled.
+    if FLAGS.dry_run:
+        manifest.refuse_foreign(out)
+        done = shards.done_elsewhere(out, configuration) if batch_size else frozenset()
+        print(plan.text(work, batch_size, done, steps=FLAGS.steps, out=out))
+        return
     programs: dict[str, LayerProgram] = {}
     if batch_size is None:
         # Compiling for a directory that cannot be used would be in vain.
-        manifest.refuse_foreign(Path(FLAGS.out))
-        make_directory(FLAGS.out)
+        manifest.refuse_foreign(out)
+        make_directory(out)
         # The resolved batch belongs to the configuration, and it takes a compiled program to know.
-        name = max(channels, key=lambda name: len(channels[name]))
-        programs[name] = LayerProgram(network, recipes[name], num_units=len(channels[name]))
-        batch_size = programs[name].batch_size
-    configuration["batch"] = batch_size
+        batch_size, programs = plan.largest_size(work)
+        configuration["batch"] = batch_size
 
-    with open_run(FLAGS.out, configuration, environment=ascent_flags.environment()) as results:
+    place, elsewhere = out, frozenset[tuple[str, int]]()
+    if shard is not None:
+        elsewhere = shards.done_elsewhere(out, configuration)
+        place = shards.shard_directory(out, *shard)
+    with open_run(place, configuration, environment=ascent_flags.environment()) as results:
+        if shard is None:
+            for held in shards.collect(results, affine=model.affine, window=model.intensity_range):
+                print(f"{held}, which is not waited for: what it lacks is computed here.")
         for name, program in programs.items():
             results.record_timing("compile", program.compile_seconds, layer=name)
         results.write_flags(_flags_text())
         results.write_layers([_layer_record(layer, network) for layer in network.layers])
-        total = sum(map(len, channels.values())) * FLAGS.steps
-        with tqdm(total=total, unit="step", unit_scale=True, mininterval=1) as bar:
+        _visualize(results, work, layers, model, batch_size, programs, shard, elsewhere)
+        if shard is None:
             for layer in layers:
-                bar.set_description(layer.name)
-                _visualize_layer(
-                    results,
-                    network,
-                    model,
-                    layer,
-                    recipes[layer.name],
-                    channels[layer.name],
-                    batch_size,
-                    programs.get(layer.name),
-                    bar,
+                with stopping.held():
+                    results.write_sheet(layer.name, window=model.intensity_range)
+    _tell(results, layers, shard)
+
+
+def _visualize(
+    results: Run,
+    work: Work,
+    layers: Sequence[Layer],
+    model: TrainedModel,
+    batch_size: int,
+    programs: dict[str, LayerProgram],
+    shard: tuple[int, int] | None,
+    elsewhere: frozenset[tuple[str, int]],
+) -> None:
+    """Run what is not finished yet, and store it batch by batch."""
+    batches = [(layer, batch) for layer in layers for batch in work.batches(layer.name, batch_size)]
+    if shard is not None:
+        batches = batches[shard[0] - 1 :: shard[1]]
+    done = elsewhere | {(row.layer, row.channel) for row in results.records()}
+    total = sum(batch.count for _, batch in batches) * FLAGS.steps
+    with tensorboard.events(results.directory) as log, Progress(total) as progress:
+        for layer, batch in batches:
+            progress.describe(layer.name)
+            wanted = {c for c in batch.channels[: batch.count] if (layer.name, c) not in done}
+            if not wanted:
+                progress.skip(batch.count * FLAGS.steps)
+                continue
+            program = programs.get(layer.name)
+            if program is None or program.batch_size != len(batch.channels):
+                with progress.paused():
+                    program = work.program(layer.name, batch_size)
+                # A layer is behind us when the next begins: one program in memory is enough.
+                programs.clear()
+                programs[layer.name] = program
+                results.record_timing("compile", program.compile_seconds, layer=layer.name)
+            # From here a signal waits: for the end of a step, or for the whole batch on the disk.
+            with stopping.held():
+                finished = _run(program, layer.name, batch, progress)
+                seconds = finished.seconds / batch.count
+                stored = [
+                    _result(unit, layer, model, seconds)
+                    for unit in finished.units
+                    if unit.channel in wanted
+                ]
+                results.write_units(stored, affine=model.affine, window=model.intensity_range)
+                results.record_timing(
+                    "batch", finished.seconds, layer=layer.name, units=batch.count
                 )
-                results.write_sheet(layer.name, window=model.intensity_range)
-        records = results.records()
+            for result in stored:
+                progress.count(result.record.status)
+                _log(log, result, model.intensity_range)
+            log.flush()
+
+
+def _run(program: LayerProgram, layer: str, batch: Batch, progress: Progress) -> FinishedBatch:
+    """Take a batch all the way, or up to the chunk in which somebody asks to stop."""
+    taken = 0
+
+    def on_steps(steps: int) -> None:
+        nonlocal taken
+        taken += steps
+        progress.advance(steps * batch.count)
+        if taken < FLAGS.steps:  # What has all its steps is worth keeping.
+            stopping.check()
+
+    keys = ascent.unit_keys(FLAGS.seed, layer, batch.channels)
+    try:
+        return program.run(batch, keys, on_steps=on_steps)
+    except jax.errors.JaxRuntimeError as error:
+        raise plan.explained(error, layer, program.batch_size) from error
+
+
+def _log(log: tensorboard.Events, result: UnitResult, window: tuple[float, float]) -> None:
+    """Tell TensorBoard of a finished unit."""
+    name = f"{result.record.layer}/{result.record.channel:04d}"
+    for step, (objective, penalty) in enumerate(zip(result.objective, result.penalty, strict=True)):
+        log.scalar(f"{name}/objective", float(objective), step=step)
+        log.scalar(f"{name}/penalty", float(penalty), step=step)
+    log.image(name, pixels.picture(result.image, window=window), step=FLAGS.steps)
+
+
+def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) -> None:
+    """Say what was done and where it is, and build the pages."""
+    records = results.records()
     counts = {
         s: sum(r.status == s for r in records) for s in dict.fromkeys(r.status for r in records)
     }
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
-    print(f"{len(records)} channels: {summary}.")
+    print(f"{len(records)} channels: {summary or 'none was left to do'}.")
+    if shard is not None:
+        print(f"Shard {shard[0]} of {shard[1]}: {results.directory}")
+        print("When all are done, the same command without --shard puts them together.")
+        return
     for layer in layers:
         print(f"Contact sheet: {results.sheet_path(layer.name)}")
     print(f"Results: {FLAGS.out}")
-
-
-def _visualize_layer(
-    results: Run,
-    network: Network,
-    model: TrainedModel,
-    layer: Layer,
-    recipe: ascent.Recipe,
-    channels: Sequence[int],
-    batch_size: int,
-    program: LayerProgram | None,
-    bar: tqdm,
-) -> None:
-    """Run what is not finished yet of a layer, and store it batch by batch."""
-    finished = results.finished(layer.name)
-    batch_size = planning.even_size(len(channels), batch_size)
-    for batch in planning.batches(channels, batch_size=batch_size):
-        wanted = [channel for channel in batch.channels[: batch.count] if channel not in finished]
-        if not wanted:
-            bar.update(batch.count * FLAGS.steps)
-            continue
-        if program is None:
-            program = LayerProgram(network, recipe, num_units=len(channels), batch_size=batch_size)
-            results.record_timing("compile", program.compile_seconds, layer=layer.name)
-        keys = ascent.unit_keys(FLAGS.seed, layer.name, batch.channels)
-        count = batch.count
-
-        def on_steps(steps: int, count: int = count) -> None:
-            bar.update(steps * count)
-
-        done = program.run(batch, keys, on_steps=on_steps)
-        seconds = done.seconds / count
-        results.write_units(
-            [_result(u, layer, model, seconds) for u in done.units if u.channel in wanted],
-            affine=model.affine,
-            window=model.intensity_range,
-        )
-        results.record_timing("batch", done.seconds, layer=layer.name, units=count)
+    if FLAGS.gallery:
+        try:
+            print(f"Gallery: {build_gallery(results).resolve().as_uri()}")
+        except Exception as error:
+            raise ValueError(
+                f"The gallery could not be built ({type(error).__name__}: {error}). The results "
+                f"are complete; python -m experiments.gallery --run={FLAGS.out} tries again."
+            ) from error
 
 
 def _result(unit: FinishedUnit, layer: Layer, model: TrainedModel, seconds: float) -> UnitResult:
@@ -152,28 +231,45 @@ def _result(unit: FinishedUnit, layer: Layer, model: TrainedModel, seconds: floa
     return UnitResult(record, unit.image, unit.objective_trace, unit.penalty_trace)
 
 
-def _batch_size(configuration: dict[str, Any]) -> int | None:
+def _shard() -> tuple[int, int] | None:
+    """The numbers of --shard."""
+    if FLAGS.shard is None:
+        return None
+    numbers = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", FLAGS.shard)
+    if numbers is None or int(numbers[1]) > int(numbers[2]):
+        raise ValueError(f"--shard={FLAGS.shard}: expected I/N with I from 1 to N, such as 2/4.")
+    if FLAGS.batch == "auto":
+        raise ValueError(
+            f"--shard={FLAGS.shard} needs --batch=N: all processes have to use the same batch. "
+            "--dry_run tells which one fits."
+        )
+    if tensorboard.TENSORBOARD.value:
+        raise ValueError(
+            f"--shard={FLAGS.shard}: --tensorboard follows a whole run; leave one of them out."
+        )
+    return int(numbers[1]), int(numbers[2])
+
+
+def _batch_size() -> int | None:
     """The size that --batch names; for auto that of the run to resume, or None to find one."""
     if FLAGS.batch != "auto":
         if not FLAGS.batch.isdigit() or int(FLAGS.batch) < 1:
             raise ValueError(f"--batch={FLAGS.batch}: expected auto or a number from 1.")
         return int(FLAGS.batch)
-    try:
-        earlier = read_run(FLAGS.out).configuration
-    except FileNotFoundError:
-        return None  # No run to resume.
-    return earlier.get("batch")
+    begun = shards.shards(Path(FLAGS.out))
+    with contextlib.suppress(FileNotFoundError):  # There may be no run to resume.
+        begun.insert(0, read_run(FLAGS.out))
+    return begun[0].configuration.get("batch") if begun else None
 
 
-def _configuration(
-    model: TrainedModel, recipes: dict[str, ascent.Recipe], channels: dict[str, list[int]]
-) -> dict[str, Any]:
+def _configuration(model: TrainedModel, work: Work) -> dict[str, Any]:
     """All that decides the images."""
+    recipes = work.recipes
     recipe = next(iter(recipes.values()))
     return {
         "model": model.card["name"],
         "weights_sha256": model.card["weights_sha256"],
-        "layers": channels,
+        "layers": dict(work.channels),
         "objective": {name: recipe.objective.description for name, recipe in recipes.items()},
         "penalty": {
             name: None if recipe.penalty is None else recipe.penalty.description
@@ -186,6 +282,7 @@ def _configuration(
         "robustness": describe(recipe.robustness),
         "projection": describe(recipe.projection),
         "config_sha256": ascent_flags.config_sha256(),
+        "precision": FLAGS.precision,
         "steps": FLAGS.steps,
         "seed": FLAGS.seed,
     }
@@ -193,8 +290,11 @@ def _configuration(
 
 def _flags_text() -> str:
     """The flags of this launcher, one a line, for --flagfile."""
-    modules = {FLAGS.find_module_defining_flag(name) for name in ("model", "batch")}
+    names = ("model", "batch", "tensorboard")
+    modules = {FLAGS.find_module_defining_flag(name) for name in names}
     own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
+    # Neither belongs to the run: a trial writes nothing, and a shard is one process of several.
+    own = [flag for flag in own if flag.name not in ("dry_run", "shard")]
     lines = [flag.serialize() for flag in own if flag.value is not None]
     return "".join(f"{line}\n" for line in sorted(lines))
 

@@ -1,8 +1,10 @@
 """Training: steps by hand, the scores of scikit-learn, early stopping, exact resumption."""
 
 import functools
+import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -14,10 +16,10 @@ import pytest
 from sklearn import metrics
 
 from featvis_jax import training
+from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.lesions import Lesions, square
 from featvis_jax.data.pipeline import Examples, Slices, evaluation_batches, training_batches
 from featvis_jax.data.tasks import LesionTask
-from featvis_jax.data.volumes import CachedVolume
 
 # Adam divides float32 by integers and Orbax hands its state through as it is.
 pytestmark = pytest.mark.optax
@@ -420,6 +422,34 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
         assert_same_weights(found, expected)
         assert found.history == expected.history
         assert (found.best_step, found.steps) == (expected.best_step, expected.steps)
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 3, 100])
+def test_a_run_that_is_asked_to_stop_saves_where_it_stands(tmp_path, evaluate_every):
+    # Between evaluations, before one, in the midst of one, and before the last one.
+    options = schedule(steps=7, evaluate_every=evaluate_every, decay="cosine")
+    expected = fit(tmp_path / "whole", options)
+    taken, results = [], []
+    for asked in itertools.count(1):
+        questions = itertools.count()
+        try:
+            result = fit(
+                tmp_path / "parts",
+                options,
+                on_step=lambda step, loss: taken.append(step),
+                # Always a little later than the last time, so that every question is the last once.
+                stop=lambda q=questions, asked=asked: next(q) == asked,
+            )
+        except training.Interrupted as error:
+            assert re.search(rf"after step {taken[-1]}\b", str(error))
+        else:
+            results.append(result)
+            break
+        assert asked < 30
+    assert len(set(taken)) == 7, "no step is lost"
+    assert taken == sorted(taken), "and none is taken twice"
+    assert_same_weights(results[0], expected)
+    assert results[0].history == expected.history
 
 
 def lesion_slices(directory: Path) -> Slices:

@@ -10,10 +10,13 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 LOCK = ".lock"
+SHARDS = "shards"
 PARTIAL = ".partial"
 _LONGEST_NAME = 100
 # Names that Windows keeps for devices, so that a run can be copied there.
@@ -92,10 +95,12 @@ def make_directory(path: str | os.PathLike[str]) -> None:
 
 
 def remove_partial_files(directory: str | os.PathLike[str]) -> None:
-    """Remove what interrupted calls of `atomic_write_bytes` left in a directory and below.
+    """Remove what interrupted writes and removals left in a directory and below.
+
+    Shards below it are left alone: other processes may be writing there.
 
     Args:
-        directory: where to look; nobody else may be writing there.
+        directory: where to look; nobody else may be writing to the rest of it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -105,10 +110,41 @@ def remove_partial_files(directory: str | os.PathLike[str]) -> None:
     []
     """
     for path in sorted(Path(directory).rglob(f".*{PARTIAL}")):
+        if SHARDS in path.relative_to(directory).parent.parts or not path.exists():
+            continue
         try:
-            os.unlink(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
         except OSError as error:
             raise _explained(error, f"cannot remove {path}") from error
+
+
+def remove_directory(path: str | os.PathLike[str]) -> None:
+    """Remove a directory as a whole: after a crash it is there, or hidden as a partial file is.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        OSError: if it cannot be removed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     make_directory(Path(directory) / "shard" / "images")
+    ...     remove_directory(Path(directory) / "shard")
+    ...     list(Path(directory).iterdir())
+    []
+    """
+    path = Path(path)
+    hidden = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        os.replace(path, hidden)
+        _sync_directory(path.parent)
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise _explained(error, f"cannot remove {path}") from error
 
 
 def _sync_directory(path: Path) -> None:
@@ -184,8 +220,32 @@ def unlock(descriptor: int) -> None:
     ...     unlock(lock(Path(directory)))
     ...     unlock(lock(Path(directory)))
     """
-    os.ftruncate(descriptor, 0)
+    with contextlib.suppress(OSError):  # The holder's name helps, and the lock holds without it.
+        os.ftruncate(descriptor, 0)
     os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock on a directory for the length of a `with` block.
+
+    Args:
+        directory: one that exists.
+
+    Raises:
+        RunInUse: if another process, or this one, holds it.
+        OSError: if the directory cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory, locked(Path(directory)):
+    ...     (Path(directory) / LOCK).read_text().split()[0]
+    'process'
+    """
+    descriptor = lock(directory)
+    try:
+        yield
+    finally:
+        unlock(descriptor)
 
 
 def file_name(layer: str) -> str:

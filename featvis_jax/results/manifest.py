@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from featvis_jax.results.files import LOCK, PARTIAL
+from featvis_jax.results.files import LOCK, PARTIAL, SHARDS
 from featvis_jax.results.tables import UnitRecord
 
 FORMAT = "featvis_jax run, version 1"
@@ -152,6 +152,8 @@ def descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
 def refuse_foreign(directory: Path) -> None:
     """Raise if a directory holds something, but no run; a start that was killed holds a lock.
 
+    Processes that share a run may have begun their shards before anybody begins the run itself.
+
     Args:
         directory: it need not exist.
 
@@ -161,7 +163,7 @@ def refuse_foreign(directory: Path) -> None:
     >>> refuse_foreign(Path("no such directory"))
     """
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    foreign = sorted(names - {LOCK, f".run.json{PARTIAL}"})
+    foreign = sorted(names - {LOCK, SHARDS, f".run.json{PARTIAL}"})
     if foreign and "run.json" not in names:
         raise ValueError(
             f"{directory} is not empty and holds no run (there is {foreign[0]!r}, and no "

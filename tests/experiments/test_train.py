@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from featvis_jax import training
 from featvis_jax.checkpoints import load_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.cohorts import read_cohort
+from featvis_jax.results import files
 
 WHOLE_FILES = {
     "confusion.png",
@@ -36,7 +38,8 @@ def scan(cohort: Path) -> nibabel.Nifti1Image:
 @pytest.mark.parametrize("rank", [2, 3])
 def test_training_ends_with_a_model_and_a_report(trained, rank):
     out, printed = trained(rank)
-    assert {path.name for path in out.iterdir()} == WHOLE_FILES | {"checkpoints", "model"}
+    others = {".lock", "checkpoints", "model"}
+    assert {path.name for path in out.iterdir()} == WHOLE_FILES | others
     for picture in ("training.png", "confusion.png"):
         with Pillow.open(out / picture) as opened:
             assert min(opened.size) > 100
@@ -212,7 +215,10 @@ def outcomes(place, drive, training_flags, trained, cohort):
     commands["changed seed"] = [*training_flags[2], f"--out={out}", "--seed=1"]
     commands["changed lesions"] = [*training_flags[2], f"--out={out}", "--lesion_size_mm=12,28"]
     commands["repeated"] = [*training_flags[2], f"--out={out}"]
-    found = dict(zip(commands, drive("train", list(commands.values())), strict=True))
+    (place / "held").mkdir()
+    commands["held"] = [*training_flags[2], f"--out={place / 'held'}"]
+    with files.locked(place / "held"):
+        found = dict(zip(commands, drive("train", list(commands.values())), strict=True))
     found["kept"] = kept
     found["card"] = card
     return found
@@ -225,6 +231,13 @@ def test_bad_input_is_refused_before_anything_is_compiled(outcomes, refused, pla
 
 def test_an_output_directory_has_to_be_named(outcomes, refused):
     refused(outcomes["no output"], ["--out", "must have a value"])
+
+
+def test_a_second_training_in_one_place_is_refused_and_told_who_is_there(outcomes, refused, place):
+    refused(
+        outcomes["held"], [f"{place / 'held'} is being written by process {os.getpid()}", "--out"]
+    )
+    assert [path.name for path in (place / "held").iterdir()] == [".lock"]
 
 
 def test_a_changed_run_is_refused_with_the_difference(outcomes, refused, trained):

@@ -16,7 +16,7 @@ from featvis_jax.checkpoints import load_model
 SHAPE = {2: (40, 44), 3: (36, 38, 34)}
 LAYERS = {2: ["conv1", "conv3/relu"], 3: ["conv1"]}
 CHANNELS = {2: [0, 1, 2], 3: [1, 6]}
-OPTIONS = ["--steps=4", "--regularization=blur_0.5", "--batch=2"]
+OPTIONS = ["--steps=4", "--regularization=blur_0.5", "--batch=2", "--gallery=false"]
 FLAGS = {
     2: ["--layer=conv1", "--layer=conv3/relu", "--channels=0:3", *OPTIONS],
     3: ["--layer=conv1", "--channels=6,1", *OPTIONS],
@@ -162,7 +162,8 @@ def test_the_run_says_what_made_it(visualized, trained):
     compiled = [timing["layer"] for timing in run["timings"] if timing["name"] == "compile"]
     assert compiled == LAYERS[2], "each layer is compiled once, and every compilation is timed"
     lines = (out / "flags.txt").read_text().splitlines()
-    assert set(FLAGS[2]) - {"--batch=2"} < set(lines)
+    assert set(FLAGS[2]) - {"--gallery=false"} < set(lines)
+    assert "--nogallery" in lines
 
 
 # Going on, and what is refused
@@ -198,6 +199,10 @@ REFUSED = {
     "large seed": (["--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
     "no batch": (["--batch=0"], ["--batch=0", "auto or a number from 1"]),
     "batch of words": (["--batch=many"], ["--batch=many"]),
+    "no shard": (["--shard=half"], ["--shard=half", "such as 2/4"]),
+    "shard out of range": (["--shard=3/2"], ["--shard=3/2", "I from 1 to N"]),
+    "shard of any batch": (["--shard=1/2", "--batch=auto"], ["--shard=1/2 needs --batch=N"]),
+    "shard with curves": (["--shard=1/2", "--tensorboard"], ["--tensorboard", "leave one"]),
     "output below a file": (
         ["--out={place}/a-file/run", "--batch=auto"],
         ["{place}/a-file", "expected a directory"],
@@ -253,6 +258,19 @@ def outcomes(place, drive, trained, visualized):
     commands["from flags"] = [f"--flagfile={out / 'flags.txt'}"]
     commands["partial"] = command(*FLAGS[2], out=partial)
     commands["defaults"] = command("--layer=conv1", "--steps=3", out=place / "defaults")
+
+    # Pages cannot be built where a file is in the way.
+    shutil.copytree(out, place / "pages", copy_function=shutil.copy2)
+    (place / "pages" / "gallery").write_text("in the way")
+    commands["no pages"] = command(*FLAGS[2], "--gallery", out=place / "pages")
+
+    commands["trial"] = command("--layer=conv1", "--layer=logits", "--channels=0:2", "--dry_run")
+    commands["trial of a part"] = command(*FLAGS[2], "--dry_run", out=partial)
+    for shard in ("2/2", "1/2"):
+        commands[f"shard {shard}"] = command(
+            *FLAGS[2], f"--shard={shard}", out=place / "shared out"
+        )
+    commands["shards together"] = command(*FLAGS[2], "--tensorboard", out=place / "shared out")
     found = dict(zip(commands, drive("visualize", list(commands.values())), strict=True))
     found["mtimes before"] = kept
     found["partial mtimes before"] = before
@@ -303,6 +321,57 @@ def test_a_run_goes_on_with_what_is_missing(outcomes, visualized, place):
         for directory in (out, place / "partial")
     ]
     assert without_time[0] == without_time[1]
+
+
+def test_a_trial_tells_what_a_run_would_take_and_writes_nothing(outcomes, place):
+    outcome = outcomes["trial"]
+    assert outcome["status"] == 0, outcome["errors"]
+    lines = outcome["output"].splitlines()
+    assert lines[0].startswith("Images of 40x44 voxels, 256 steps, --batch=16 (the largest")
+    assert [line.split()[:2] for line in lines[2:4]] == [["conv1", "2"], ["logits", "2"]]
+    assert "1 x 2" in lines[2]
+    told = "\n".join(lines[4:])
+    for text in ("for 4 channels, compiling included", "Memory: ", "MiB are free", "--dry_run"):
+        assert text in told
+    # "nowhere" is looked for again where the refused commands are tested.
+    assert not (place / "nowhere").exists()
+
+
+def test_a_trial_knows_what_is_finished(outcomes):
+    outcome = outcomes["trial of a part"]
+    assert outcome["status"] == 0, outcome["errors"]
+    # It was tried after the run had gone on.
+    assert "6 of 6 channels are finished already." in outcome["output"]
+    assert "about 0 s for 0 channels" in outcome["output"]
+
+
+def test_the_last_lines_name_the_run_and_its_pages(outcomes, place):
+    *_, results, gallery = outcomes["defaults"]["output"].splitlines()
+    assert results == f"Results: {place / 'defaults'}"
+    assert gallery == f"Gallery: {(place / 'defaults/gallery/index.html').resolve().as_uri()}"
+    assert (place / "defaults/gallery/index.html").is_file()
+
+
+def test_pages_that_cannot_be_built_are_told_and_cost_no_channel(outcomes, visualized, place):
+    outcome, (out, _) = outcomes["no pages"], visualized(2)
+    assert outcome["status"] == 2
+    assert outcome["errors"].startswith("Error: The gallery could not be built (FileExistsError")
+    assert f"python -m experiments.gallery --run={place / 'pages'} tries again" in outcome["errors"]
+    assert "6 channels: " in outcome["output"]
+    assert rows_of(place / "pages") == rows_of(out)
+
+
+def test_processes_that_share_a_run_write_the_same_bytes(outcomes, visualized, place):
+    out, shared = visualized(2)[0], place / "shared out"
+    for name, count in (("shard 2/2", 2), ("shard 1/2", 4), ("shards together", 6)):
+        assert outcomes[name]["status"] == 0, outcomes[name]["errors"]
+        assert f"{count} channels: " in outcomes[name]["output"]
+    assert "jit(run)" not in outcomes["shards together"]["compiled"]
+    assert not (shared / "shards").exists()
+    for path in (*out.rglob("images/*/*"), *out.rglob("traces/*"), *out.rglob("sheets/*")):
+        assert (shared / path.relative_to(out)).read_bytes() == path.read_bytes(), path
+    assert len(rows_of(shared)) == 6
+    assert list((shared / "tensorboard").glob("events.*"))
 
 
 def test_the_defaults_work(outcomes, place):

@@ -19,15 +19,37 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == bytes(range(100))
 
 
-def test_content_reaches_the_disk_before_its_name(tmp_path, monkeypatch):
+def recorded(monkeypatch, *names):
+    """The file operations from here on, in their order."""
     events = []
-    for name in ("write", "fsync", "replace"):
+    for name in names:
         sound = getattr(os, name)
         monkeypatch.setattr(
-            files.os, name, lambda *a, name=name, sound=sound: (events.append(name), sound(*a))[1]
+            files.os,
+            name,
+            lambda *a, name=name, sound=sound, **o: (events.append(name), sound(*a, **o))[1],
         )
+    return events
+
+
+def test_content_reaches_the_disk_before_its_name(tmp_path, monkeypatch):
+    events = recorded(monkeypatch, "write", "fsync", "replace")
     files.atomic_write_bytes(tmp_path / "file", b"content")
     assert events == ["write", "fsync", "replace", "fsync"]
+
+
+def test_a_directory_reaches_the_disk_before_what_is_put_into_it(tmp_path, monkeypatch):
+    events = recorded(monkeypatch, "mkdir", "fsync")
+    files.make_directory(tmp_path / "images" / "conv1")
+    assert events == ["mkdir", "fsync"] * 2
+
+
+def test_a_directory_is_hidden_on_the_disk_before_it_is_removed(tmp_path, monkeypatch):
+    files.make_directory(tmp_path / "shard" / "images")
+    events = recorded(monkeypatch, "replace", "fsync", "rmdir")
+    files.remove_directory(tmp_path / "shard")
+    assert events == ["replace", "fsync", "rmdir", "rmdir"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch):
@@ -86,6 +108,13 @@ def test_a_file_name_is_safe_everywhere(layer):
     assert not Path(name).is_absolute()
     stem = name.split(".")[0].lower()
     assert stem not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
+
+
+@pytest.mark.parametrize("layer", [".conv", "-conv", "conv.", "..", ".", "-"])
+def test_a_name_neither_hides_nor_looks_like_an_option_nor_ends_in_a_dot(layer):
+    name = files.file_name(layer)
+    assert decode(name) == layer
+    assert name.strip(".-") == name
 
 
 @given(st.sets(st.one_of(NEAR, st.text(alphabet="aA", min_size=95, max_size=105)), max_size=20))

@@ -1,0 +1,70 @@
+"""Scalars and images for TensorBoard, by flag; its library is optional."""
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "Also write scalars and images for TensorBoard to tensorboard in --out."
+)
+
+
+class Events:
+    """Where scalars and images go; without --tensorboard nowhere."""
+
+    def __init__(self, writer: Any | None) -> None:
+        """Keep the writer, if there is one."""
+        self._writer = writer
+
+    def scalar(self, name: str, value: float, *, step: int) -> None:
+        """Write one number of a curve."""
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, name: str, picture: np.ndarray, *, step: int) -> None:
+        """Write a grey picture, uint8 (rows, columns)."""
+        if self._writer is not None:
+            self._writer.add_image(name, picture, step, dataformats="HW")
+
+    def flush(self) -> None:
+        """Put what was written on the disk."""
+        if self._writer is not None:
+            self._writer.flush()
+
+
+def library() -> Any | None:
+    """The library that writes events, or None without --tensorboard.
+
+    Raises:
+      ValueError: It is asked for and missing.
+    """
+    if not TENSORBOARD.value:
+        return None
+    try:
+        return importlib.import_module("tensorboardX")
+    except ImportError as error:
+        raise ValueError(
+            "--tensorboard needs the package tensorboardX: install it with "
+            "python -m pip install -e '.[tensorboard]', or leave the flag out."
+        ) from error
+
+
+@contextlib.contextmanager
+def events(out: Path) -> Iterator[Events]:
+    """Open a log in a directory of results for the length of a `with` block.
+
+    Args:
+      out: The directory of the results.
+    """
+    found = library()
+    if found is None:
+        yield Events(None)
+        return
+    # Each process appends to a file of its own; a reader joins them by step.
+    with found.SummaryWriter(str(out / "tensorboard")) as writer:
+        yield Events(writer)

@@ -1,0 +1,151 @@
+"""What --model takes: models of ours, Python files, ONNX files, weights; and what it refuses."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+
+from experiments import networks
+
+LINEN = """
+import jax, jax.numpy as jnp
+from flax import linen as nn
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2, name="head")(nn.Conv(3, (3, 3), name="stem")(x).mean(axis=(1, 2)))
+
+def model():
+    module = Net()
+    return module, module.init(jax.random.key(0), jnp.zeros((1, 9, 8, 1))), (9, 8, 1)
+
+def wrong():
+    return 5
+
+def narrow():
+    return Net(), model()[1], (9, 8, 2)
+
+def broken():
+    raise KeyError("weights")
+"""
+
+NNX = """
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(1, 3, (3, 3, 3), rngs=rngs)
+
+    def __call__(self, x):
+        return self.stem(x)
+
+def model():
+    return Net(nnx.Rngs(0)), (6, 7, 8, 1)
+"""
+
+
+def write(directory: Path, name: str, text: str) -> str:
+    (directory / name).write_text(text)
+    return str(directory / name)
+
+
+def onnx_file(directory: Path, height: int | str = 9) -> str:
+    rng = np.random.default_rng(0)
+    kernel = numpy_helper.from_array(rng.random((3, 1, 3, 3), np.float32), "kernel")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "kernel"], ["out"], name="stem")],
+        "test",
+        [value("image", TensorProto.FLOAT, (1, 1, height, 8))],
+        [value("out", TensorProto.FLOAT, (1, 3, None, 6))],
+        [kernel],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save_model(model, directory / "net.onnx")
+    return str(directory / "net.onnx")
+
+
+def test_a_model_of_the_zoo_keeps_all_that_its_card_says():
+    model = networks.load("square-lesion", input_shape=(140, 192, 1))
+    assert model.image_shape == (140, 192, 1)
+    assert model.card["class_names"] == ["clean", "lesion"]
+    assert model.network.layer("conv3").receptive_field == 13
+    with pytest.raises(ValueError, match=r"--input_shape=10,10,1.*which is fixed"):
+        networks.load("square-lesion", input_shape=(10, 10, 1))
+
+
+def test_a_python_file_returns_a_linen_or_an_nnx_module(tmp_path):
+    model = networks.load(write(tmp_path, "mine.py", LINEN) + ":model", intensity_range=(0.0, 2.0))
+    assert [layer.name for layer in model.network.layers] == ["stem", "head"]
+    assert model.image_shape == (9, 8, 1)
+    assert model.intensity_range == (0.0, 2.0)
+    # The middle of the grid is the origin.
+    np.testing.assert_allclose(model.affine @ [4, 3.5, 0, 1], [0, 0, 0, 1])
+    other = networks.load(write(tmp_path, "other.py", NNX) + ":model")
+    assert other.network.layer("stem").shape == (6, 7, 8, 3)
+    assert len({model.card["weights_sha256"], other.card["weights_sha256"]}) == 2
+
+
+def test_the_fingerprint_follows_file_weights_and_grid(tmp_path):
+    path = onnx_file(tmp_path, "height")
+    first = networks.load(path, input_shape=(9, 8, 1))
+    again = networks.load(path, input_shape=(9, 8, 1))
+    other = networks.load(path, input_shape=(11, 8, 1))
+    prints = [model.card["weights_sha256"] for model in (first, again, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert first.card["name"] == path
+
+
+def test_an_onnx_file_and_weights_of_pytorch(tmp_path):
+    model = networks.load(onnx_file(tmp_path))
+    assert model.network.layer("stem").shape == (7, 6, 3)
+    rng, arrays, inputs = np.random.default_rng(0), {}, 1
+    for number, outputs in enumerate((2, 2, 3, 3, 3), start=1):
+        arrays[f"conv{number}.weight"] = rng.random((outputs, inputs, 3, 3), np.float32)
+        arrays[f"conv{number}.bias"] = np.zeros(outputs, np.float32)
+        inputs = outputs
+    arrays["logits.weight"] = rng.random((2, 3 * 4 * 5), np.float32)
+    arrays["logits.bias"] = np.zeros(2, np.float32)
+    path = tmp_path / "weights.safetensors"
+    save_file(arrays, path)
+    with pytest.raises(ValueError, match="weights do not tell the grid: give --input_shape"):
+        networks.load(str(path))
+    model = networks.load(str(path), input_shape=(40, 44, 1))
+    image = jnp.zeros((40, 44, 1))
+    found = model.network.activations(model.network.variables, image, ("conv1",))
+    assert found["conv1"].shape == (38, 42, 2)
+
+
+def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
+    lines = networks.layers_text(networks.load(onnx_file(tmp_path)).network).splitlines()
+    assert lines[0].split() == [
+        "layer", "operator", "output", "channels", "receptive", "field", "stride",
+    ]  # fmt: skip
+    assert lines[1].split() == ["stem", "Conv", "7", "x", "6", "3", "3", "1"]
+
+
+def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
+    path = write(tmp_path, "mine.py", LINEN)
+    with pytest.raises(ValueError, match=r"name the function too, .*mine\.py:FUNCTION"):
+        networks.load(path)
+    with pytest.raises(ValueError, match="expected it to define a function 'absent'"):
+        networks.load(path + ":absent")
+    with pytest.raises(ValueError, match=r"wrong\(\) returned int; expected \(Linen module"):
+        networks.load(path + ":wrong")
+    with pytest.raises(ValueError, match="the network cannot be applied"):
+        networks.load(path + ":narrow")
+    with pytest.raises(ValueError, match=r"broken\(\) failed with KeyError"):
+        networks.load(path + ":broken")
+    with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
+        networks.load(str(tmp_path / "absent.onnx"))
+    with pytest.raises(FileNotFoundError, match="neither a directory"):
+        networks.load("absent")
+    with pytest.raises(ValueError, match=r"--input_shape=4: expected X,Y,CHANNELS"):
+        networks.load(path + ":model", input_shape=(4,))
+    with pytest.raises(ValueError, match=r"--input_shape=9,9,1: the images .* \(9, 8, 1\)"):
+        networks.load(path + ":model", input_shape=(9, 9, 1))
