@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from absl import flags
 
+from experiments import image_flags, networks, objective_flags
 from experiments.launch import versions
+from experiments.networks import Model
 from experiments.python_files import load_function
-from featvis_jax.checkpoints import TrainedModel, load_model
-from featvis_jax.nn.taps import Layer, Network, linen_network
-from featvis_jax.visualize import ascent, objectives, parameterizations, penalties, presets
+from featvis_jax.nn.network import Layer, Network
+from featvis_jax.visualize import ascent, penalties, presets
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Directory of a trained model, or a zoo name.", required=True)
+flags.DEFINE_string("model", None, networks.MODEL_HELP, required=True)
+flags.DEFINE_list("input_shape", None, "X,Y[,Z],CHANNELS where the model leaves its grid open.")
+flags.DEFINE_list("intensity_range", ["0", "1"], "LOW,HIGH of a foreign network's images.")
 flags.DEFINE_multi_string("layer", None, "Layer; repeat for several, 'all' for every layer.")
 flags.DEFINE_string("channels", "all", "Channels: all, a range 0:8, or a list 1,5.")
 flags.DEFINE_string("out", None, "Directory for the results.", required=True)
@@ -25,7 +27,6 @@ flags.DEFINE_integer("steps", 256, "Steps of the ascent.", lower_bound=1)
 flags.DEFINE_integer("every", 50, "The paper's transforms act every so many steps.", lower_bound=1)
 flags.DEFINE_enum("penalty", "none", list(penalties.PENALTIES), "R(x), subtracted from f(x).")
 flags.DEFINE_float("penalty_weight", 10.0, "lambda, the weight of the penalty.", lower_bound=0.0)
-flags.DEFINE_float("learning_rate", 0.05, "Adam's, in units of intensity per step.")
 flags.DEFINE_string(
     "config",
     None,
@@ -35,10 +36,26 @@ flags.DEFINE_string(
 flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, upper_bound=2**32 - 1)
 
 
-def load_network() -> tuple[TrainedModel, Network]:
-    """The model of --model, and the network in it."""
-    model = load_model(FLAGS.model)
-    return model, linen_network(model.module, model.variables, model.image_shape)
+def load_network() -> Model:
+    """The network of --model and what is known about it."""
+    shape = None if FLAGS.input_shape is None else _numbers("input_shape", int)
+    between = _numbers("intensity_range", float)
+    if len(between) != 2 or not between[0] < between[1]:
+        raise ValueError(
+            f"--intensity_range={','.join(FLAGS.intensity_range)}: expected LOW,HIGH, LOW < HIGH."
+        )
+    return networks.load(FLAGS.model, input_shape=shape, intensity_range=(between[0], between[1]))
+
+
+def _numbers(flag: str, kind: type) -> list[Any]:
+    """The numbers of a list flag."""
+    parts: list[str] = FLAGS[flag].value or []
+    try:
+        return [kind(part) for part in parts]
+    except ValueError as error:
+        raise ValueError(
+            f"--{flag}={','.join(parts)}: expected numbers with commas between them."
+        ) from error
 
 
 def chosen_layers(network: Network) -> list[Layer]:
@@ -54,6 +71,13 @@ def chosen_layers(network: Network) -> list[Layer]:
 def chosen_channels(layer: Layer) -> list[int]:
     """The channels of --channels, checked against a layer."""
     text, count = FLAGS.channels, layer.channels
+    if objective_flags.has_one_unit():
+        if text != "all":
+            raise ValueError(
+                f"--channels={text}: --objective={FLAGS.objective} is about a layer as a whole; "
+                "leave --channels out."
+            )
+        return [0]
     try:
         if text == "all":
             return list(range(count))
@@ -72,31 +96,31 @@ def chosen_channels(layer: Layer) -> list[int]:
     return chosen
 
 
-def recipe(model: TrainedModel, layer: str, regularization: str) -> ascent.Recipe:
+def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     """The recipe that the flags spell out for a layer, checked."""
     strategy = presets.strategy(regularization, every=FLAGS.every, steps=FLAGS.steps)
     penalty = penalties.PENALTIES[FLAGS.penalty]
-    if not 0 < FLAGS.learning_rate < float("inf"):
-        raise ValueError(f"--learning_rate={FLAGS.learning_rate}: expected a positive number.")
     if not FLAGS.penalty_weight < float("inf"):
         raise ValueError(f"--penalty_weight={FLAGS.penalty_weight}: expected a number from 0.")
+    image = image_flags.parameterization(model)
     chosen = ascent.Recipe(
-        objective=objectives.channel(layer),
+        objective=objective_flags.objective(model.network, layer),
         penalty=None if penalty is None else penalty(layer),
         penalty_weight=0.0 if penalty is None else FLAGS.penalty_weight,
-        parameterization=parameterizations.pixels(intensity_range=model.intensity_range),
-        optimizer=optax.adam(FLAGS.learning_rate),
+        parameterization=image,
+        optimizer=image_flags.optimizer(image)[0],
         robustness=strategy.robustness,
         projection=strategy.projection,
         steps=FLAGS.steps,
+        variants=FLAGS.variants,
     )
     if FLAGS.config is not None:
         chosen = _configured(chosen, model, layer)
-    ascent.check(chosen)
+    ascent.check(chosen, network=model.network)
     return chosen
 
 
-def _configured(recipe: ascent.Recipe, model: TrainedModel, layer: str) -> ascent.Recipe:
+def _configured(recipe: ascent.Recipe, model: Model, layer: str) -> ascent.Recipe:
     """What the function in --config makes of a recipe."""
     function = load_function(Path(FLAGS.config), "recipe", flag="--config")
     try:

@@ -36,6 +36,7 @@ from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import manifest, pixels, plots
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.visualize.parameterizations import mean_magnitude_spectrum
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("task", "square_lesion", list(tasks.TASKS), "What to learn.")
@@ -240,6 +241,7 @@ def _train(out: Path, schedule: training.Schedule) -> None:
                 "init": None if parent is None else parent.card["training"],
             },
         },
+        spectrum=mean_magnitude_spectrum(pipeline.spread(prepared.train, max_images=500)),
     )
     atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
     atomic_write_bytes(

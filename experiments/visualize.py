@@ -18,13 +18,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import ascent_flags, plan, startup, stopping, tensorboard
+from experiments import ascent_flags, image_flags, networks, plan, startup, stopping, tensorboard
 from experiments.launch import start
+from experiments.networks import Model
 from experiments.plan import Work
 from experiments.progress import Progress
-from featvis_jax.checkpoints import TrainedModel
 from featvis_jax.evaluation import health
-from featvis_jax.nn.taps import Layer, Network
+from featvis_jax.nn.network import Layer, Network
 from featvis_jax.results import manifest, pixels, shards
 from featvis_jax.results.files import make_directory
 from featvis_jax.results.gallery import build_gallery
@@ -44,6 +44,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("batch", "auto", "Units per batch, or auto for the largest that fits.")
 flags.DEFINE_bool("gallery", True, "Whether to build the pages at the end.")
+flags.DEFINE_bool("list_layers", False, "Tell the layers of --model, and do nothing.")
 flags.DEFINE_bool("dry_run", False, "Tell layers, batches, memory, time and disk; write nothing.")
 flags.DEFINE_string(
     "shard",
@@ -57,7 +58,11 @@ def main(_: Sequence[str]) -> None:
     """Visualize and say where the results are."""
     startup.prepare()
     out, shard = Path(FLAGS.out), _shard()
-    model, network = ascent_flags.load_network()
+    model = ascent_flags.load_network()
+    network = model.network
+    if FLAGS.list_layers:
+        print(networks.layers_text(network))
+        return
     layers = ascent_flags.chosen_layers(network)
     work = Work(
         network,
@@ -97,12 +102,18 @@ def main(_: Sequence[str]) -> None:
         for name, program in programs.items():
             results.record_timing("compile", program.compile_seconds, layer=name)
         results.write_flags(_flags_text())
-        results.write_layers([_layer_record(layer, network) for layer in network.layers])
+        results.write_layers(
+            [
+                _layer_record(layer, network, page)
+                for layer in network.layers
+                for page in _pages(layer.name)
+            ]
+        )
         _visualize(results, work, layers, model, batch_size, programs, shard, elsewhere)
         if shard is None:
-            for layer in layers:
+            for page in (page for layer in layers for page in _pages(layer.name)):
                 with stopping.held():
-                    results.write_sheet(layer.name, window=model.intensity_range)
+                    results.write_sheet(page, window=model.intensity_range)
     _tell(results, layers, shard)
 
 
@@ -110,7 +121,7 @@ def _visualize(
     results: Run,
     work: Work,
     layers: Sequence[Layer],
-    model: TrainedModel,
+    model: Model,
     batch_size: int,
     programs: dict[str, LayerProgram],
     shard: tuple[int, int] | None,
@@ -142,7 +153,7 @@ def _visualize(
                 finished = _run(program, layer.name, batch, progress)
                 seconds = finished.seconds / batch.count
                 stored = [
-                    _result(unit, layer, model, seconds)
+                    _result(unit, layer, model, seconds / FLAGS.variants)
                     for unit in finished.units
                     if unit.channel in wanted
                 ]
@@ -195,8 +206,8 @@ def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) 
         print(f"Shard {shard[0]} of {shard[1]}: {results.directory}")
         print("When all are done, the same command without --shard puts them together.")
         return
-    for layer in layers:
-        print(f"Contact sheet: {results.sheet_path(layer.name)}")
+    for page in (page for layer in layers for page in _pages(layer.name)):
+        print(f"Contact sheet: {results.sheet_path(page)}")
     print(f"Results: {FLAGS.out}")
     if FLAGS.gallery:
         try:
@@ -208,9 +219,18 @@ def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) 
             ) from error
 
 
-def _result(unit: FinishedUnit, layer: Layer, model: TrainedModel, seconds: float) -> UnitResult:
+def _page(layer: str, variant: int) -> str:
+    """Where a unit is stored: the variants of a layer's units lie like layers beside it."""
+    return layer if variant == 0 else f"{layer}/variant{variant + 1}"
+
+
+def _pages(layer: str) -> list[str]:
+    return [_page(layer, variant) for variant in range(FLAGS.variants)]
+
+
+def _result(unit: FinishedUnit, layer: Layer, model: Model, seconds: float) -> UnitResult:
     record = UnitRecord(
-        layer=layer.name,
+        layer=_page(layer.name, unit.variant),
         channel=unit.channel,
         status=health.status(
             unit.image,
@@ -262,7 +282,7 @@ def _batch_size() -> int | None:
     return begun[0].configuration.get("batch") if begun else None
 
 
-def _configuration(model: TrainedModel, work: Work) -> dict[str, Any]:
+def _configuration(model: Model, work: Work) -> dict[str, Any]:
     """All that decides the images."""
     recipes = work.recipes
     recipe = next(iter(recipes.values()))
@@ -277,7 +297,8 @@ def _configuration(model: TrainedModel, work: Work) -> dict[str, Any]:
         },
         "penalty_weight": recipe.penalty_weight,
         "parameterization": recipe.parameterization.description,
-        "optimizer": f"adam(learning_rate={FLAGS.learning_rate})",
+        "optimizer": image_flags.optimizer(recipe.parameterization)[1],
+        "variants": recipe.variants,
         "regularization": FLAGS.regularization,
         "robustness": describe(recipe.robustness),
         "projection": describe(recipe.projection),
@@ -299,12 +320,12 @@ def _flags_text() -> str:
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
-def _layer_record(layer: Layer, network: Network) -> LayerRecord:
+def _layer_record(layer: Layer, network: Network, page: str) -> LayerRecord:
     rank = len(network.image_shape) - 1
     whole = network.image_shape[:-1]
     reach, stride = layer.receptive_field, layer.stride
     return LayerRecord(
-        layer=layer.name,
+        layer=page,
         output_shape=layer.shape[:-1],
         channels=layer.channels,
         receptive_field=whole if reach is None else (reach,) * rank,

@@ -9,6 +9,7 @@ weights/     Orbax checkpoint of params and statistics
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from importlib import resources
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array, Float64, PyTree
+from jaxtyping import Array, Float, Float64, PyTree
 
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results.files import atomic_write_bytes
 
-_CARD, _WEIGHTS = "card.json", "weights"
+_CARD, _WEIGHTS, _SPECTRUM = "card.json", "weights", "spectrum.npy"
 _REQUIRED = (
     "name",
     "task",
@@ -41,11 +42,14 @@ class TrainedModel(NamedTuple):
       module: The Flax network.
       variables: Its ``params`` and ``statistics``.
       card: What `card.json` holds.
+      spectrum: Mean magnitude spectrum of its training images, where it was saved: an array on the
+        grid of `numpy.fft.rfftn`, ``(*frequencies, 1)``.
     """
 
     module: CNN
     variables: dict[str, PyTree[Array]]
     card: dict[str, Any]
+    spectrum: Float[np.ndarray, "*frequencies 1"] | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -76,7 +80,12 @@ def zoo_names() -> list[str]:
 
 
 def save_model(
-    directory: Path | str, module: CNN, variables: dict[str, PyTree[Array]], card: dict[str, Any]
+    directory: Path | str,
+    module: CNN,
+    variables: dict[str, PyTree[Array]],
+    card: dict[str, Any],
+    *,
+    spectrum: Float[np.ndarray, "*frequencies 1"] | None = None,
 ) -> None:
     """Write a trained model; an earlier one in the same place is replaced.
 
@@ -85,6 +94,7 @@ def save_model(
       module: The network; its configuration goes into the card.
       variables: Its weights and statistics.
       card: All that `TrainedModel.card` should hold but the architecture and the weights' hash.
+      spectrum: Mean magnitude spectrum of the training images.
 
     Raises:
       ValueError: The card lacks something.
@@ -103,6 +113,10 @@ def save_model(
         checkpointer.save(directory / _WEIGHTS, jax.device_get(variables), force=True)
     # Orbax notes the absolute path there, which is nobody's business once the model is passed on.
     atomic_write_bytes(directory / _WEIGHTS / "commit_success.txt", b"committed\n")
+    if spectrum is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(spectrum, np.float32), allow_pickle=False)
+        atomic_write_bytes(directory / _SPECTRUM, buffer.getvalue())
     text = json.dumps(card, indent=2) + "\n"
     atomic_write_bytes(directory / _CARD, text.encode())
 
@@ -160,7 +174,17 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
             f"{weights} hashes to {found}, but {_CARD} says {card['weights_sha256']}: the weights "
             "and the card are not of the same model."
         )
-    return TrainedModel(module, variables, card)
+    return TrainedModel(module, variables, card, _spectrum(directory / _SPECTRUM))
+
+
+def _spectrum(path: Path) -> np.ndarray | None:
+    """The spectrum of a model that was saved with one."""
+    try:
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} holds no array ({error}): save the model again.") from error
 
 
 def weights_hash(variables: PyTree[Array]) -> str:

@@ -1,5 +1,6 @@
 """What every test shares: checked types, strict numerics, repeatable draws, the real brains."""
 
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,10 @@ SHARED_COHORT = REPOSITORY.parent / "shared" / "data" / "ds002748_mni152"
 install_import_hook(
     "featvis_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
+
+# A job in a shell's background ignores SIGINT, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An image is unbatched, so a silently added axis is a mistake.
 jax.config.update("jax_numpy_rank_promotion", "raise")

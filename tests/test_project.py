@@ -84,7 +84,14 @@ def test_development_includes_the_runtime_and_no_second_framework():
 def test_every_imported_package_is_a_requirement():
     distributions = importlib.metadata.packages_distributions()
     required = {canonical(requirement.name) for requirement in requirements("requirements.txt")}
-    for package in sorted(imported_packages(LIBRARY + LAUNCHERS)):
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    optional = {canonical(Requirement(line).name) for extra in extras for line in extra}
+    for package in sorted(imported_packages(LAUNCHERS) - imported_packages(LIBRARY)):
+        if canonical(package) in optional:
+            continue  # A launcher does without it, and says so.
+        names = {canonical(name) for name in distributions.get(package, [])}
+        assert required & names, f"{package} is imported and not in requirements.txt"
+    for package in sorted(imported_packages(LIBRARY)):
         # Several distributions may share a package: jax and its plugins for accelerators do.
         names = {canonical(name) for name in distributions.get(package, [])}
         assert required & names, f"{package} is imported and not in requirements.txt"

@@ -229,13 +229,26 @@ def intensity_statistics(source: Source, *, max_images: int = 500) -> tuple[floa
       source: Where images come from.
       max_images: At most this many are read.
     """
-    positions = np.linspace(0, len(source) - 1, min(len(source), max_images)).astype(int)
     sums = np.zeros(3)
-    for position in positions:
-        image = source[int(position)].astype(np.float64)
+    for image in spread(source, max_images=max_images):
+        image = image.astype(np.float64)
         sums += image.size, image.sum(), (image**2).sum()
     mean = sums[1] / sums[0]
     return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
+
+
+def spread(source: Source, *, max_images: int) -> Iterator[Float32[np.ndarray, "*spatial 1"]]:
+    """Images spread evenly over a source.
+
+    Args:
+      source: Where images come from.
+      max_images: At most this many are read.
+
+    Yields:
+      Images, ``(*spatial, 1)``.
+    """
+    for position in np.linspace(0, len(source) - 1, min(len(source), max_images)).astype(int):
+        yield source[int(position)]
 
 
 def _read(dataset: grain.MapDataset[Examples]) -> Iterator[Examples]:

@@ -1,4 +1,4 @@
-"""Any Flax module as a `Network`: a pure function from an image to the layers asked for.
+"""Any Flax module, Linen or NNX, as a `Network`: a pure function from an image to its layers.
 
 The user's code is not touched. While a module is applied, every submodule's call is intercepted:
 the outputs that were asked for are kept, and as soon as the last of them is there the forward pass
@@ -7,87 +7,47 @@ is left, so that nothing behind it is ever traced.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
+from flax import nnx
 from jax import lax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array
 
-from featvis_jax.types import Activations, Image
+from featvis_jax.nn.network import Channel, Layer, Network, Variables, select, split_relu
+from featvis_jax.nn.reach import reaches
+from featvis_jax.types import Image
 
-Variables = PyTree[Array]
-Channel = Int[Array, ""]
-
-_RELU = "/relu"
+__all__ = ["Layer", "Network", "linen_network", "nnx_network"]
 
 
-class Layer(NamedTuple):
-    """What one layer puts out.
+class _Call(NamedTuple):
+    """One submodule's call during a forward pass.
 
     Attributes:
-      name: The module's path, ``block1/conv`` for a nested one.
-      operator: The module's class.
-      shape: Of the output for one image, ``(*spatial, channels)`` or ``(channels,)``.
-      receptive_field: Input voxels per axis that reach one output; ``None`` where all do.
-      stride: Input voxels between two neighbouring outputs; ``None`` where there are none.
-      has_weights: Whether the layer has parameters of its own.
+      name: The submodule's path.
+      operator: Its class.
+      has_weights: Whether it has parameters.
+      output: Carries the call out.
+      one_channel: Computes one channel of the output alone; ``None`` where that is not possible.
     """
 
     name: str
     operator: str
-    shape: tuple[int, ...]
-    receptive_field: int | None
-    stride: int | None
     has_weights: bool
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.shape[-1]
+    output: Callable[[], Any]
+    one_channel: Callable[[Channel], Array] | None
 
 
-class Network(NamedTuple):
-    """A trained network as the ascent sees it: pure functions, weights, and names.
-
-    Attributes:
-      activations: ``(variables, image, layers) -> {layer: output}`` for one unbatched image.
-      one_channel: ``(variables, image, layer, channel) -> {layer: output}`` where the output has
-        that channel alone, computed without the others where the layer's weights allow it.
-      variables: The weights, an argument of both functions.
-      image_shape: ``(*spatial, channels)`` of the input.
-      layers: Every layer in the order of the forward pass.
-    """
-
-    activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
-    one_channel: Callable[[Variables, Image, str, Channel], Activations]
-    variables: Variables
-    image_shape: tuple[int, ...]
-    layers: tuple[Layer, ...]
-
-    def layer(self, name: str) -> Layer:
-        """The layer of this name; ``NAME/relu`` is layer NAME after a ReLU.
-
-        Raises:
-          ValueError: There is none; the nearest names are offered.
-        """
-        base = name.removesuffix(_RELU)
-        for layer in self.layers:
-            if layer.name == base:
-                return layer._replace(name=name)
-        names = [layer.name for layer in self.layers]
-        nearest = difflib.get_close_matches(base, names, n=3, cutoff=0.0)
-        raise ValueError(
-            f"The network has no layer {name!r}; the nearest are {', '.join(nearest)}. All layers: "
-            f"{', '.join(names)}. Append {_RELU!r} to take one after its ReLU."
-        )
+_Visit = Callable[[_Call], Any]
+_Run = Callable[[Variables, Image, _Visit], None]
 
 
 def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence[int]) -> Network:
-    """Tap a Linen module that classifies batches of images.
+    """Tap a Linen module that takes batches of images.
 
     Args:
       module: Takes ``(batch, *spatial, channels)``.
@@ -107,84 +67,167 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
       {'conv1': (38, 42, 2)}
     """
 
+    def run(variables: Variables, image: Image, visit: _Visit) -> None:
+        def interceptor(
+            call: Callable[..., Any],
+            inputs: tuple[Any, ...],
+            options: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
+            called = context.module
+            if context.method_name != "__call__" or not called.path:
+                return call(*inputs, **options)
+            narrowed = None
+            if _linen_channels_are_independent(called):
+                narrowed = functools.partial(_narrowed_linen, called, inputs)
+            return visit(
+                _Call(
+                    name="/".join(called.path),
+                    operator=type(called).__name__,
+                    has_weights=bool(called.variables.get("params", {})),
+                    output=lambda: call(*inputs, **options),
+                    one_channel=narrowed,
+                )
+            )
+
+        with nn.intercept_methods(interceptor):
+            module.apply(variables, image[None])
+
+    return _tapped(run, variables, tuple(image_shape))
+
+
+def nnx_network(model: nnx.Module, image_shape: Sequence[int]) -> Network:
+    """Tap an NNX module that takes batches of images.
+
+    The model is used as it is in evaluation: its dropout is off, its batch normalization takes the
+    running averages. Layers are named by their attributes, ``blocks/0/conv``. The model itself is
+    left as it was.
+
+    Args:
+      model: Takes ``(batch, *spatial, channels)``.
+      image_shape: ``(*spatial, channels)`` of one image.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> class Small(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.stem = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+      ...         self.head = nnx.Linear(4, 2, rngs=rngs)
+      ...     def __call__(self, x):
+      ...         return self.head(nnx.relu(self.stem(x)).mean(axis=(1, 2)))
+      >>> network = nnx_network(Small(nnx.Rngs(0)), (16, 18, 1))
+      >>> [(layer.name, layer.shape, layer.receptive_field) for layer in network.layers]
+      [('stem', (16, 18, 4), 3), ('head', (2,), None)]
+    """
+    # The random state of a dropout that is off is no weight.
+    structure, variables, rest = nnx.split(model, nnx.Not(nnx.RngState), ...)
+
+    def run(variables: Variables, image: Image, visit: _Visit) -> None:
+        # A copy, whose submodules may be changed for the time of one forward pass.
+        copy = nnx.merge(structure, variables, rest, copy=True)
+        copy.eval()
+        for path, submodule in nnx.iter_modules(copy):
+            if path:
+                _intercept(submodule, "/".join(map(str, path)), visit)
+        copy(image[None])  # pyright: ignore
+
+    return _tapped(run, variables, tuple(image_shape))
+
+
+def _tapped(run: _Run, variables: Variables, image_shape: tuple[int, ...]) -> Network:
+    """The network of a function that hands every call of a forward pass to a visitor."""
+
     def activations(
         variables: Variables, image: Image, layers: tuple[str, ...]
     ) -> dict[str, Array]:
-        bases = {name.removesuffix(_RELU) for name in layers}
+        bases = {split_relu(name, names)[0] for name in layers}
         outputs: dict[str, Array] = {}
-        if not bases:
-            return outputs
 
-        def keep(
-            module: nn.Module, name: str, output: Callable[[], Array], *inputs: Array
-        ) -> Array:
-            value = output()
-            if name in bases:
-                outputs[name] = value[0]
+        def keep(call: _Call) -> Any:
+            value = call.output()
+            if call.name in bases and call.name not in outputs:
+                outputs[call.name] = value[0]
                 if len(outputs) == len(bases):
                     raise _AllFoundError
             return value
 
-        _run(module, variables, image, keep)
-        return {name: _maybe_relu(name, outputs[name.removesuffix(_RELU)]) for name in layers}
+        if bases:
+            _run_until_found(run, variables, image, keep)
+        return select(outputs, layers, names)
 
     def one_channel(
         variables: Variables, image: Image, layer: str, channel: Channel
     ) -> dict[str, Array]:
-        base = layer.removesuffix(_RELU)
+        base, _ = split_relu(layer, names)
         outputs: dict[str, Array] = {}
 
-        def keep(
-            module: nn.Module, name: str, output: Callable[[], Array], *inputs: Array
-        ) -> Array:
-            if name != base:
-                return output()
-            if _is_narrowable(module):
-                outputs[name] = _narrowed(module, channel, inputs)[0]
+        def keep(call: _Call) -> Any:
+            if call.name != base:
+                return call.output()
+            if call.one_channel is not None:
+                outputs[base] = call.one_channel(channel)[0]
             else:
-                outputs[name] = lax.dynamic_slice_in_dim(output()[0], channel, 1, axis=-1)
+                outputs[base] = lax.dynamic_slice_in_dim(call.output()[0], channel, 1, axis=-1)
             raise _AllFoundError
 
-        _run(module, variables, image, keep)
-        return {layer: _maybe_relu(layer, outputs[base])}
+        _run_until_found(run, variables, image, keep)
+        return select(outputs, (layer,), names)
 
-    shape = tuple(image_shape)
-    layers = tuple(_list_layers(module, variables, shape))
-    return Network(activations, one_channel, variables, shape, layers)
+    layers = _list_layers(run, variables, image_shape)
+    names = frozenset(layer.name for layer in layers)
+    return Network(activations, one_channel, variables, image_shape, layers)
 
 
 class _AllFoundError(Exception):
     """Leaves a forward pass once everything that was asked for has been computed."""
 
 
-def _run(
-    module: nn.Module, variables: Variables, image: Image, visit: Callable[..., Array]
-) -> None:
-    """Apply a module to one image, handing every submodule's call to `visit`."""
-
-    def interceptor(
-        call: Callable[..., Any],
-        inputs: tuple[Any, ...],
-        options: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        path = context.module.path
-        if context.method_name != "__call__" or not path:
-            return call(*inputs, **options)
-        return visit(context.module, "/".join(path), lambda: call(*inputs, **options), *inputs)
-
-    with nn.intercept_methods(interceptor):
-        try:
-            module.apply(variables, image[None])
-        except _AllFoundError:
-            return
+def _run_until_found(run: _Run, variables: Variables, image: Image, visit: _Visit) -> None:
+    try:
+        run(variables, image, visit)
+    except _AllFoundError:
+        return
 
 
-def _maybe_relu(name: str, output: Array) -> Array:
-    return jax.nn.relu(output) if name.endswith(_RELU) else output
+def _list_layers(
+    run: _Run, variables: Variables, image_shape: tuple[int, ...]
+) -> tuple[Layer, ...]:
+    """Every submodule's output that is one array, in the order of the first calls."""
+    calls: dict[str, tuple[_Call, tuple[int, ...]]] = {}
+
+    def outputs(variables: Variables, image: Image) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+
+        def record(call: _Call) -> Any:
+            value = call.output()
+            is_array = isinstance(value, jax.Array) and value.ndim > 1 and value.shape[0] == 1
+            if is_array and call.name not in found:
+                found[call.name] = value[0]
+                calls[call.name] = call, tuple(value.shape[1:])
+            return value
+
+        run(variables, image, record)
+        return found
+
+    seen = reaches(outputs, variables, image_shape)
+    return tuple(
+        Layer(
+            name=name,
+            operator=call.operator,
+            shape=shape,
+            receptive_field=seen[name].receptive_field if len(shape) > 1 else None,
+            stride=seen[name].stride if len(shape) > 1 else None,
+            has_weights=call.has_weights,
+        )
+        for name, (call, shape) in calls.items()
+    )
 
 
-def _is_narrowable(module: nn.Module) -> bool:
+# -------------------------------------------------------------------------------------- Linen
+
+
+def _linen_channels_are_independent(module: nn.Module) -> bool:
     """Whether a channel of this layer depends on its own slice of the weights alone.
 
     Shapes cannot tell: a block of a convolution and a normalization over channels has the same.
@@ -197,7 +240,7 @@ def _is_narrowable(module: nn.Module) -> bool:
     return getattr(module, "channels_are_independent", False)
 
 
-def _narrowed(module: nn.Module, channel: Channel, inputs: tuple[Array, ...]) -> Array:
+def _narrowed_linen(module: nn.Module, inputs: tuple[Array, ...], channel: Channel) -> Array:
     """The same layer with one filter."""
     weights = jax.tree.map(
         lambda leaf: lax.dynamic_slice_in_dim(leaf, channel, 1, axis=-1),
@@ -206,36 +249,50 @@ def _narrowed(module: nn.Module, channel: Channel, inputs: tuple[Array, ...]) ->
     return module.clone(features=1, name=None, parent=None).apply({"params": weights}, *inputs)  # pyright: ignore
 
 
-def _list_layers(
-    module: nn.Module, variables: Variables, image_shape: tuple[int, ...]
-) -> Iterator[Layer]:
-    """Every submodule's output, with the reach of a chain of convolutions and poolings."""
-    found: list[Layer] = []
-    reach, step = 1, 1
+# ---------------------------------------------------------------------------------------- NNX
 
-    def record(module: nn.Module, name: str, output: Callable[[], Array], *inputs: Array) -> Array:
-        nonlocal reach, step
-        value = output()
-        shape = tuple(value.shape[1:])
-        window = getattr(module, "kernel_size", None)
-        if window is not None:
-            window = max(window) if isinstance(window, Sequence) else int(window)
-            strides = getattr(module, "strides", 1) or 1
-            strides = max(strides) if isinstance(strides, Sequence) else int(strides)
-            reach, step = reach + (window - 1) * step, step * strides
-        spatial = len(shape) > 1
-        found.append(
-            Layer(
+
+def _intercept(module: nnx.Module, name: str, visit: _Visit) -> None:
+    """Have the calls of one module go through `visit`."""
+    plain = type(module)
+    if not callable(module):
+        return  # Random streams and the like.
+    weights = [value for _, value in nnx.iter_graph(module) if isinstance(value, nnx.Param)]
+
+    def call(self: nnx.Module, *inputs: Any, **options: Any) -> Any:
+        narrowed = None
+        if plain in (nnx.Conv, nnx.Linear) and _nnx_channels_are_independent(self):
+            narrowed = functools.partial(_narrowed_nnx, self, inputs, options)
+        return visit(
+            _Call(
                 name=name,
-                operator=type(module).__name__,
-                shape=shape,
-                receptive_field=reach if spatial else None,
-                stride=step if spatial else None,
-                has_weights=bool(module.variables.get("params", {})),
+                operator=plain.__name__,
+                has_weights=bool(weights),
+                output=lambda: plain.__call__(self, *inputs, **options),  # pyright: ignore
+                one_channel=narrowed,
             )
         )
-        return value
 
-    image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-    jax.eval_shape(lambda v, x: _run(module, v, x, record), variables, image)
-    yield from found
+    # Python looks `__call__` up in the class, so that an instance needs a class of its own.
+    module.__class__ = type(plain.__name__, (plain,), {"__call__": call})
+
+
+def _nnx_channels_are_independent(module: Any) -> bool:
+    return getattr(module, "feature_group_count", 1) == 1 and getattr(module, "mask", None) is None
+
+
+def _narrowed_nnx(
+    module: Any, inputs: tuple[Any, ...], options: dict[str, Any], channel: Channel
+) -> Array:
+    """The same layer with one filter; the module is a copy that nobody uses again."""
+    for name in ("kernel", "bias"):
+        weights = getattr(module, name)
+        if weights is not None:
+            one = lax.dynamic_slice_in_dim(weights[...], channel, 1, axis=-1)
+            setattr(module, name, nnx.Param(one))
+    module.out_features = 1
+    return (
+        nnx.Conv.__call__(module, *inputs, **options)
+        if isinstance(module, nnx.Conv)
+        else nnx.Linear.__call__(module, *inputs, **options)
+    )

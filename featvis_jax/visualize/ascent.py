@@ -12,13 +12,17 @@ A `Recipe` says what happens in a step, `init` makes the state of each unit, and
 Units share nothing but the weights. Each owns its randomness: what a unit draws is a function of
 the seed, its layer and its channel, whatever it is batched with. The batch is a map over one unit's
 program, so a unit that diverges is frozen at its last finite image and disturbs no other.
+
+A unit of several variants is a map over one variant's program in turn, with starts and draws of
+their own. Only an objective that asks for the others (`diversity`) couples them, through the named
+axis of that map.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,41 +32,31 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from featvis_jax.nn.taps import Network
-from featvis_jax.types import Activations, Image, Key, Scalar, Step, Transform
-from featvis_jax.visualize.objectives import Objective, Unit
-from featvis_jax.visualize.parameterizations import Parameterization
-from featvis_jax.visualize.transforms import is_differentiable, is_identity
+from featvis_jax.types import Activations, Image, Key, Scalar, Step
+from featvis_jax.visualize.objectives import VARIANTS, Unit
+from featvis_jax.visualize.recipe import Recipe, check
+
+__all__ = [
+    "Advance",
+    "Measure",
+    "Measurement",
+    "Recipe",
+    "State",
+    "advance",
+    "check",
+    "init",
+    "measure",
+    "unit_keys",
+]
 
 Parameters = PyTree[Array]
 Variables = PyTree[Array]
 
 
-class Recipe(NamedTuple):
-    """Everything that an ascent does, and for how long.
-
-    Attributes:
-      objective: f, what to maximize.
-      penalty: R, what to keep low, or ``None``.
-      penalty_weight: lambda.
-      parameterization: What is optimized.
-      optimizer: From optax; it minimizes, and is handed the gradient of lambda R - f.
-      robustness: Applied to the image before the network; gradients flow through it.
-      projection: Applied to the image after each update. Needs pixels.
-      steps: Number of steps.
-    """
-
-    objective: Objective
-    penalty: Objective | None
-    penalty_weight: float
-    parameterization: Parameterization
-    optimizer: optax.GradientTransformation
-    robustness: Transform
-    projection: Transform
-    steps: int
-
-
 class State(NamedTuple):
     """One unit's ascent; a batch of them has a leading axis everywhere.
+
+    In a recipe of several variants a unit's state has a leading axis over them everywhere.
 
     Attributes:
       key: The unit's own random key.
@@ -71,6 +65,7 @@ class State(NamedTuple):
       finite: False from the step on at which something was no longer finite.
       objective: f before each step, ``(steps,)``, NaN where not reached.
       penalty: R before each step, likewise.
+      transparency: Sum over the steps of |d(f - lambda R) / d image|, ``None`` if not asked for.
     """
 
     key: Key
@@ -79,45 +74,29 @@ class State(NamedTuple):
     finite: Bool[Array, ""]
     objective: Float[Array, " steps"]
     penalty: Float[Array, " steps"]
+    transparency: Image | None = None
 
 
 class Measurement(NamedTuple):
     """A unit's image and what the network makes of it, untransformed.
 
+    In a recipe of several variants every array has a leading axis over them.
+
     Attributes:
       image: ``(*spatial, channels)``.
       objective: f.
       penalty: R, 0 without one.
+      transparency: As in `State`.
     """
 
     image: Image
     objective: Scalar
     penalty: Scalar
+    transparency: Image | None = None
 
 
 Advance = Callable[[Variables, State, Unit, Int[Array, ""], Int[Array, ""]], State]
 Measure = Callable[[Variables, State, Unit], Measurement]
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse a recipe that cannot work, before anything is compiled.
-
-    Raises:
-      ValueError: A slot holds something that it cannot take.
-    """
-    if recipe.steps < 1:
-        raise ValueError(f"steps is {recipe.steps}; expected at least 1.")
-    if not is_differentiable(recipe.robustness):
-        raise ValueError(
-            f"The robustness transform {recipe.robustness} has no useful gradient, and the ascent "
-            "needs one there: use it as a projection instead."
-        )
-    if not recipe.parameterization.is_image and not is_identity(recipe.projection):
-        raise ValueError(
-            f"The projection {recipe.projection} works on the image itself, but the "
-            f"parameterization is {recipe.parameterization.description}: use pixels, or move the "
-            "transform to the robustness slot."
-        )
 
 
 def unit_keys(seed: int, layer: str, channels: Sequence[int]) -> jaxtyping.Key[Array, " channels"]:
@@ -150,16 +129,26 @@ def init(key: Key, recipe: Recipe, image_shape: tuple[int, ...]) -> State:
       recipe: The recipe.
       image_shape: ``(*spatial, channels)``.
     """
-    parameters = recipe.parameterization.init(jax.random.fold_in(key, 0), image_shape)
-    trace = jnp.full((recipe.steps,), jnp.nan, jnp.float32)
-    return State(
-        key=key,
-        parameters=parameters,
-        optimizer=recipe.optimizer.init(parameters),
-        finite=jnp.array(True),
-        objective=trace,
-        penalty=trace,
-    )
+
+    def init_variant(key: Key) -> State:
+        parameters = recipe.parameterization.init(jax.random.fold_in(key, 0), image_shape)
+        trace = jnp.full((recipe.steps,), jnp.nan, jnp.float32)
+        return State(
+            key=key,
+            parameters=parameters,
+            optimizer=recipe.optimizer.init(parameters),
+            finite=jnp.array(True),
+            objective=trace,
+            penalty=trace,
+            transparency=jnp.zeros(image_shape) if recipe.transparency else None,
+        )
+
+    if recipe.variants == 1:
+        return init_variant(key)
+    # The first variant draws what the unit would draw alone. 0 and 1 are taken, by its start and
+    # its steps.
+    others = [jax.random.fold_in(key, 1 + number) for number in range(1, recipe.variants)]
+    return jax.vmap(init_variant)(jnp.stack([key, *others]))
 
 
 def advance(network: Network, recipe: Recipe) -> Advance:
@@ -176,21 +165,24 @@ def advance(network: Network, recipe: Recipe) -> Advance:
       minutes.
 
     Raises:
-      ValueError: The recipe cannot work (`check`), or a layer does not exist.
+      ValueError: The recipe cannot work, or not with this network (`check`).
     """
-    check(recipe)
+    check(recipe, network=network)
     read = _reader(network, recipe)
 
-    def step_one_unit(variables: Variables, state: State, unit: Unit, step: Step) -> State:
+    def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
 
-        def loss(parameters: Parameters) -> tuple[Scalar, tuple[Scalar, Scalar]]:
-            image = recipe.parameterization.decode(parameters)
+        def loss(image: Image) -> tuple[Scalar, tuple[Scalar, Scalar]]:
             seen = recipe.robustness(jax.random.fold_in(key, 0), image, step)
             objective, penalty = read(variables, seen, unit)
             return recipe.penalty_weight * penalty - objective, (objective, penalty)
 
-        gradient, (objective, penalty) = jax.grad(loss, has_aux=True)(state.parameters)
+        # Of an objective that couples variants, this is the gradient of the sum over all of them:
+        # the transpose of a psum is a psum.
+        image, to_parameters = jax.vjp(recipe.parameterization.decode, state.parameters)
+        on_image, (objective, penalty) = jax.grad(loss, has_aux=True)(image)
+        (gradient,) = to_parameters(on_image)
         updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         if recipe.parameterization.is_image:
@@ -200,10 +192,11 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         finite = state.finite & jnp.isfinite(objective) & jnp.isfinite(penalty)
         for leaf in jax.tree.leaves((gradient, parameters)):
             finite = finite & jnp.isfinite(leaf).all()
-        parameters, optimizer = jax.tree.map(
+        seen = None if state.transparency is None else state.transparency + jnp.abs(on_image)
+        parameters, optimizer, transparency = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (parameters, optimizer),
-            (state.parameters, state.optimizer),
+            (parameters, optimizer, seen),
+            (state.parameters, state.optimizer, state.transparency),
         )
         return State(
             key=state.key,
@@ -212,10 +205,12 @@ def advance(network: Network, recipe: Recipe) -> Advance:
             finite=finite,
             objective=state.objective.at[step].set(jnp.where(finite, objective, jnp.nan)),
             penalty=state.penalty.at[step].set(jnp.where(finite, penalty, jnp.nan)),
+            transparency=transparency,
         )
 
     # The step is not batched: under vmap a `lax.cond` on it stays a cond, and a costly transform
     # that acts every 50th step costs nothing on the others.
+    step_one_unit = _over_variants(step_one_variant, recipe, in_axes=(None, 0, None, None))
     step_all_units = jax.vmap(step_one_unit, in_axes=(None, 0, 0, None))
 
     def run(
@@ -241,24 +236,36 @@ def measure(network: Network, recipe: Recipe) -> Measure:
 
     Returns:
       ``(variables, states, units) -> measurements``, to be jitted.
+
+    Raises:
+      ValueError: The recipe cannot work, or not with this network (`check`).
     """
+    check(recipe, network=network)
     read = _reader(network, recipe)
 
-    def one_unit(variables: Variables, state: State, unit: Unit) -> Measurement:
+    def one_variant(variables: Variables, state: State, unit: Unit) -> Measurement:
         image = recipe.parameterization.decode(state.parameters)
-        return Measurement(image, *read(variables, image, unit))
+        return Measurement(image, *read(variables, image, unit), state.transparency)
 
+    one_unit = _over_variants(one_variant, recipe, in_axes=(None, 0, None))
     return jax.vmap(one_unit, in_axes=(None, 0, 0))
+
+
+def _over_variants(
+    function: Callable[..., Any], recipe: Recipe, *, in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """What a function of one variant is for a unit."""
+    if recipe.variants == 1:
+        return function
+    return jax.vmap(function, in_axes=in_axes, axis_name=VARIANTS)
 
 
 def _reader(
     network: Network, recipe: Recipe
 ) -> Callable[[Variables, Image, Unit], tuple[Scalar, Scalar]]:
     """F and R of one image, computing no more of the network than they read."""
-    terms = [recipe.objective] if recipe.penalty is None else [recipe.objective, recipe.penalty]
+    terms = recipe.terms
     layers = tuple(dict.fromkeys(name for term in terms for name in term.layers))
-    for name in layers:
-        network.layer(name)
     narrow = len(layers) == 1 and all(term.reads_one_channel for term in terms)
 
     def read(variables: Variables, image: Image, unit: Unit) -> tuple[Scalar, Scalar]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from featvis_jax.nn.taps import Network
@@ -33,6 +35,8 @@ class FinishedUnit(NamedTuple):
       penalty: R of `image`.
       objective_trace: f before every step, ``(steps,)``; NaN after a divergence.
       penalty_trace: R before every step.
+      variant: Which of the unit's variants.
+      transparency: ``(*spatial, channels)``, where the recipe asks for it.
     """
 
     channel: int
@@ -43,6 +47,8 @@ class FinishedUnit(NamedTuple):
     penalty: float
     objective_trace: Float[np.ndarray, " steps"]
     penalty_trace: Float[np.ndarray, " steps"]
+    variant: int = 0
+    transparency: Float[np.ndarray, "*spatial channels"] | None = None
 
 
 class FinishedBatch(NamedTuple):
@@ -55,11 +61,13 @@ class FinishedBatch(NamedTuple):
 class LayerProgram:
     """The compiled ascent for the channels of one layer.
 
-    Compiled once, for one batch size; every channel of the layer runs through it.
+    Compiled once, for one batch size; every channel of the layer runs through it. A batch is dealt
+    out to the devices, each of which runs its units by itself: nothing passes between them.
 
     Attributes:
-      batch_size: Units per batch.
+      batch_size: Units per batch, on all devices together.
       compile_seconds: Time that compilation took.
+      memory_bytes: What a step of a batch needs at its peak on a device, as the compiler says.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class LayerProgram:
         *,
         num_units: int,
         batch_size: int | None = None,
+        num_devices: int | None = None,
     ):
         """Compile.
 
@@ -77,6 +86,7 @@ class LayerProgram:
           recipe: What to do.
           num_units: Units to run.
           batch_size: Units per batch; by default the largest that pays and fits.
+          num_devices: Devices to run on; by default all of this process.
 
         Raises:
           ValueError: The recipe or the batch size cannot work.
@@ -85,33 +95,61 @@ class LayerProgram:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         started = time.monotonic()
-        self._network, self._recipe = network, recipe
-        init = jax.jit(jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape)))
-        advance = jax.jit(ascent.advance(network, recipe), donate_argnums=1)
-        measure = jax.jit(ascent.measure(network, recipe))
+        devices = _devices(num_devices, num_units if batch_size is None else batch_size)
+        mesh = jax.sharding.Mesh(np.array(devices), ("units",))
+        own, shared = P("units"), P()
+        self._own, self._shared = (NamedSharding(mesh, spec) for spec in (own, shared))
+        self._steps, self._variants = recipe.steps, recipe.variants
+        self._variables = jax.device_put(network.variables, self._shared)
+
+        def on_devices(function: Callable[..., Any], *arguments: P) -> Callable[..., Any]:
+            return jax.shard_map(
+                function, mesh=mesh, in_specs=arguments, out_specs=own, check_vma=False
+            )
+
+        init = on_devices(jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape)), own)
+        advance = on_devices(ascent.advance(network, recipe), shared, own, own, shared, shared)
+        measure = on_devices(ascent.measure(network, recipe), shared, own, own)
 
         def keys(size: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((size,), jax.random.key(0).dtype)
+            return jax.ShapeDtypeStruct((size,), jax.random.key(0).dtype, sharding=self._own)
 
         def arguments(size: int) -> tuple[State, Unit]:
+            def owned(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._own)
+
             states = jax.eval_shape(init, keys(size))
-            return states, Unit(jax.ShapeDtypeStruct((size,), jnp.int32))  # pyright: ignore
+            unit = Unit(jax.ShapeDtypeStruct((size,), jnp.int32))  # pyright: ignore
+            return jax.tree.map(owned, (states, unit))
 
         def compile_batch(size: int) -> jax.stages.Compiled:
-            bound = jax.ShapeDtypeStruct((), jnp.int32)
-            return advance.lower(network.variables, *arguments(size), bound, bound).compile()
+            bound = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._shared)
+            lowered = jax.jit(advance, donate_argnums=1).lower(
+                self._variables, *arguments(self._padded(size)), bound, bound
+            )
+            return lowered.compile()
 
         if batch_size is None:
             self.batch_size, self._advance = planning.largest_batch(
-                compile_batch,
-                num_units=num_units,
-                memory_bytes=planning.free_memory_bytes(),
+                compile_batch, num_units=num_units, num_devices=len(devices)
             )
         else:
             self.batch_size, self._advance = batch_size, compile_batch(batch_size)
-        self._init = init.lower(keys(self.batch_size)).compile()
-        self._measure = measure.lower(network.variables, *arguments(self.batch_size)).compile()
+        size = self._padded(self.batch_size)
+        self._init = jax.jit(init).lower(keys(size)).compile()
+        self._measure = jax.jit(measure).lower(self._variables, *arguments(size)).compile()
         self.compile_seconds = time.monotonic() - started
+        self.memory_bytes = planning.program_bytes(self._advance)
+
+    def _padded(self, size: int) -> int:
+        """The next multiple of the number of devices."""
+        count = self._own.num_devices
+        return -(-size // count) * count
+
+    def _dealt(self, values: np.ndarray, size: int) -> Array:
+        """Values of a batch's units dealt out to the devices; the last one fills up."""
+        filled = np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
+        return jax.device_put(filled, self._own)
 
     def run(
         self,
@@ -128,38 +166,55 @@ class LayerProgram:
           on_steps: Called after each call to the device with the steps that it took.
         """
         started = time.monotonic()
-        variables, total = self._network.variables, self._recipe.steps
-        units = Unit(jnp.asarray(batch.channels, jnp.int32))
-        states = self._init(keys)
-        first = self._measure(variables, states, units)
+        size = self._padded(len(batch.channels))
+        units = Unit(self._dealt(np.array(batch.channels, np.int32), size))
+        key_data = self._dealt(jax.device_get(jax.random.key_data(keys)), size)
+        states = self._init(jax.random.wrap_key_data(key_data))
+        first = self._measure(self._variables, states, units)
         done, chunk = 0, 1
-        while done < total:
-            stop = min(done + chunk, total)
+        while done < self._steps:
+            stop = min(done + chunk, self._steps)
+            bounds = jax.device_put((np.int32(done), np.int32(stop)), self._shared)
             chunk_started = time.monotonic()
-            states = self._advance(variables, states, units, jnp.int32(done), jnp.int32(stop))
+            states = self._advance(self._variables, states, units, *bounds)
             jax.block_until_ready(states.finite)
             seconds_per_step = (time.monotonic() - chunk_started) / (stop - done)
             chunk = max(1, min(2 * chunk, int(_SECONDS_PER_CHUNK / max(seconds_per_step, 1e-6))))
             on_steps(stop - done)
             done = stop
-        last = self._measure(variables, states, units)
-        states, initial, last = jax.device_get(
-            (states._replace(key=None, parameters=None, optimizer=None), first.objective, last)
-        )
+        last = self._measure(self._variables, states, units)
+        results = (states.finite, states.objective, states.penalty, first.objective, last)
+        variants = self._variants
+        if variants > 1:  # Those of one unit follow each other.
+            results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+        finite, objective, penalty, initial, last = jax.device_get(results)
         finished = tuple(
             FinishedUnit(
-                channel=batch.channels[i],
+                channel=batch.channels[i // variants],
                 image=last.image[i],
-                finite=bool(states.finite[i]),
+                finite=bool(finite[i]),
                 initial_objective=float(initial[i]),
                 final_objective=float(last.objective[i]),
                 penalty=float(last.penalty[i]),
-                objective_trace=states.objective[i],
-                penalty_trace=states.penalty[i],
+                objective_trace=objective[i],
+                penalty_trace=penalty[i],
+                variant=i % variants,
+                transparency=None if last.transparency is None else last.transparency[i],
             )
-            for i in range(batch.count)
+            for i in range(batch.count * variants)
         )
         return FinishedBatch(finished, time.monotonic() - started)
+
+
+def _devices(wanted: int | None, num_units: int) -> list[Any]:
+    """That many devices of this process, or all, but no more than there are units."""
+    present = jax.local_devices()
+    if wanted is not None and not 1 <= wanted <= len(present):
+        raise ValueError(
+            f"num_devices is {wanted}; this process sees {len(present)} ({present[0].platform}): "
+            "expected a number from 1 to that."
+        )
+    return present[: min(num_units, len(present) if wanted is None else wanted)]
 
 
 def visualize(

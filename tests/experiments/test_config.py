@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import ascent_flags
-from featvis_jax.checkpoints import load_model
+from experiments.networks import load
 from featvis_jax.visualize.transforms import describe
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/regularizers.md"
@@ -34,7 +34,7 @@ WRONG = {
 @pytest.fixture(scope="module")
 def model():
     """A model of the zoo."""
-    return load_model("square-lesion")
+    return load("square-lesion")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,79 @@
+"""The flags that say what is optimized: how an image is written down, and where it starts."""
+
+from typing import Any
+
+import optax
+from absl import flags
+
+from experiments.networks import Model
+from experiments.objective_flags import read_volume
+from featvis_jax.visualize import parameterizations
+from featvis_jax.visualize.parameterizations import INTENSITIES, Parameterization
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+    "parameterization",
+    "pixels",
+    ["pixels", "fourier", "laplacian", "cppn", "phase"],
+    "How an image is written down (docs/parameterizations.md). All but pixels need a "
+    "--regularization that acts before the network: lucid or none.",
+)
+flags.DEFINE_enum(
+    "intensity", None, list(INTENSITIES), "How the range is kept; a default for each of them."
+)
+flags.DEFINE_string("start_image", None, "NIfTI file on the network's grid to start from.")
+flags.DEFINE_string("mask", None, "NIfTI mask on the network's grid: nothing changes outside.")
+flags.DEFINE_float(
+    "learning_rate", None, "Of Adam (of NAdam for phase); by default what suits the start."
+)
+
+
+def parameterization(model: Model) -> Parameterization:
+    """What the flags say to optimize.
+
+    Raises:
+      FileNotFoundError: A file that a flag names is not there.
+      ValueError: A file does not fit, or the model has no spectrum to keep to.
+    """
+    options: dict[str, Any] = {"intensity_range": model.intensity_range}
+    if FLAGS.intensity is not None:
+        options["intensity"] = FLAGS.intensity
+    if FLAGS.parameterization == "phase":
+        if model.spectrum is None:
+            raise ValueError(
+                f"--parameterization=phase keeps to the training images' mean spectrum, and "
+                f"--model={FLAGS.model} comes without one: train it with this version, or take "
+                "fourier."
+            )
+        chosen = parameterizations.phase(model.spectrum, **options)
+    else:
+        chosen = getattr(parameterizations, FLAGS.parameterization)(**options)
+    start = None
+    if FLAGS.start_image is not None:
+        start = read_volume("start_image")
+        shape = model.image_shape
+        if (*start.shape, 1) != shape:
+            raise ValueError(
+                f"--start_image={FLAGS.start_image} has shape {start.shape}; the network takes "
+                f"{shape[:-1]}: crop or resample it to that grid."
+            )
+        # Variants of a unit that start alike would stay alike.
+        noise = 0.01 if FLAGS.variants > 1 else 0.0
+        chosen = parameterizations.from_image(start[..., None], chosen, noise=noise)
+    if FLAGS.mask is not None:
+        outside = model.intensity_range[0] if start is None else start[..., None]
+        chosen = parameterizations.inside(read_volume("mask"), chosen, outside=outside)
+    return chosen
+
+
+def optimizer(chosen: Parameterization) -> tuple[optax.GradientTransformation, str]:
+    """The optimizer of an ascent, and its description.
+
+    Raises:
+      ValueError: The learning rate is not a positive number.
+    """
+    rate = chosen.learning_rate if FLAGS.learning_rate is None else FLAGS.learning_rate
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"--learning_rate={rate}: expected a positive number.")
+    name = "nadam" if FLAGS.parameterization == "phase" else "adam"
+    return getattr(optax, name)(rate), f"{name}(learning_rate={rate})"

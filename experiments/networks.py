@@ -1,0 +1,184 @@
+"""What --model names, as a network: ours, anybody's, and what a launcher must know about each."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import linen, nnx
+
+from experiments.python_files import load_function
+from featvis_jax.checkpoints import load_model, weights_hash
+from featvis_jax.importers.onnx import onnx_network
+from featvis_jax.importers.torch_weights import load_torch_weights
+from featvis_jax.nn.network import Network
+from featvis_jax.nn.taps import linen_network, nnx_network
+
+MODEL_HELP = (
+    "A zoo name; the directory of a trained model; NET.onnx; FILE.py:FUNCTION, which returns "
+    "(Linen module, variables, image_shape) or (NNX module, image_shape); or WEIGHTS.safetensors "
+    "of the paper's network in PyTorch's layout."
+)
+_PYTHON = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
+_RETURNS = "(Linen module, variables, image_shape), (NNX module, image_shape), or a Network"
+
+
+class Model(NamedTuple):
+    """A network and what launchers must know about it.
+
+    Attributes:
+      network: The network.
+      card: Its ``name`` and ``weights_sha256``; for a model of ours all that its card holds.
+      affine: Voxel indices of its input to mm.
+      intensity_range: Of the images that it was trained on.
+      spectrum: Mean magnitude spectrum of those images, where the model came with it.
+    """
+
+    network: Network
+    card: dict[str, Any]
+    affine: np.ndarray
+    intensity_range: tuple[float, float]
+    spectrum: np.ndarray | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of the images it takes, ``(*spatial, channels)``."""
+        return self.network.image_shape
+
+
+def load(
+    spec: str,
+    *,
+    input_shape: Sequence[int] | None = None,
+    intensity_range: tuple[float, float] = (0.0, 1.0),
+) -> Model:
+    """Load what --model names.
+
+    Args:
+      spec: See `MODEL_HELP`.
+      input_shape: ``(*spatial, channels)`` where the model leaves it open.
+      intensity_range: Of the images that a foreign network was trained on.
+
+    Raises:
+      FileNotFoundError: There is no such model.
+      ValueError: It cannot be loaded; the error says why and what to do.
+    """
+    shape = None if input_shape is None else tuple(input_shape)
+    if shape is not None and (len(shape) < 2 or min(shape) < 1):
+        raise ValueError(
+            f"--input_shape={','.join(map(str, shape))}: expected X,Y,CHANNELS or X,Y,Z,CHANNELS."
+        )
+    python = _PYTHON.fullmatch(spec)
+    if python:
+        network = _from_python(Path(python["file"]), python["function"], spec)
+        path = Path(python["file"])
+    elif spec.endswith(".onnx"):
+        path = Path(spec)
+        network = onnx_network(path, image_shape=shape)
+    elif spec.endswith(".safetensors"):
+        path = Path(spec)
+        if shape is None:
+            raise ValueError(f"--model={spec}: weights do not tell the grid: give --input_shape.")
+        weights = load_torch_weights(path, shape)
+        network = linen_network(weights.module, weights.variables, shape)
+    elif spec.endswith(".py"):
+        raise ValueError(f"--model={spec}: name the function too, {spec}:FUNCTION.")
+    else:
+        return _ours(spec, shape)
+    _refuse_other_shape(spec, network, shape)
+    card = {"name": spec, "weights_sha256": _fingerprint(path, network)}
+    return Model(network, card, _centred_affine(network.image_shape), intensity_range)
+
+
+def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
+    trained = load_model(spec)
+    network = linen_network(trained.module, trained.variables, trained.image_shape)
+    _refuse_other_shape(spec, network, shape)
+    return Model(network, trained.card, trained.affine, trained.intensity_range, trained.spectrum)
+
+
+def _from_python(path: Path, name: str, spec: str) -> Network:
+    """What a function of the user's returns, as a network."""
+    function = load_function(path, name, flag="--model")
+    try:
+        made = function()
+    except Exception as error:
+        raise ValueError(
+            f"--model={spec}: {name}() failed with {type(error).__name__}: {error}"
+        ) from error
+    try:
+        match made:
+            case Network():
+                return made
+            case (linen.Module() as module, variables, shape):
+                return linen_network(module, variables, _shape(shape))
+            case (nnx.Module() as module, shape):
+                return nnx_network(module, _shape(shape))
+    except Exception as error:  # It runs the user's own code.
+        raise ValueError(
+            f"--model={spec}: the network cannot be applied: {type(error).__name__}: {error}"
+        ) from error
+    raise ValueError(
+        f"--model={spec}: {name}() returned {type(made).__name__}; expected {_RETURNS}."
+    )
+
+
+def _shape(given: Any) -> tuple[int, ...]:
+    shape = tuple(int(n) for n in given)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"image_shape is {shape}; expected (*spatial, channels).")
+    return shape
+
+
+def _refuse_other_shape(spec: str, network: Network, shape: tuple[int, ...] | None) -> None:
+    if shape is not None and shape != network.image_shape:
+        raise ValueError(
+            f"--input_shape={','.join(map(str, shape))}: the images of --model={spec} have the "
+            f"shape {network.image_shape}, which is fixed: leave the flag out."
+        )
+
+
+def _fingerprint(path: Path, network: Network) -> str:
+    """SHA-256 over the file, the weights and the input: whatever decides the images."""
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(weights_hash(network.variables).encode())
+    digest.update(str(network.image_shape).encode())
+    return digest.hexdigest()
+
+
+def _centred_affine(image_shape: tuple[int, ...]) -> np.ndarray:
+    """Voxels of 1 mm around the origin, for a network that does not tell where it looks."""
+    affine = np.eye(4)
+    for axis, n in enumerate(image_shape[:-1]):
+        affine[axis, 3] = -(n - 1) / 2
+    return affine
+
+
+def layers_text(network: Network) -> str:
+    """A table of the layers: name, operator, output, channels, receptive field and stride.
+
+    Example:
+      >>> print(layers_text(load("square-lesion").network).splitlines()[1])
+      conv1  Conv      138 x 190         8                3       1
+    """
+    head = ("layer", "operator", "output", "channels", "receptive field", "stride")
+    rows = [
+        (
+            layer.name,
+            layer.operator,
+            " x ".join(map(str, layer.shape[:-1])) or "-",
+            str(layer.channels),
+            "all" if layer.receptive_field is None else str(layer.receptive_field),
+            "-" if layer.stride is None else str(layer.stride),
+        )
+        for layer in network.layers
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in (head, *rows):
+        left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+        lines.append("  ".join((*left, *right)).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""The flags that say what is maximized."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from absl import flags
+from nibabel.filebasedimages import ImageFileError
+
+from featvis_jax.nn.network import Network
+from featvis_jax.visualize import objectives
+from featvis_jax.visualize.objectives import Objective
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+    "objective",
+    "channel",
+    ["channel", "neuron", "layer", "logit", "logit_difference", "direction", "cosine_direction"],
+    "What to maximize: the mean of a channel; a channel at one place; the mean square of a whole "
+    "layer; a logit, alone or less the others; the mean along a vector over channels, alone or "
+    "weighted by the cosine with it.",
+)
+flags.DEFINE_list("position", None, "Where on the layer's grid, for neuron; its centre by default.")
+flags.DEFINE_integer("other", None, "The logit to tell from, for logit_difference; all by default.")
+flags.DEFINE_string("direction", None, "A .npy file with one number per channel, for directions.")
+flags.DEFINE_string(
+    "attention", None, "A NIfTI mask on the network's grid: maximize the channel's mean under it."
+)
+flags.DEFINE_enum("sign", "1", ["1", "-1"], "-1 for what suppresses a unit.")
+flags.DEFINE_integer("variants", 1, "Images of each unit, optimized together.", lower_bound=1)
+flags.DEFINE_float(
+    "diversity", 1.0, "Weight that keeps the variants of a unit apart.", lower_bound=0.0
+)
+
+# Objectives of a layer as a whole have one unit, which goes by number 0.
+_OF_A_WHOLE_LAYER = ("layer", "direction", "cosine_direction")
+
+
+def has_one_unit() -> bool:
+    """Whether --objective is about a layer as a whole, not about its channels."""
+    return FLAGS.objective in _OF_A_WHOLE_LAYER
+
+
+def objective(network: Network, layer: str) -> Objective:
+    """What the flags say to maximize in a layer.
+
+    Raises:
+      FileNotFoundError: A file that a flag names is not there.
+      ValueError: The flags contradict each other, or a file holds something else.
+    """
+    _refuse_idle_flags()
+    if FLAGS.attention is not None:
+        mask = read_volume("attention")
+        chosen = objectives.attention(layer, objectives.on_layer(mask, network, layer))
+    elif FLAGS.objective == "neuron":
+        chosen = objectives.neuron(layer, position=_position())
+    elif FLAGS.objective == "logit_difference":
+        chosen = objectives.logit_difference(layer, other=FLAGS.other)
+    elif FLAGS.objective in ("direction", "cosine_direction"):
+        chosen = getattr(objectives, FLAGS.objective)(layer, vector=_direction())
+    else:
+        chosen = getattr(objectives, FLAGS.objective)(layer)
+    if FLAGS.sign == "-1":
+        chosen = -chosen
+    if FLAGS.variants > 1 and FLAGS.diversity:
+        chosen = chosen + FLAGS.diversity * objectives.diversity(layer)
+    return chosen
+
+
+def _refuse_idle_flags() -> None:
+    """A flag that another one makes meaningless is a mistake."""
+    readers = {
+        "position": ("neuron",),
+        "other": ("logit_difference",),
+        "direction": ("direction", "cosine_direction"),
+        "attention": ("channel",),
+    }
+    for name, wanted in readers.items():
+        if FLAGS[name].value is not None and FLAGS.objective not in wanted:
+            raise ValueError(
+                f"--{name} is for --objective={' or '.join(wanted)}, and it is {FLAGS.objective}: "
+                "leave one of them out."
+            )
+    if FLAGS.objective in readers["direction"] and FLAGS.direction is None:
+        raise ValueError(f"--objective={FLAGS.objective} needs --direction=FILE.npy.")
+    if FLAGS["diversity"].present and FLAGS.variants == 1:
+        raise ValueError("--diversity is about several variants of a unit: give --variants too.")
+
+
+def _position() -> tuple[int, ...] | None:
+    if FLAGS.position is None:
+        return None
+    try:
+        return tuple(int(part) for part in FLAGS.position)
+    except ValueError as error:
+        raise ValueError(
+            f"--position={','.join(FLAGS.position)}: expected whole numbers such as 30,43."
+        ) from error
+
+
+def _direction() -> np.ndarray:
+    path = Path(FLAGS.direction)
+    if not path.is_file():
+        raise FileNotFoundError(f"--direction={path}: there is no such file.")
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"--direction={path}: expected a .npy file of numbers: {error}") from error
+
+
+def read_volume(flag: str) -> np.ndarray:
+    """The voxels of the NIfTI file that a flag names, without axes of length 1 at the end.
+
+    Args:
+      flag: Name of the flag.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: It is no NIfTI file, or holds no number where one belongs.
+    """
+    path = Path(str(FLAGS[flag].value))
+    if not path.is_file():
+        raise FileNotFoundError(f"--{flag}={path}: there is no such file.")
+    try:
+        values = np.asarray(nibabel.load(path).dataobj, np.float32)  # pyright: ignore
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise ValueError(f"--{flag}={path}: expected a NIfTI file: {error}") from error
+    if not np.isfinite(values).all():
+        raise ValueError(f"--{flag}={path}: it holds NaN or infinite voxels.")
+    while values.ndim > 2 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return values

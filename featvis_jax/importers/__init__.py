@@ -1,0 +1,1 @@
+"""Networks that were trained elsewhere: ONNX graphs, and PyTorch weights of the paper's CNN."""

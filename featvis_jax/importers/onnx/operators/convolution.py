@@ -1,0 +1,143 @@
+"""Convolutions and their transposes."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from featvis_jax.importers.onnx.operators.registry import Layout, Node, Operator, per_channel
+from featvis_jax.importers.onnx.operators.windows import windows
+from featvis_jax.nn import ops
+
+
+def _numbers(rank: int) -> tuple[str, str, str]:
+    axes = "XYZUVW"[:rank]
+    return f"N{axes}C", f"OI{axes}", f"N{axes}C"
+
+
+def _conv(node: Node, images: Array, kernel: Array, bias: Array | None = None) -> Array:
+    rank, groups = images.ndim - 2, node.attributes.get("group", 1)
+    if kernel.ndim != images.ndim or kernel.shape[1] * groups != images.shape[-1]:
+        raise node.refuse(
+            f"a kernel of shape {kernel.shape} in {groups} groups does not take the "
+            f"{images.shape[-1]} channels of an image with spatial shape {images.shape[1:-1]}."
+        )
+    place = windows(node, images.shape[1:-1], tuple(kernel.shape[2:]))
+    if groups == 1 and set(place.strides) == set(place.dilations) == {1}:
+        if any(map(any, place.pads)):
+            images = jnp.pad(images, ((0, 0), *place.pads, (0, 0)))
+        convolved = ops.conv(images, jnp.moveaxis(kernel, (1, 0), (-2, -1)))
+    else:
+        convolved = lax.conv_general_dilated(
+            images,
+            kernel,
+            window_strides=place.strides,
+            padding=place.pads,
+            rhs_dilation=place.dilations,
+            feature_group_count=groups,
+            dimension_numbers=_numbers(rank),
+        )
+    return convolved if bias is None else convolved + per_channel(bias, convolved)
+
+
+def _conv_transpose(node: Node, images: Array, kernel: Array, bias: Array | None = None) -> Array:
+    rank, groups = images.ndim - 2, node.attributes.get("group", 1)
+    if kernel.ndim != images.ndim or kernel.shape[0] != images.shape[-1]:
+        raise node.refuse(
+            f"a kernel of shape {kernel.shape} does not take the {images.shape[-1]} channels of an "
+            f"image with spatial shape {images.shape[1:-1]}."
+        )
+    size = tuple(kernel.shape[2:])
+    strides = tuple(node.attributes.get("strides", (1,) * rank))
+    dilations = tuple(node.attributes.get("dilations", (1,) * rank))
+    extra = tuple(node.attributes.get("output_padding", (0,) * rank))
+    pads = _transposed_pads(node, images.shape[1:-1], size, strides, dilations, extra)
+    none = ((0, 0),) * rank
+    if (
+        groups == 1
+        and size == strides
+        and (pads, extra, set(dilations)) == (none, (0,) * rank, {1})
+    ):
+        convolved = _blocks(images, kernel)
+    else:
+        # The gradient of a convolution: zeros between the voxels, and the kernel mirrored.
+        kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
+        kernel = jnp.flip(jnp.moveaxis(kernel, 2, 1), axis=range(3, 3 + rank))
+        convolved = lax.conv_general_dilated(
+            images,
+            kernel.reshape(-1, *kernel.shape[2:]),
+            window_strides=(1,) * rank,
+            padding=tuple(
+                ((k - 1) * d - low, (k - 1) * d - high + more)
+                for k, d, (low, high), more in zip(size, dilations, pads, extra, strict=True)
+            ),
+            lhs_dilation=strides,
+            rhs_dilation=dilations,
+            feature_group_count=groups,
+            dimension_numbers=_numbers(rank),
+        )
+    return convolved if bias is None else convolved + per_channel(bias, convolved)
+
+
+def _blocks(images: Array, kernel: Array) -> Array:
+    """A transposed convolution whose windows touch and do not overlap: one matrix product."""
+    rank, spatial, size = images.ndim - 2, images.shape[1:-1], kernel.shape[2:]
+    products = images @ kernel.reshape(kernel.shape[0], -1)
+    products = products.reshape(-1, *spatial, kernel.shape[1], *size)
+    pairs = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
+    placed = products.transpose(0, *pairs, 1 + rank)
+    shape = [n * k for n, k in zip(spatial, size, strict=True)]
+    return placed.reshape(-1, *shape, kernel.shape[1])
+
+
+def _transposed_pads(
+    node: Node,
+    spatial: tuple[int, ...],
+    size: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    extra: tuple[int, ...],
+) -> tuple[tuple[int, int], ...]:
+    """What is cut off before and after."""
+    rank = len(spatial)
+    mode = node.attributes.get("auto_pad", "NOTSET")
+    shape = node.attributes.get("output_shape")
+    if shape is None and mode in ("NOTSET", "VALID"):
+        flat = tuple(node.attributes.get("pads", (0,) * (2 * rank)))
+        flat = flat if mode == "NOTSET" else (0,) * (2 * rank)
+        return tuple(zip(flat[:rank], flat[rank:], strict=True))
+    wanted = shape or [n * s for n, s in zip(spatial, strides, strict=True)]
+    pads = []
+    for n, k, s, d, more, out in zip(
+        spatial, size, strides, dilations, extra, list(wanted)[-rank:], strict=True
+    ):
+        total = max(s * (n - 1) + more + (k - 1) * d + 1 - out, 0)
+        small, large = total // 2, total - total // 2
+        pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
+    return tuple(pads)
+
+
+def _gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
+    a = a.T if node.attributes.get("transA", 0) else a
+    b = b.T if node.attributes.get("transB", 0) else b
+    product = node.attributes.get("alpha", 1.0) * (a @ b)
+    if c is None:
+        return product
+    return product + node.attributes.get("beta", 1.0) * c.reshape(
+        (1,) * (2 - c.ndim) + c.shape if math.prod(c.shape) > 1 else ()
+    )
+
+
+def _matmul(node: Node, a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b)
+
+
+OPERATORS = {
+    "Conv": Operator(_conv, Layout.CHANNELS_LAST),
+    "ConvTranspose": Operator(_conv_transpose, Layout.CHANNELS_LAST),
+    "Gemm": Operator(_gemm),
+    "MatMul": Operator(_matmul),
+}

@@ -1,0 +1,111 @@
+"""What the rest of the package knows of a network: pure functions, weights, and names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Int, PyTree
+
+from featvis_jax.types import Activations, Image
+
+Variables = PyTree[Array]
+Channel = Int[Array, ""]
+
+_RELU = "/relu"
+
+
+class Layer(NamedTuple):
+    """What one layer puts out.
+
+    Attributes:
+      name: The module's path, ``block1/conv`` for a nested one, or the name of an ONNX node.
+      operator: The module's class, or the operator of an ONNX node.
+      shape: Of the output for one image, ``(*spatial, channels)`` or ``(channels,)``.
+      receptive_field: Input voxels per axis that reach one output; ``None`` where all do.
+      stride: Input voxels between two neighbouring outputs; ``None`` where there are none.
+      has_weights: Whether the layer has parameters of its own.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    receptive_field: int | None
+    stride: int | None
+    has_weights: bool
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.shape[-1]
+
+
+class Network(NamedTuple):
+    """A trained network as the ascent sees it: pure functions, weights, and names.
+
+    Attributes:
+      activations: ``(variables, image, layers) -> {layer: output}`` for one unbatched image.
+      one_channel: ``(variables, image, layer, channel) -> {layer: output}`` where the output has
+        that channel alone, computed without the others where the layer's weights allow it.
+      variables: The weights, an argument of both functions.
+      image_shape: ``(*spatial, channels)`` of the input.
+      layers: Every layer in the order of the forward pass.
+    """
+
+    activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
+    one_channel: Callable[[Variables, Image, str, Channel], Activations]
+    variables: Variables
+    image_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+    def layer(self, name: str) -> Layer:
+        """The layer of this name; ``NAME/relu`` is layer NAME after a ReLU.
+
+        Raises:
+          ValueError: There is none; the nearest names are offered.
+        """
+        names = [layer.name for layer in self.layers]
+        base, _ = split_relu(name, names)
+        for layer in self.layers:
+            if layer.name == base:
+                return layer._replace(name=name)
+        nearest = difflib.get_close_matches(base, names, n=3, cutoff=0.0)
+        raise ValueError(
+            f"The network has no layer {name!r}; the nearest are {', '.join(nearest)}. All layers: "
+            f"{', '.join(names)}. Append {_RELU!r} to take one after its ReLU."
+        )
+
+
+def split_relu(name: str, names: Iterable[str]) -> tuple[str, bool]:
+    """Which layer a name means, and whether after a ReLU.
+
+    Args:
+      name: A layer's name, or one with ``/relu`` appended.
+      names: All layers; one whose own name ends in ``/relu`` is taken as it is.
+
+    Example:
+      >>> split_relu("conv1/relu", ["conv1"]), split_relu("block/relu", ["block/relu"])
+      (('conv1', True), ('block/relu', False))
+    """
+    if name.endswith(_RELU) and name not in names:
+        return name.removesuffix(_RELU), True
+    return name, False
+
+
+def select(
+    outputs: dict[str, Array], asked: Iterable[str], names: Iterable[str]
+) -> dict[str, Array]:
+    """The outputs that were asked for, after a ReLU where the name says so.
+
+    Args:
+      outputs: By the layers' own names.
+      asked: Names as `Network.layer` takes them.
+      names: All layers.
+    """
+    found = {}
+    for name in asked:
+        base, after_relu = split_relu(name, names)
+        found[name] = jax.nn.relu(outputs[base]) if after_relu else outputs[base]
+    return found

@@ -1,0 +1,192 @@
+"""Receptive fields and strides of any JAX function, read off its program.
+
+For every array that a program computes, and for each spatial axis of the image, an interval of
+input voxels is known that can change an element; the elements along one axis of the array differ
+in it, and all others share it. A convolution takes the union over its window, a sum over the
+branches of a network the union of both, a reduction over space the union of all. So the result
+holds for skip connections, dilation, transposed convolution and interpolation, whoever wrote the
+network. What the rules do not know is taken to reach everything: never too little.
+
+References:
+  Araujo, Norris and Sim (2019). Computing receptive fields of convolutional neural networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend import core
+from jaxtyping import PyTree
+
+from featvis_jax.nn import spans
+from featvis_jax.nn.spans import Span
+
+
+class Reach(NamedTuple):
+    """How far a layer sees.
+
+    Attributes:
+      receptive_field: The largest extent, in input voxels along any axis, that reaches one output;
+        ``None`` where an output is reached from everywhere.
+      stride: Input voxels between neighbouring outputs; ``None`` where outputs are not ordered in
+        space.
+    """
+
+    receptive_field: int | None
+    stride: int | None
+
+
+def reaches(
+    function: Callable[[Any, Any], Mapping[str, Any]],
+    variables: PyTree,
+    image_shape: Sequence[int],
+) -> dict[str, Reach]:
+    """How far each output of a function of an image sees. Nothing is computed.
+
+    Args:
+      function: ``(variables, image) -> {layer: output}``.
+      variables: Its weights, or their shapes.
+      image_shape: ``(*spatial, channels)``.
+
+    Example:
+      >>> from jax import lax
+      >>> def pool(variables, image):
+      ...     window, strides = (3, 3, 1), (2, 2, 1)
+      ...     return {"pool": lax.reduce_window(image, -jnp.inf, lax.max, window, strides, "SAME")}
+      >>> reaches(pool, {}, (16, 18, 1))
+      {'pool': Reach(receptive_field=3, stride=2)}
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    image = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
+    closed, outputs = jax.make_jaxpr(
+        lambda image, variables: function(variables, image), return_shape=True
+    )(image, shapes)
+    found: list[list[Span | None]] = []
+    for axis, size in enumerate(image_shape[:-1]):
+        positions = np.arange(size, dtype=np.float64)
+        inputs: list[Span | None] = [None] * len(closed.jaxpr.invars)
+        inputs[0] = Span(axis, positions, positions)
+        known: list[Any] = [None] * len(inputs)
+        found.append([span for span, _ in _walk(closed, inputs, known)])
+    # A dictionary's leaves come sorted by their keys.
+    return {
+        name: _summary([row[i] for row in found], image_shape[:-1])
+        for i, name in enumerate(sorted(outputs))
+    }
+
+
+def _summary(of_axes: Sequence[Span | None], sizes: Sequence[int]) -> Reach:
+    extents, steps = [], []
+    for span, size in zip(of_axes, sizes, strict=True):
+        if span is None:
+            continue
+        extents.append((int(np.max(span.high - span.low, initial=-1)) + 1, size))
+        steps.append(_stride(span, size))
+    if not extents or all(extent >= size for extent, size in extents):
+        return Reach(None, None)
+    strides = [step for step in steps if step is not None]
+    return Reach(max(extent for extent, _ in extents), max(strides) if strides else None)
+
+
+def _stride(span: Span, size: int) -> int | None:
+    """The mean step, taken where the image's border has not cut the intervals."""
+    if span.axis is None or len(span.low) < 2:
+        return None
+    steps = []
+    for edges, inside in ((span.low, span.low > 0), (span.high, span.high < size - 1)):
+        # On a grid that is small for the network there is little but border.
+        indices = np.flatnonzero(inside if 2 * inside.sum() >= len(edges) else edges == edges)
+        first, last = indices[0], indices[-1]
+        if last > first and np.isfinite(edges[[first, last]]).all():
+            steps.append(float(edges[last] - edges[first]) / (last - first))
+    # What the border has cut moves less.
+    return max(1, round(max(steps))) if steps else None
+
+
+_Result = tuple[Span | None, Any]
+
+
+def _walk(
+    closed: core.ClosedJaxpr, inputs: Sequence[Span | None], known: Sequence[Any]
+) -> list[_Result]:
+    """Spans, and values where they depend on no argument, of a program's outputs."""
+    jaxpr = closed.jaxpr
+    environment: dict[core.Var, _Result] = {}
+    for variable, value in zip(jaxpr.constvars, closed.consts, strict=True):
+        is_value = not isinstance(value, Tracer) and np.size(value) <= _LARGEST_CONSTANT
+        environment[variable] = (None, value if is_value else None)
+    environment.update(zip(jaxpr.invars, zip(inputs, known, strict=True), strict=True))
+
+    def read(atom: Any) -> _Result:
+        return (None, atom.val) if isinstance(atom, core.Literal) else environment[atom]
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        for variable, result in zip(equation.outvars, _apply(equation, operands), strict=True):
+            environment[variable] = result
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+# Interpolation matrices are worth knowing; weights are arguments and never known.
+_LARGEST_CONSTANT = 2**20
+
+
+def _apply(equation: core.JaxprEqn, operands: Sequence[_Result]) -> list[_Result]:
+    inner = _inner_programs(equation)
+    found = [span for span, _ in operands]
+    values = [value for _, value in operands]
+    if inner:
+        branches, skipped = inner
+        results = [_walk(branch, found[skipped:], values[skipped:]) for branch in branches]
+        return [
+            (
+                spans.union([span for span, _ in outputs]),
+                outputs[0][1] if len(outputs) == 1 else None,
+            )
+            for outputs in zip(*results, strict=True)
+        ]
+    if all(span is None for span in found):
+        return [(None, value) for value in _evaluated(equation, values)]
+    shapes = [tuple(atom.aval.shape) for atom in equation.invars]  # pyright: ignore
+    outputs = [tuple(variable.aval.shape) for variable in equation.outvars]  # pyright: ignore
+    rule = spans.rule(equation.primitive.name)
+    facts = spans.Equation(equation.params, found, shapes, outputs, values)
+    return [(span, None) for span in rule(facts)]
+
+
+def _inner_programs(equation: core.JaxprEqn) -> tuple[list[core.ClosedJaxpr], int] | None:
+    """The programs that an equation calls on its operands, and how many operands they lack."""
+    name, parameters = equation.primitive.name, equation.params
+    if name == "cond":
+        branches = list(parameters["branches"])
+        # One implementation for each platform, all of the same function: the last is the plain one.
+        return (branches[-1:] if parameters.get("branches_platforms") else branches), 1
+    if name in ("scan", "while"):
+        return None
+    for inner in parameters.values():
+        if isinstance(inner, core.Jaxpr):
+            inner = core.ClosedJaxpr(inner, ())
+        # A call, whatever its name and its rules for derivatives and batches.
+        if isinstance(inner, core.ClosedJaxpr) and (
+            len(inner.jaxpr.invars) == len(equation.invars)
+            and len(inner.jaxpr.outvars) == len(equation.outvars)
+        ):
+            return [inner], 0
+    return None
+
+
+def _evaluated(equation: core.JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """The values of an equation that no argument enters, as far as they are known and small."""
+    sizes = [math.prod(v.aval.shape) for v in equation.outvars]  # pyright: ignore
+    unknown = any(value is None for value in values) or equation.primitive.name == "platform_index"
+    if unknown or max(sizes, default=0) > _LARGEST_CONSTANT:
+        return [None] * len(equation.outvars)
+    with jax.ensure_compile_time_eval():
+        results = equation.primitive.bind(*map(jnp.asarray, values), **equation.params)
+    return list(results) if equation.primitive.multiple_results else [results]

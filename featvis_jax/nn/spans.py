@@ -1,0 +1,365 @@
+"""How each primitive of JAX moves the voxel intervals that `featvis_jax.nn.reach` follows.
+
+A rule takes one equation of a program and returns one span per output: ``None`` for what the image
+does not enter.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class Span(NamedTuple):
+    """Which voxels along one axis of the image reach the elements of an array.
+
+    Attributes:
+      axis: The axis of the array along which they differ; ``None`` where all elements share them.
+      low: The first voxel for each index of that axis, one number where there is no axis; inf
+        where nothing of the image arrives.
+      high: The last voxel, -inf where nothing arrives.
+    """
+
+    axis: int | None
+    low: np.ndarray
+    high: np.ndarray
+
+
+Spans = Sequence[Span | None]
+
+
+class Equation(NamedTuple):
+    """One step of a program.
+
+    Attributes:
+      parameters: The primitive's.
+      spans: What the image does to each operand.
+      shapes: The operands'.
+      outputs: The results' shapes.
+      values: The operands', where they are known.
+    """
+
+    parameters: dict[str, Any]
+    spans: Spans
+    shapes: Sequence[Shape]
+    outputs: Sequence[Shape]
+    values: Sequence[Any]
+
+
+Rule = Callable[[Equation], Spans]
+
+
+def everywhere(span: Span) -> Span:
+    """One interval for all elements."""
+    low = span.low.min(keepdims=True, initial=np.inf)
+    return Span(None, low, span.high.max(keepdims=True, initial=-np.inf))
+
+
+def union(spans: Spans) -> Span | None:
+    """What reaches an element that is computed from one element of each."""
+    present = [span for span in spans if span is not None]
+    axes = {span.axis for span in present if span.axis is not None}
+    if not present:
+        return None
+    if len(axes) > 1:
+        present = [everywhere(span) for span in present]
+    low = functools.reduce(np.minimum, [span.low for span in present])
+    high = functools.reduce(np.maximum, [span.high for span in present])
+    return Span(axes.pop() if len(axes) == 1 else None, low, high)
+
+
+def rule(primitive: str) -> Rule:
+    """The rule of a primitive; all of the image for one that is not known."""
+    if primitive in _ELEMENTWISE:
+        return _elementwise
+    if primitive.startswith("reduce_window"):
+        return _reduce_window
+    if primitive.startswith("reduce_") or primitive in ("argmax", "argmin"):
+        return _reduce
+    return _RULES.get(primitive, _unknown)
+
+
+_NAMES = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy
+cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma
+log log1p logistic lt max min mul ne neg nextafter not optimization_barrier or pow reduce_precision
+rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor
+"""
+_ELEMENTWISE = frozenset(_NAMES.split())
+
+
+def _elementwise(equation: Equation) -> Spans:
+    spans, outputs = equation.spans, equation.outputs
+    if len(outputs) == len(spans) > 1:
+        return spans
+    return [union(spans)] * len(outputs)
+
+
+def _unknown(equation: Equation) -> Spans:
+    spans, outputs = equation.spans, equation.outputs
+    present = [everywhere(span) for span in spans if span is not None]
+    return [union(present)] * len(outputs)
+
+
+def _reduce_window(equation: Equation) -> Spans:
+    parameters, spans, outputs = equation.parameters, equation.spans, equation.outputs
+    span = spans[0]
+    if span is None or span.axis is None:
+        return _unknown(equation)
+    axis = span.axis
+    return [
+        _windows(
+            span,
+            axis,
+            size=parameters["window_dimensions"][axis],
+            stride=parameters["window_strides"][axis],
+            dilation=parameters["window_dilation"][axis],
+            base_dilation=parameters["base_dilation"][axis],
+            padding=parameters["padding"][axis],
+        )
+    ] * len(outputs)
+
+
+def _reduce(equation: Equation) -> Spans:
+    parameters, spans, outputs = equation.parameters, equation.spans, equation.outputs
+    axes = parameters.get("axes", ())
+    return [union([_without(span, axes) for span in spans if span is not None])] * len(outputs)
+
+
+def _without(span: Span, axes: Sequence[int]) -> Span:
+    """After some axes of the array are gone."""
+    if span.axis is None or span.axis in axes:
+        return everywhere(span)
+    return span._replace(axis=span.axis - sum(axis < span.axis for axis in axes))
+
+
+def _windows(
+    span: Span,
+    axis: int,
+    *,
+    size: int,
+    stride: int,
+    dilation: int,
+    base_dilation: int,
+    padding: Sequence[Any],
+) -> Span:
+    """The union over the windows of a convolution or a pooling."""
+    padded = _padded(span, axis, (*padding, base_dilation - 1))
+    count = (len(padded.low) - (size - 1) * dilation - 1) // stride + 1
+    taps = np.arange(size)[:, None] * dilation + np.arange(max(count, 0)) * stride
+    return Span(axis, padded.low[taps].min(axis=0), padded.high[taps].max(axis=0))
+
+
+def _padded(span: Span, axis: int, padding: Sequence[Any]) -> Span:
+    """With so many elements before, after and between, which the image does not enter."""
+    before, after, between = map(int, padding)
+
+    def pad(values: np.ndarray, empty: float) -> np.ndarray:
+        spread = np.full((len(values) - 1) * (between + 1) + 1, empty)
+        spread[:: between + 1] = values
+        padded = np.pad(spread, (max(before, 0), max(after, 0)), constant_values=empty)
+        return padded[max(-before, 0) : len(padded) - max(-after, 0)]
+
+    return Span(axis, pad(span.low, np.inf), pad(span.high, -np.inf))
+
+
+def _one(move: Callable[[dict[str, Any], Span, Shape, Shape], Span]) -> Rule:
+    """A rule for a primitive that moves the elements of its first operand."""
+
+    def moved(equation: Equation) -> Spans:
+        parameters, spans, shapes, outputs = (
+            equation.parameters,
+            equation.spans,
+            equation.shapes,
+            equation.outputs,
+        )
+        span = spans[0]
+        if span is None or any(other is not None for other in spans[1:]):
+            return _unknown(equation)
+        if span.axis is None:
+            return [span] * len(outputs)
+        return [move(parameters, span, shapes[0], outputs[0])]
+
+    return moved
+
+
+def _broadcast(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    assert span.axis is not None
+    axis = parameters["broadcast_dimensions"][span.axis]
+    return span._replace(axis=axis) if output[axis] == shape[span.axis] else everywhere(span)
+
+
+def _transpose(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    return span._replace(axis=tuple(parameters["permutation"]).index(span.axis))
+
+
+def _squeeze(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    return _without(span, [dimension % len(shape) for dimension in parameters["dimensions"]])
+
+
+def _slice(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    assert span.axis is not None
+    strides = parameters["strides"] or (1,) * len(shape)
+    kept = slice(
+        parameters["start_indices"][span.axis],
+        parameters["limit_indices"][span.axis],
+        strides[span.axis],
+    )
+    return Span(span.axis, span.low[kept], span.high[kept])
+
+
+def _dynamic_slice(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    assert span.axis is not None
+    return span if output[span.axis] == shape[span.axis] else everywhere(span)
+
+
+def _pad(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    assert span.axis is not None
+    return _padded(span, span.axis, parameters["padding_config"][span.axis])
+
+
+def _reverse(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    if span.axis not in parameters["dimensions"]:
+        return span
+    return Span(span.axis, span.low[::-1], span.high[::-1])
+
+
+# Merged axes with more elements, such as a volume that is flattened, are followed no further.
+_LARGEST_GROUP = 2**24
+
+
+def _reshape(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
+    """Follow an axis through a merge, a split, or both."""
+    assert span.axis is not None
+    before, after = _group(shape, output, span.axis)
+    sizes, new = [shape[i] for i in before], [output[i] for i in after]
+    if not 0 < math.prod(sizes) <= _LARGEST_GROUP:
+        return everywhere(span)
+    place = [1] * len(sizes)
+    place[before.index(span.axis)] = -1
+    low = np.broadcast_to(span.low.reshape(place), sizes).reshape(new)
+    high = np.broadcast_to(span.high.reshape(place), sizes).reshape(new)
+    candidates = [everywhere(span)]
+    for position, axis in enumerate(after):
+        others = tuple(i for i in range(len(new)) if i != position)
+        candidates.append(Span(axis, low.min(axis=others), high.max(axis=others)))
+    # The axis that tells the elements apart best is the one that still is spatial.
+    return min(candidates, key=lambda c: float(np.clip(c.high - c.low, 0, None).mean()))
+
+
+def _group(shape: Shape, output: Shape, axis: int) -> tuple[list[int], list[int]]:
+    """The smallest run of axes around `axis`, before and after, with equally many elements."""
+    starts = list(itertools.accumulate(shape, lambda a, b: a * b, initial=1))
+    new_starts = list(itertools.accumulate(output, lambda a, b: a * b, initial=1))
+    common = sorted(set(starts) & set(new_starts))
+    first = max(value for value in common if value <= starts[axis])
+    last = min(value for value in common if value >= starts[axis + 1])
+    before = [i for i in range(len(shape)) if starts[i] >= first and starts[i + 1] <= last]
+    after = [i for i in range(len(output)) if new_starts[i] >= first and new_starts[i + 1] <= last]
+    return before, after
+
+
+def _concatenate(equation: Equation) -> Spans:
+    parameters, spans, shapes = equation.parameters, equation.spans, equation.shapes
+    axis = parameters["dimension"]
+    if all(span is None or span.axis != axis for span in spans):
+        return [union(spans)]
+    if any(span is not None and span.axis not in (axis, None) for span in spans):
+        return _unknown(equation)
+    lows, highs = [], []
+    for span, shape in zip(spans, shapes, strict=True):
+        low, high = (np.inf, -np.inf) if span is None else (span.low, span.high)
+        lows.append(np.broadcast_to(low, (shape[axis],)))
+        highs.append(np.broadcast_to(high, (shape[axis],)))
+    return [Span(axis, np.concatenate(lows), np.concatenate(highs))]
+
+
+def _split(equation: Equation) -> Spans:
+    parameters, spans, outputs = equation.parameters, equation.spans, equation.outputs
+    (span,) = spans
+    if span is None or span.axis != parameters["axis"]:
+        return [span] * len(outputs)
+    cuts = np.cumsum(parameters["sizes"])[:-1]
+    pairs = zip(np.split(span.low, cuts), np.split(span.high, cuts), strict=True)
+    return [Span(span.axis, low, high) for low, high in pairs]
+
+
+def _convolution(equation: Equation) -> Spans:
+    parameters, spans, shapes = equation.parameters, equation.spans, equation.shapes
+    span, numbers = spans[0], parameters["dimension_numbers"]
+    batch_is_free = parameters["batch_group_count"] == 1
+    if span is None or spans[1] is not None or span.axis is None:
+        return _unknown(equation)
+    if span.axis == numbers.lhs_spec[0] and batch_is_free:
+        return [span._replace(axis=numbers.out_spec[0])]
+    if span.axis not in numbers.lhs_spec[2:]:
+        return _unknown(equation)
+    spatial = numbers.lhs_spec[2:].index(span.axis)
+    moved = _windows(
+        span,
+        span.axis,
+        size=shapes[1][numbers.rhs_spec[2 + spatial]],
+        stride=parameters["window_strides"][spatial],
+        dilation=parameters["rhs_dilation"][spatial],
+        base_dilation=parameters["lhs_dilation"][spatial],
+        padding=parameters["padding"][spatial],
+    )
+    return [moved._replace(axis=numbers.out_spec[2 + spatial])]
+
+
+def _dot(equation: Equation) -> Spans:
+    parameters, spans, shapes, values = (
+        equation.parameters,
+        equation.spans,
+        equation.shapes,
+        equation.values,
+    )
+    contracted, batched = parameters["dimension_numbers"]
+    moved: list[Span | None] = []
+    for side, span in enumerate(spans):
+        if span is None or span.axis is None:
+            moved.append(span)
+            continue
+        free = [
+            [i for i in range(len(shapes[s])) if i not in (*contracted[s], *batched[s])]
+            for s in (0, 1)
+        ]
+        if span.axis in batched[side]:
+            moved.append(span._replace(axis=tuple(batched[side]).index(span.axis)))
+        elif span.axis in free[side]:
+            offset = len(batched[0]) + (len(free[0]) if side else 0)
+            moved.append(span._replace(axis=offset + free[side].index(span.axis)))
+        else:
+            matrix, other = values[1 - side], free[1 - side]
+            if matrix is None or len(contracted[side]) > 1 or batched[side] or len(other) != 1:
+                moved.append(everywhere(span))
+                continue
+            # A known matrix, as interpolation has it: zeros let nothing through.
+            matrix = np.moveaxis(np.asarray(matrix), other[0], 0) != 0
+            low = np.where(matrix, span.low, np.inf).min(axis=1)
+            high = np.where(matrix, span.high, -np.inf).max(axis=1)
+            moved.append(Span(0 if side else len(free[0]), low, high))
+    return [union(moved)]
+
+
+_RULES: dict[str, Rule] = {
+    "broadcast_in_dim": _one(_broadcast),
+    "concatenate": _concatenate,
+    "conv_general_dilated": _convolution,
+    "dot_general": _dot,
+    "dynamic_slice": _one(_dynamic_slice),
+    "pad": _one(_pad),
+    "reshape": _one(_reshape),
+    "rev": _one(_reverse),
+    "slice": _one(_slice),
+    "split": _split,
+    "squeeze": _one(_squeeze),
+    "transpose": _one(_transpose),
+}

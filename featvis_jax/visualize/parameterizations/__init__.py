@@ -1,0 +1,37 @@
+"""What is optimized: the parameters of an image, and how they become one.
+
+All of them make slices and volumes by the same code, keep to a range of intensities in one of three
+ways (`base`), and start as noise whose standard deviation is a share of that range. A learning rate
+means the same for pixels, frequencies and pyramids: Adam's first steps change the image by about
+that share of the range.
+"""
+
+from featvis_jax.visualize.parameterizations.base import (
+    INTENSITIES,
+    Intensity,
+    Parameterization,
+    Parameters,
+)
+from featvis_jax.visualize.parameterizations.coordinates import cppn
+from featvis_jax.visualize.parameterizations.multiscale import laplacian
+from featvis_jax.visualize.parameterizations.spatial import from_image, inside, pixels
+from featvis_jax.visualize.parameterizations.spectral import (
+    fourier,
+    mean_magnitude_spectrum,
+    phase,
+)
+
+__all__ = [
+    "INTENSITIES",
+    "Intensity",
+    "Parameterization",
+    "Parameters",
+    "cppn",
+    "fourier",
+    "from_image",
+    "inside",
+    "laplacian",
+    "mean_magnitude_spectrum",
+    "phase",
+    "pixels",
+]

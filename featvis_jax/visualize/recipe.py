@@ -1,0 +1,101 @@
+"""What happens in a step of an ascent, as one value, and whether it can work."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import optax
+
+from featvis_jax.nn.taps import Network
+from featvis_jax.types import Image, Key, Transform
+from featvis_jax.visualize.objectives import Objective
+from featvis_jax.visualize.parameterizations import Parameterization
+from featvis_jax.visualize.transforms import is_differentiable, is_identity
+
+
+class Recipe(NamedTuple):
+    """Everything that an ascent does, and for how long.
+
+    Attributes:
+      objective: f, what to maximize.
+      penalty: R, what to keep low, or ``None``.
+      penalty_weight: lambda.
+      parameterization: What is optimized.
+      optimizer: From optax; it minimizes, and is handed the gradient of lambda R - f.
+      robustness: Applied to the image before the network; gradients flow through it.
+      projection: Applied to the image after each update. Needs pixels.
+      steps: Number of steps.
+      variants: Number of images of each unit, optimized together.
+      transparency: Whether to keep, as a second image, where the network was looking.
+    """
+
+    objective: Objective
+    penalty: Objective | None
+    penalty_weight: float
+    parameterization: Parameterization
+    optimizer: optax.GradientTransformation
+    robustness: Transform
+    projection: Transform
+    steps: int
+    variants: int = 1
+    transparency: bool = False
+
+    @property
+    def terms(self) -> list[Objective]:
+        """The objective, and the penalty where there is one."""
+        return [term for term in (self.objective, self.penalty) if term is not None]
+
+
+def check(recipe: Recipe, *, network: Network | None = None) -> None:
+    """Refuse a recipe that cannot work, before anything is compiled.
+
+    Args:
+      recipe: The recipe.
+      network: What it is for, to be checked against its layers and its input grid too.
+
+    Raises:
+      ValueError: A slot holds something that it cannot take, or that does not fit the network.
+    """
+    if recipe.steps < 1:
+        raise ValueError(f"steps is {recipe.steps}; expected at least 1.")
+    if recipe.variants < 1:
+        raise ValueError(f"variants is {recipe.variants}; expected at least 1.")
+    for term in recipe.terms:
+        if term.reads_variants and recipe.variants < 2:
+            raise ValueError(
+                f"{term.description} is about several variants of a unit, and the recipe has "
+                f"variants={recipe.variants}: set it to 2 or more."
+            )
+    if not is_differentiable(recipe.robustness):
+        raise ValueError(
+            f"The robustness transform {recipe.robustness} has no useful gradient, and the ascent "
+            "needs one there: use it as a projection instead."
+        )
+    if not recipe.parameterization.is_image and not is_identity(recipe.projection):
+        raise ValueError(
+            f"The projection {recipe.projection} works on the image itself, but the "
+            f"parameterization is {recipe.parameterization.description}: use pixels, or move the "
+            "transform to the robustness slot."
+        )
+    if network is not None:
+        _check_fit(recipe, network)
+
+
+def _check_fit(recipe: Recipe, network: Network) -> None:
+    for term in recipe.terms:
+        for name in term.layers:
+            network.layer(name)
+        for fits in term.checks:
+            fits(network)
+
+    def first_image(key: Key) -> Image:
+        parameterization = recipe.parameterization
+        return parameterization.decode(parameterization.init(key, network.image_shape))
+
+    shape = jax.eval_shape(first_image, jax.random.key(0)).shape
+    if shape != network.image_shape:
+        raise ValueError(
+            f"{recipe.parameterization.description} makes images of shape {shape}, but the network "
+            f"takes {network.image_shape}."
+        )

@@ -1,0 +1,145 @@
+"""What --objective, --parameterization and --model can say, from the flag to the stored image."""
+
+import csv
+
+import jax.numpy as jnp
+import nibabel
+import numpy as np
+import pytest
+
+from experiments import networks
+from featvis_jax.visualize import objectives
+from featvis_jax.visualize.objectives import Unit
+
+SHAPE = (40, 44)
+ASKED = {
+    "neuron": ["--objective=neuron", "--position=3,4", "--channels=2"],
+    "layer": ["--objective=layer"],
+    "direction": ["--objective=direction", "--direction={place}/direction.npy"],
+    "suppressing": ["--sign=-1", "--channels=2"],
+    "variants": ["--variants=2", "--channels=1,2", "--diversity=2"],
+    "fourier": ["--parameterization=fourier", "--intensity=affine", "--channels=2"],
+    "phase": ["--parameterization=phase", "--channels=2"],
+    "accentuation": ["--start_image={place}/image.nii", "--mask={place}/mask.nii", "--channels=2"],
+    "attention": ["--attention={place}/mask.nii", "--channels=2"],
+}
+REFUSED = {
+    "position of a channel": (["--position=3,4"], "--position is for --objective=neuron"),
+    "position outside": (["--objective=neuron", "--position=99,4"], "99"),
+    "no direction": (["--objective=direction"], "needs --direction=FILE.npy"),
+    "short direction": (
+        ["--objective=direction", "--direction={place}/short.npy"],
+        "the vector has 3 numbers",
+    ),
+    "another mask": (["--mask={place}/small.nii"], "grid"),
+    "another start": (["--start_image={place}/small.nii"], "crop or resample it to that grid"),
+    "missing mask": (["--mask={place}/none.nii"], "--mask={place}/none.nii: there is no such file"),
+    "no NIfTI": (["--mask={place}/direction.npy"], "expected a NIfTI file"),
+    "channels of a layer": (["--objective=layer", "--channels=1"], "leave --channels out"),
+    "projection of phases": (
+        ["--parameterization=phase", "--regularization=tv_0.1"],
+        "works on the image itself",
+    ),
+    "lonely diversity": (["--diversity=1"], "give --variants too"),
+    "range": (["--intensity_range=1,0"], "LOW < HIGH"),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files that flags name."""
+    place = tmp_path_factory.mktemp("vocabulary")
+    rng = np.random.default_rng(0)
+    np.save(place / "direction.npy", rng.normal(size=16).astype(np.float32))
+    np.save(place / "short.npy", np.ones(3, np.float32))
+    image = rng.uniform(0.2, 0.8, SHAPE).astype(np.float32)
+    mask = np.zeros(SHAPE, np.float32)
+    mask[10:30, 12:34] = 1
+    for name, values in {"image": image, "mask": mask, "small": mask[:20]}.items():
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), place / f"{name}.nii")
+    return place
+
+
+@pytest.fixture(scope="module")
+def outcomes(drive, trained, place, files):
+    """What became of every command, all run in one process."""
+    model = trained(2)[0]
+    common = [f"--model={model}", "--layer=conv2", "--steps=3", "--batch=2"]
+    plain = [*common, "--regularization=none", "--nogallery"]
+    commands = {
+        name: [*plain, f"--out={place / 'vocabulary' / name}"]
+        + [flag.format(place=files) for flag in asked]
+        for name, asked in ASKED.items()
+    }
+    for name, (asked, _) in REFUSED.items():
+        commands[name] = [*plain, f"--out={place / 'never'}"]
+        commands[name] += [flag.format(place=files) for flag in asked]
+    commands["list"] = [f"--model={model}", "--list_layers", f"--out={place / 'never'}"]
+    return dict(zip(commands, drive("visualize", list(commands.values())), strict=True))
+
+
+def images_of(out, layer="conv2"):
+    return {
+        int(path.name[:4]): nibabel.load(path).get_fdata(dtype=np.float32).reshape(*SHAPE, 1)
+        for path in sorted((out / "images" / layer).glob("*.nii.gz"))
+    }
+
+
+def rows_of(out):
+    with (out / "units.tsv").open(newline="") as table:
+        return list(csv.DictReader(table, dialect="excel-tab"))
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_it_runs_and_rises(outcomes, place, name):
+    assert outcomes[name]["status"] == 0, outcomes[name]["errors"]
+    for row in rows_of(place / "vocabulary" / name):
+        assert float(row["final_objective"]) > float(row["initial_objective"])
+
+
+@pytest.mark.parametrize("name", ["neuron", "layer", "direction", "suppressing", "attention"])
+def test_the_objective_is_the_one_that_was_asked_for(outcomes, trained, place, files, name):
+    assert outcomes[name]["status"] == 0, outcomes[name]["errors"]
+    network = networks.load(str(trained(2)[0])).network
+    mask = nibabel.load(files / "mask.nii").get_fdata()
+    expected = {
+        "neuron": objectives.neuron("conv2", position=(3, 4)),
+        "layer": objectives.layer("conv2"),
+        "direction": objectives.direction("conv2", vector=np.load(files / "direction.npy")),
+        "suppressing": -objectives.channel("conv2"),
+        "attention": objectives.attention("conv2", objectives.on_layer(mask, network, "conv2")),
+    }[name]
+    ((channel, image),) = images_of(place / "vocabulary" / name).items()
+    image = jnp.asarray(image)
+    activations = network.activations(network.variables, image, ("conv2",))
+    value = float(expected.value(activations, image, Unit(jnp.int32(channel))))
+    (row,) = rows_of(place / "vocabulary" / name)
+    assert float(row["final_objective"]) == pytest.approx(value, rel=1e-4)
+
+
+def test_variants_lie_beside_their_unit(outcomes, place):
+    out = place / "vocabulary" / "variants"
+    first, second = images_of(out), images_of(out, "conv2+variant2")
+    assert list(first) == list(second) == [1, 2]
+    assert all(np.abs(first[channel] - second[channel]).max() > 0.05 for channel in first)
+    assert {row["layer"] for row in rows_of(out)} == {"conv2", "conv2/variant2"}
+
+
+def test_nothing_changes_outside_of_a_mask(outcomes, place, files):
+    (image,) = images_of(place / "vocabulary" / "accentuation").values()
+    start = nibabel.load(files / "image.nii").get_fdata()
+    mask = nibabel.load(files / "mask.nii").get_fdata() > 0
+    np.testing.assert_allclose(image[..., 0][~mask], start[~mask], atol=1e-6)
+    assert np.abs(image[..., 0][mask] - start[mask]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_sense_is_refused(outcomes, refused, place, files, name):
+    refused(outcomes[name], [REFUSED[name][1].format(place=files)])
+    assert not (place / "never").exists()
+
+
+def test_the_layers_are_listed(outcomes):
+    lines = outcomes["list"]["output"].splitlines()
+    assert lines[0].split()[:4] == ["layer", "operator", "output", "channels"]
+    assert [line.split()[0] for line in lines[1:4]] == ["conv1", "pool1", "conv2"]

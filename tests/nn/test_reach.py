@@ -1,0 +1,87 @@
+"""Receptive fields and strides against what a brute search over single voxels finds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from featvis_jax.nn import ops
+from featvis_jax.nn.reach import Reach, reaches
+
+SHAPE = (24, 20, 1)
+
+
+def conv(x, window, **options):
+    """A convolution over a slice with positive weights."""
+    kernel = jnp.ones((window, window, x.shape[-1], 2))
+    options = {"window_strides": (1, 1), "padding": "SAME", **options}
+    names = ("NXYC", "XYIO", "NXYC")
+    return lax.conv_general_dilated(x[None], kernel, dimension_numbers=names, **options)[0]
+
+
+CASES = {
+    "dilation": lambda x: conv(x, 3, rhs_dilation=(2, 2)),
+    "strides": lambda x: conv(conv(x, 3, window_strides=(2, 2)), 3),
+    "skip": lambda x: conv(x, 3) + conv(x, 7),
+    "shifted branches": lambda x: conv(x, 3, padding=((2, 0), (2, 0))) + conv(x, 3),
+    "transposed": lambda x: conv(conv(x, 2, window_strides=(2, 2)), 3, lhs_dilation=(2, 2),
+                                 padding=((1, 2), (1, 2))),
+    "pooled by a reshape": lambda x: x.reshape(12, 2, 10, 2, 1).sum(axis=(1, 3)),
+    "repeated": lambda x: jnp.repeat(jnp.repeat(conv(x, 3)[::2, ::2], 2, axis=0), 2, axis=1),
+    "linear interpolation": lambda x: jax.image.resize(x[::2, ::2], SHAPE, "linear"),
+    "average": lambda x: lax.reduce_window(x, 0.0, lax.add, (3, 3, 1), (2, 2, 1), "VALID"),
+    "flipped": lambda x: jnp.flip(conv(x, 3), axis=0)[:, ::2],
+    "concatenated": lambda x: jnp.concatenate([conv(x, 3), conv(x, 5)], axis=-1),
+    "our convolution": lambda x: ops.conv(x[None], jnp.ones((5, 5, 1, 2)))[0],
+    "transposed axes": lambda x: conv(x.transpose(1, 0, 2), 3),
+    "scanned": lambda x: lax.scan(lambda c, row: (c + row, c), jnp.zeros((20, 1)), x)[1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_voxel_beyond_the_field_reaches_an_output_and_the_farthest_do(name):
+    function = CASES[name]
+    found = reaches(lambda _, image: {"it": function(image)}, {}, SHAPE)["it"]
+    voxels = jnp.eye(SHAPE[0] * SHAPE[1]).reshape(-1, *SHAPE)
+    base = function(jnp.zeros(SHAPE))
+    # (voxels, *output): which voxel changes which output.
+    changed = np.asarray(jax.jit(lambda v: lax.map(lambda x: function(x) != base, v))(voxels))
+    changed = changed.any(axis=-1).reshape(*SHAPE[:2], -1)
+    extents = []
+    for axis in (0, 1):
+        where = changed.any(axis=1 - axis)
+        first, last = where.argmax(axis=0), SHAPE[axis] - 1 - where[::-1].argmax(axis=0)
+        extents.append(int((last - first).max()) + 1)
+    if found.receptive_field is None:
+        assert name == "scanned"
+    else:
+        assert found.receptive_field == max(extents)
+    strides = {"strides": 2, "pooled by a reshape": 2, "average": 2, "flipped": 2, "scanned": None}
+    assert found.stride == strides.get(name, 1)
+
+
+def test_what_sees_everything_or_nothing():
+    functions = {
+        "mean": lambda x: x.mean(axis=(0, 1)),
+        "normalized": lambda x: x - x.mean(axis=(0, 1), keepdims=True),
+        "constant": lambda x: jnp.ones((3, 3, 2)),
+    }
+    found = reaches(lambda _, x: {n: f(x) for n, f in functions.items()}, {}, SHAPE)
+    assert found["mean"] == found["normalized"] == found["constant"] == Reach(None, None)
+
+
+def test_a_field_is_that_of_the_longest_axis_in_three_dimensions():
+    def function(_, x):
+        window = (1, 5, 3, 1)
+        return {"it": lax.reduce_window(x, -jnp.inf, lax.max, window, (1, 2, 1, 1), "SAME")}
+
+    assert reaches(function, {}, (9, 12, 10, 1)) == {"it": Reach(5, 2)}
+
+
+def test_nothing_is_computed():
+    def function(weights, x):
+        return {"it": x @ weights}
+
+    huge = jax.ShapeDtypeStruct((2**20, 2**20), jnp.float32)
+    assert reaches(function, huge, (182, 218, 2**20))["it"] == Reach(1, 1)
