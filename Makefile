@@ -7,11 +7,6 @@ INSTALLED = $(VENV)/.installed
 INSTALLED_DEV = $(VENV)/.installed-dev
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-# glibc gives the large buffers of every XLA call back to the system, and each new call pays for
-# them in page faults. One arena that keeps its memory saves about 7 % of a step on two cores;
-# other C libraries ignore these variables.
-KEEP_MEMORY = MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
-
 .DEFAULT_GOAL := help
 .PHONY: help demo install test lint clean
 
@@ -25,7 +20,7 @@ help:
 	@echo "BUILD.md tells how to use a GPU or a cluster, and how to train."
 
 demo: $(INSTALLED)
-	$(KEEP_MEMORY) $(BIN)/python -m experiments.visualize --model=square-lesion --layer=conv3 --steps=128 --out=runs/demo
+	$(BIN)/python -m experiments.visualize --model=square-lesion --layer=conv3 --steps=128 --out=runs/demo
 
 install: $(INSTALLED)
 
