@@ -22,7 +22,7 @@ flags.DEFINE_list("input_shape", None, "X,Y[,Z],CHANNELS where the model leaves 
 flags.DEFINE_list("intensity_range", ["0", "1"], "LOW,HIGH of a foreign network's images.")
 flags.DEFINE_multi_string("layer", None, "Layer; repeat for several, 'all' for every layer.")
 flags.DEFINE_string("channels", "all", "Channels: all, a range 0:8, or a list 1,5.")
-flags.DEFINE_string("out", None, "Directory for the results.", required=True)
+flags.DEFINE_string("out", None, "Directory for the results.")
 flags.DEFINE_integer("steps", 256, "Steps of the ascent.", lower_bound=1)
 flags.DEFINE_integer("every", 50, "The paper's transforms act every so many steps.", lower_bound=1)
 flags.DEFINE_enum("penalty", "none", list(penalties.PENALTIES), "R(x), subtracted from f(x).")
@@ -56,6 +56,13 @@ def _numbers(flag: str, kind: type) -> list[Any]:
         raise ValueError(
             f"--{flag}={','.join(parts)}: expected numbers with commas between them."
         ) from error
+
+
+def out_directory() -> Path:
+    """The directory of --out."""
+    if FLAGS.out is None:
+        raise ValueError("--out is missing: name a directory for the results.")
+    return Path(FLAGS.out)
 
 
 def chosen_layers(network: Network) -> list[Layer]:

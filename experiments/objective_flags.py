@@ -29,7 +29,7 @@ flags.DEFINE_string(
 flags.DEFINE_enum("sign", "1", ["1", "-1"], "-1 for what suppresses a unit.")
 flags.DEFINE_integer("variants", 1, "Images of each unit, optimized together.", lower_bound=1)
 flags.DEFINE_float(
-    "diversity", 1.0, "Weight that keeps the variants of a unit apart.", lower_bound=0.0
+    "diversity", None, "Weight that keeps a unit's variants apart; 1 by default.", lower_bound=0.0
 )
 
 # Objectives of a layer as a whole have one unit, which goes by number 0.
@@ -62,8 +62,9 @@ def objective(network: Network, layer: str) -> Objective:
         chosen = getattr(objectives, FLAGS.objective)(layer)
     if FLAGS.sign == "-1":
         chosen = -chosen
-    if FLAGS.variants > 1 and FLAGS.diversity:
-        chosen = chosen + FLAGS.diversity * objectives.diversity(layer)
+    weight = 1.0 if FLAGS.diversity is None else FLAGS.diversity
+    if FLAGS.variants > 1 and weight:
+        chosen = chosen + weight * objectives.diversity(layer)
     return chosen
 
 
@@ -83,7 +84,7 @@ def _refuse_idle_flags() -> None:
             )
     if FLAGS.objective in readers["direction"] and FLAGS.direction is None:
         raise ValueError(f"--objective={FLAGS.objective} needs --direction=FILE.npy.")
-    if FLAGS["diversity"].present and FLAGS.variants == 1:
+    if FLAGS.diversity is not None and FLAGS.variants == 1:
         raise ValueError("--diversity is about several variants of a unit: give --variants too.")
 
 

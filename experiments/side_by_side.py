@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,7 +48,7 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
       column: What the columns are, for the table's first column.
     """
     channels = ascent_flags.chosen_channels(layer)
-    out = Path(FLAGS.out)
+    out = ascent_flags.out_directory()
     make_directory(out)
     found: dict[str, list[FinishedUnit]] = {}
     rows: list[dict[str, Any]] = []

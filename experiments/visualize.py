@@ -57,12 +57,12 @@ flags.DEFINE_string(
 def main(_: Sequence[str]) -> None:
     """Visualize and say where the results are."""
     startup.prepare()
-    out, shard = Path(FLAGS.out), _shard()
     model = ascent_flags.load_network()
     network = model.network
     if FLAGS.list_layers:
         print(networks.layers_text(network))
         return
+    out, shard = ascent_flags.out_directory(), _shard()
     layers = ascent_flags.chosen_layers(network)
     work = Work(
         network,
@@ -311,11 +311,13 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
 
 def _flags_text() -> str:
     """The flags of this launcher, one a line, for --flagfile."""
-    names = ("model", "batch", "tensorboard")
+    names = ("model", "batch", "tensorboard", "objective", "parameterization", "precision")
     modules = {FLAGS.find_module_defining_flag(name) for name in names}
     own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
-    # Neither belongs to the run: a trial writes nothing, and a shard is one process of several.
-    own = [flag for flag in own if flag.name not in ("dry_run", "shard")]
+    # None belongs to the run: two write nothing, a shard is one process of several, and where
+    # programs are kept is the machine's business.
+    apart = ("dry_run", "list_layers", "shard", "compilation_cache")
+    own = [flag for flag in own if flag.name not in apart]
     lines = [flag.serialize() for flag in own if flag.value is not None]
     return "".join(f"{line}\n" for line in sorted(lines))
 
