@@ -1,12 +1,11 @@
 """The flags that name a cohort, shared by the launchers."""
 
-import hashlib
 import math
-import os
 from pathlib import Path
 
 from absl import flags
 
+from experiments.cache_flags import cache_directory, volumes_directory
 from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.synthetic import COARSEST_MM, FINEST_MM, write_synthetic_cohort
@@ -43,31 +42,12 @@ GROUP_DIFFERENCE = flags.DEFINE_float(
 # NaN is neither below nor above a bound.
 for _flag in (VOXEL_SIZE_MM, GROUP_DIFFERENCE):
     flags.register_validator(_flag, math.isfinite, message="expected a finite number")
-CACHE = flags.DEFINE_string(
-    "cache",
-    str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "featvis_jax"),
-    "Where rescaled volumes and synthetic cohorts are kept between runs.",
-)
-
-
-def cache_directory() -> Path:
-    """The cache, with `~` expanded; it is made if it is missing."""
-    try:
-        directory = Path(CACHE.value).expanduser()
-        directory.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"--cache={CACHE.value}: no directory can be made there ({error}); give one that you "
-            "may write to."
-        ) from error
-    return directory
 
 
 def volume_cache_directory(cohort: Cohort) -> Path:
-    """Where a cohort's volumes are cached; another cohort's would replace those of equal ids."""
+    """Where a cohort's volumes are cached."""
     source = "synthetic" if COHORT.value == "synthetic" else str(Path(COHORT.value).resolve())
-    digest = hashlib.sha256(f"{source}\n{PATTERN.value}".encode()).hexdigest()
-    return cache_directory() / "volumes" / f"{cohort.name}-{digest[:8]}"
+    return volumes_directory(cohort, source=f"{source}\n{PATTERN.value}")
 
 
 def cohort_from_flags() -> Cohort:

@@ -18,7 +18,16 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import ascent_flags, image_flags, networks, plan, startup, stopping, tensorboard
+from experiments import (
+    ascent_flags,
+    image_flags,
+    networks,
+    plan,
+    real_examples,
+    startup,
+    stopping,
+    tensorboard,
+)
 from experiments.launch import start
 from experiments.networks import Model
 from experiments.plan import Work
@@ -76,6 +85,7 @@ def main(_: Sequence[str]) -> None:
     batch_size = _batch_size()
     if batch_size is not None:
         configuration["batch"] = batch_size
+    scans = real_examples.source(model)
     tensorboard.library()  # Missing, it is missed before anything is compiled.
     if FLAGS.dry_run:
         manifest.refuse_foreign(out)
@@ -114,6 +124,8 @@ def main(_: Sequence[str]) -> None:
             for page in (page for layer in layers for page in _pages(layer.name)):
                 with stopping.held():
                     results.write_sheet(page, window=model.intensity_range)
+            if scans is not None:
+                real_examples.write(results, model, scans, work.channels)
     _tell(results, layers, shard)
 
 

@@ -84,6 +84,10 @@ class RunView:
         """Return where the contact sheet of a layer lies."""
         return self.directory / "sheets" / f"{file_name(layer)}.png"
 
+    def real_path(self, layer: str, channel: int) -> Path:
+        """Return where the real images that drive a unit most lie, if the run has any."""
+        return self.directory / "real" / file_name(layer) / f"{channel:04d}.png"
+
     def traces_path(self, layer: str) -> Path:
         """Return where the traces of a layer lie."""
         return self.directory / "traces" / f"{file_name(layer)}.npz"

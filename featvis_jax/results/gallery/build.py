@@ -129,6 +129,10 @@ def _write_pictures(
                 (*corner, grids.position(grid.affine, grid.shape, normal=2, index=index))
                 for corner, index in zip(mosaic.corners, mosaic.indices, strict=True)
             ]
+        real = run.real_path(layer.name, unit.record.channel)
+        if real.is_file():
+            unit.real = f"{stem}-real.png"
+            site.write(unit.real, real.read_bytes())
         if with_viewer:
             name = f"{layer.name}, channel {unit.record.channel}"
             data = viewer.encode_volume(image, grid.affine, name=name, shared=grid.window, own=own)

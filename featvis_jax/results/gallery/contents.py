@@ -59,6 +59,8 @@ class Unit:
     slices: list[tuple[int, int, str]] = field(default_factory=list)
     """left and top pixel of every slice of the mosaic, and where it lies"""
     mosaic: Picture | None = None
+    real: str | None = None
+    """picture of the real images that drive it most, below the gallery"""
     volume: str | None = None
     """script with the volume, below the gallery"""
     similarity: int = 0

@@ -1,0 +1,156 @@
+"""The real images that drive each channel most, for the pages of a run.
+
+They are participant data: nothing is written unless --real_examples asks for it, and subject ids
+are left out.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float, Int, UInt8
+from tqdm import tqdm
+
+from experiments import cache_flags
+from experiments.networks import Model
+from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.cohorts import Cohort, read_cohort
+from featvis_jax.data.errors import CohortError
+from featvis_jax.data.pipeline import Slices, Source, Volumes
+from featvis_jax.evaluation.examples import receptive_box, top_examples
+from featvis_jax.results import pixels
+from featvis_jax.results.files import atomic_write_bytes, make_directory
+from featvis_jax.results.store import RunView
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "real_examples",
+    None,
+    "A cohort whose scans drive each channel most, shown on its page without subject ids. They are "
+    "participant data: off by default.",
+)
+
+_EXAMPLES = 4
+_GAP = 4
+_BOX = np.array([230, 120, 30], np.uint8)
+
+
+def source(model: Model) -> Source | None:
+    """The images of --real_examples on the model's grid; None without the flag.
+
+    Raises:
+      FileNotFoundError: There is no such cohort.
+      CohortError: It cannot be read.
+      ValueError: Its grid is not the model's.
+    """
+    if FLAGS.real_examples is None:
+        return None
+    try:
+        cohort = read_cohort(FLAGS.real_examples)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--real_examples: {error}") from error
+    except CohortError as error:
+        raise CohortError(f"--real_examples: {error}") from error
+    _refuse_other_grid(model, cohort)
+    place = cache_flags.volumes_directory(cohort, source=str(Path(FLAGS.real_examples).resolve()))
+    cached = cache_volumes(cohort.subjects, place)
+    volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
+    shape = model.image_shape[:-1]
+    if len(shape) == 2:
+        return Slices(volumes, (shape[0], shape[1]))
+    return Volumes(volumes, (shape[0], shape[1], shape[2]))
+
+
+def write(
+    run: RunView, model: Model, source: Source, channels: Mapping[str, Sequence[int]]
+) -> None:
+    """Write for every channel a picture of the images that drive it most, and a table.
+
+    The picture of a volume is its axial slice through the place where the channel is strongest. A
+    frame shows the voxels that this place sees.
+
+    Args:
+      run: The run.
+      model: The network.
+      source: The images.
+      channels: Channels by layer.
+    """
+    batch_size = 32 if len(model.image_shape) == 3 else 1
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")
+    table.writerow(["layer", "channel", "largest_mean", "largest"])
+    for name, wanted in channels.items():
+        layer = model.network.layer(name)
+        with tqdm(total=len(source), desc=f"real images, {name}", unit="image") as bar:
+
+            def on_images(done: int, _: int, bar: tqdm = bar) -> None:
+                bar.update(done - bar.n)
+
+            found = top_examples(
+                model.network,
+                name,
+                source,
+                count=_EXAMPLES,
+                batch_size=batch_size,
+                progress=on_images,
+            )
+        for channel in wanted:
+            pictures = []
+            for number, place in zip(found.image[channel], found.place[channel], strict=True):
+                box = receptive_box(layer, place, model.image_shape)
+                image = source[int(number)]
+                pictures.append(_framed(image, box, window=model.intensity_range))
+            path = run.real_path(name, channel)
+            make_directory(path.parent)
+            atomic_write_bytes(path, pixels.encode_png(_in_a_row(pictures)))
+            scores = (found.score[channel, 0], found.largest[channel])
+            table.writerow([name, channel, *(f"{score:.6g}" for score in scores)])
+    atomic_write_bytes(run.directory / "real.tsv", text.getvalue().encode())
+
+
+def _refuse_other_grid(model: Model, cohort: Cohort) -> None:
+    """Images of another voxel size or of too few voxels are not what the network knows."""
+    sizes = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (model.affine, cohort.affine)]
+    wanted = model.image_shape[:-1]
+    if not np.allclose(*sizes, atol=1e-2) or any(
+        n < m for n, m in zip(cohort.shape, wanted, strict=False)
+    ):
+        raise ValueError(
+            f"--real_examples={FLAGS.real_examples}: {cohort.shape} voxels of "
+            f"{np.round(sizes[1], 2).tolist()} mm; the model takes {wanted} of "
+            f"{np.round(sizes[0], 2).tolist()} mm: resample the cohort to its grid."
+        )
+
+
+def _framed(
+    image: Float[np.ndarray, "*spatial 1"],
+    box: Int[np.ndarray, "rank 2"],
+    *,
+    window: tuple[float, float],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """One image with the frame of a box of voxels; of a volume the slice through its middle."""
+    if len(box) == 3:
+        image = image[:, :, int(box[2].sum() - 1) // 2]
+    grey = pixels.picture(image, window=window)
+    coloured = np.repeat(grey[..., None], 3, axis=-1)
+    (left, right), (bottom, top) = box[:2]
+    height = len(grey)
+    rows, columns = slice(height - top, height - bottom), slice(left, right)
+    frame = np.zeros(grey.shape, bool)
+    frame[rows, columns] = True
+    inner = (slice(height - top + 1, height - bottom - 1), slice(left + 1, right - 1))
+    frame[inner] = False
+    coloured[frame] = _BOX
+    return coloured
+
+
+def _in_a_row(
+    pictures: Sequence[UInt8[np.ndarray, "height width 3"]],
+) -> UInt8[np.ndarray, "height whole 3"]:
+    """Pictures side by side on white."""
+    gap = np.full((pictures[0].shape[0], _GAP, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (picture, gap)]
+    return np.concatenate(parts[:-1], axis=1)
