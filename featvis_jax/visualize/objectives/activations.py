@@ -78,7 +78,7 @@ def neuron(layer: str, *, position: Sequence[int] | None = None) -> Objective:
                 f"{layer!r} has the grid {own.shape}: give one index for each of its axes."
             )
         for axis in range(own.ndim):
-            own = lax.dynamic_index_in_dim(own, unit.position[axis], axis=0, keepdims=False)
+            own = jnp.take(own, unit.position[axis], axis=0)
         return own
 
     return Objective(description, (layer,), value, reads_one_channel=True, checks=(check,))
