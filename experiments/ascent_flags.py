@@ -10,6 +10,7 @@ import jax
 from absl import flags
 
 from experiments import image_flags, networks, objective_flags
+from experiments.flag_values import numbers
 from experiments.launch import versions
 from experiments.networks import Model
 from experiments.python_files import load_function
@@ -38,24 +39,13 @@ flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, upper_bou
 
 def load_network() -> Model:
     """The network of --model and what is known about it."""
-    shape = None if FLAGS.input_shape is None else _numbers("input_shape", int)
-    between = _numbers("intensity_range", float)
-    if len(between) != 2 or not between[0] < between[1]:
+    shape = None if FLAGS.input_shape is None else numbers("input_shape", int)
+    low, high = numbers("intensity_range", float, 2)
+    if not low < high:
         raise ValueError(
             f"--intensity_range={','.join(FLAGS.intensity_range)}: expected LOW,HIGH, LOW < HIGH."
         )
-    return networks.load(FLAGS.model, input_shape=shape, intensity_range=(between[0], between[1]))
-
-
-def _numbers(flag: str, kind: type) -> list[Any]:
-    """The numbers of a list flag."""
-    parts: list[str] = FLAGS[flag].value or []
-    try:
-        return [kind(part) for part in parts]
-    except ValueError as error:
-        raise ValueError(
-            f"--{flag}={','.join(parts)}: expected numbers with commas between them."
-        ) from error
+    return networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
 
 
 def out_directory() -> Path:

@@ -8,10 +8,8 @@ large matrix product, so that the ratios hold on a machine that is busy with oth
 Operations are those that the job needs, counted from the shapes of the network.
 """
 
-import csv
 import dataclasses
 import importlib.util
-import io
 import math
 import os
 import statistics
@@ -28,6 +26,7 @@ from experiments import startup
 from experiments.benchmarks import arithmetic, ascents, trainings
 from experiments.launch import start
 from featvis_jax.nn.cnn import CNN
+from featvis_jax.results import tables
 from featvis_jax.results.files import atomic_write_bytes
 from featvis_jax.visualize import transforms
 
@@ -302,7 +301,8 @@ def main(_: Sequence[str]) -> None:
     print("  ".join(f"{column:>{_width(column)}}" for column in columns[:-1]) + "  note")
     for name in names:
         rows.append(JOBS[name]())
-        cells = _cells(rows[-1])
+        row = dataclasses.asdict(rows[-1])
+        cells = {name: tables.encode_cell(value, digits=4) for name, value in row.items()}
         print(
             "  ".join(f"{cells[column]:>{_width(column)}}" for column in columns[:-1]),
             cells["note"],
@@ -310,29 +310,12 @@ def main(_: Sequence[str]) -> None:
             flush=True,
         )
         if FLAGS.out is not None:
-            atomic_write_bytes(Path(FLAGS.out), _tsv(rows))
+            table = tables.encode_rows([dataclasses.asdict(row) for row in rows], digits=4)
+            atomic_write_bytes(Path(FLAGS.out), table)
 
 
 def _width(column: str) -> int:
     return max(len(column), 17 if column == "job" else 0)
-
-
-def _cells(row: Row) -> dict[str, str]:
-    return {
-        name: (f"{value:.4g}" if math.isfinite(value) else "n/a")
-        if isinstance(value, float)
-        else value
-        for name, value in dataclasses.asdict(row).items()
-    }
-
-
-def _tsv(rows: Sequence[Row]) -> bytes:
-    text = io.StringIO()
-    columns = [field.name for field in dataclasses.fields(Row)]
-    writer = csv.DictWriter(text, columns, delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_cells(row) for row in rows)
-    return text.getvalue().encode()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.cache_flags import cache_directory, volumes_directory
+from experiments import cohort_reading
 from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, read_cohort
-from featvis_jax.data.errors import CohortError
 from featvis_jax.data.synthetic import COARSEST_MM, FINEST_MM, write_synthetic_cohort
 
 COHORT = flags.DEFINE_string(
@@ -47,7 +46,7 @@ for _flag in (VOXEL_SIZE_MM, GROUP_DIFFERENCE):
 def volume_cache_directory(cohort: Cohort) -> Path:
     """Where a cohort's volumes are cached."""
     source = "synthetic" if COHORT.value == "synthetic" else str(Path(COHORT.value).resolve())
-    return volumes_directory(cohort, source=f"{source}\n{PATTERN.value}")
+    return cohort_reading.volumes_directory(cohort, source=f"{source}\n{PATTERN.value}")
 
 
 def cohort_from_flags() -> Cohort:
@@ -59,18 +58,13 @@ def cohort_from_flags() -> Cohort:
         )
     if COHORT.value != "synthetic":
         pattern = DEFAULT_PATTERN if PATTERN.value is None else PATTERN.value
-        try:
-            return read_cohort(COHORT.value, pattern=pattern)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--cohort: {error}") from error
-        except CohortError as error:
-            raise CohortError(f"--cohort: {error}") from error
+        return cohort_reading.read(COHORT.value, flag="--cohort", pattern=pattern)
     name = (
         f"synthetic-{SUBJECTS.value}-subjects-{VOXEL_SIZE_MM.value:g}mm"
         f"-difference-{GROUP_DIFFERENCE.value:g}"
     )
     directory = write_synthetic_cohort(
-        cache_directory() / name,
+        cohort_reading.cache_directory() / name,
         num_subjects=SUBJECTS.value,
         voxel_size_mm=VOXEL_SIZE_MM.value,
         group_difference=GROUP_DIFFERENCE.value,

@@ -18,8 +18,9 @@ from absl import flags
 from experiments import ascent_flags, cohort_flags, side_by_side, startup
 from experiments.launch import start
 from experiments.networks import Model
+from featvis_jax.data import pipeline
 from featvis_jax.data.cache import cache_volumes
-from featvis_jax.data.pipeline import Slices, Source, Volumes, spread
+from featvis_jax.data.pipeline import Source
 from featvis_jax.visualize import parameterizations, transforms
 from featvis_jax.visualize.parameterizations import Parameterization
 
@@ -89,15 +90,12 @@ def _source(model: Model) -> Source:
     cohort = cohort_flags.cohort_from_flags()
     cached = cache_volumes(cohort.subjects, cohort_flags.volume_cache_directory(cohort))
     volumes = [cached[subject.participant_id] for subject in cohort.subjects]
-    shape = model.image_shape[:-1]
-    if len(shape) == 2:
-        return Slices(volumes, (shape[0], shape[1]))
-    return Volumes(volumes, (shape[0], shape[1], shape[2]))
+    return pipeline.source(volumes, model.image_shape[:-1])
 
 
 def _spectrum(source: Source) -> np.ndarray:
     return parameterizations.mean_magnitude_spectrum(
-        spread(source, max_images=FLAGS.spectrum_images)
+        pipeline.spread(source, max_images=FLAGS.spectrum_images)
     )
 
 

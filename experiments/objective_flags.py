@@ -7,6 +7,7 @@ import numpy as np
 from absl import flags
 from nibabel.filebasedimages import ImageFileError
 
+from experiments.flag_values import numbers
 from featvis_jax.nn.network import Network
 from featvis_jax.visualize import objectives
 from featvis_jax.visualize.objectives import Objective
@@ -53,7 +54,9 @@ def objective(network: Network, layer: str) -> Objective:
         mask = read_volume("attention")
         chosen = objectives.attention(layer, objectives.on_layer(mask, network, layer))
     elif FLAGS.objective == "neuron":
-        chosen = objectives.neuron(layer, position=_position())
+        chosen = objectives.neuron(
+            layer, position=None if FLAGS.position is None else tuple(numbers("position", int))
+        )
     elif FLAGS.objective == "logit_difference":
         chosen = objectives.logit_difference(layer, other=FLAGS.other)
     elif FLAGS.objective in ("direction", "cosine_direction"):
@@ -86,17 +89,6 @@ def _refuse_idle_flags() -> None:
         raise ValueError(f"--objective={FLAGS.objective} needs --direction=FILE.npy.")
     if FLAGS.diversity is not None and FLAGS.variants == 1:
         raise ValueError("--diversity is about several variants of a unit: give --variants too.")
-
-
-def _position() -> tuple[int, ...] | None:
-    if FLAGS.position is None:
-        return None
-    try:
-        return tuple(int(part) for part in FLAGS.position)
-    except ValueError as error:
-        raise ValueError(
-            f"--position={','.join(FLAGS.position)}: expected whole numbers such as 30,43."
-        ) from error
 
 
 def _direction() -> np.ndarray:

@@ -81,8 +81,8 @@ def largest_size(work: Work) -> tuple[int, dict[str, LayerProgram]]:
     size = program.batch_size
     if size == planning.even_size(count, most):
         # This layer may have few channels; others could fill a larger batch.
-        per_unit = max(1, program.memory_bytes // size)
-        size = max(size, min(most, planning.free_memory_bytes() // per_unit))
+        share = program.memory_bytes / planning.free_memory_bytes()
+        size = max(size, min(most, int(size / max(share, 1e-9))))
     return size, {name: program}
 
 

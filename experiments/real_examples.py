@@ -4,8 +4,6 @@ They are participant data: nothing is written unless --real_examples asks for it
 are left out.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,14 +12,14 @@ from absl import flags
 from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
-from experiments import cache_flags
+from experiments import cohort_reading
 from experiments.networks import Model
+from featvis_jax.data import pipeline
 from featvis_jax.data.cache import cache_volumes
-from featvis_jax.data.cohorts import Cohort, read_cohort
-from featvis_jax.data.errors import CohortError
-from featvis_jax.data.pipeline import Slices, Source, Volumes
+from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.pipeline import Source
 from featvis_jax.evaluation.examples import receptive_box, top_examples
-from featvis_jax.results import pixels
+from featvis_jax.results import pixels, tables
 from featvis_jax.results.files import atomic_write_bytes, make_directory
 from featvis_jax.results.store import RunView
 
@@ -48,20 +46,12 @@ def source(model: Model) -> Source | None:
     """
     if FLAGS.real_examples is None:
         return None
-    try:
-        cohort = read_cohort(FLAGS.real_examples)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"--real_examples: {error}") from error
-    except CohortError as error:
-        raise CohortError(f"--real_examples: {error}") from error
+    cohort = cohort_reading.read(FLAGS.real_examples, flag="--real_examples")
     _refuse_other_grid(model, cohort)
-    place = cache_flags.volumes_directory(cohort, source=str(Path(FLAGS.real_examples).resolve()))
-    cached = cache_volumes(cohort.subjects, place)
+    path = str(Path(FLAGS.real_examples).resolve())
+    cached = cache_volumes(cohort.subjects, cohort_reading.volumes_directory(cohort, source=path))
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
-    shape = model.image_shape[:-1]
-    if len(shape) == 2:
-        return Slices(volumes, (shape[0], shape[1]))
-    return Volumes(volumes, (shape[0], shape[1], shape[2]))
+    return pipeline.source(volumes, model.image_shape[:-1])
 
 
 def write(
@@ -79,9 +69,7 @@ def write(
       channels: Channels by layer.
     """
     batch_size = 32 if len(model.image_shape) == 3 else 1
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
-    table.writerow(["layer", "channel", "largest_mean", "largest"])
+    rows: list[dict[str, object]] = []
     for name, wanted in channels.items():
         layer = model.network.layer(name)
         with tqdm(total=len(source), desc=f"real images, {name}", unit="image") as bar:
@@ -106,9 +94,15 @@ def write(
             path = run.real_path(name, channel)
             make_directory(path.parent)
             atomic_write_bytes(path, pixels.encode_png(_in_a_row(pictures)))
-            scores = (found.score[channel, 0], found.largest[channel])
-            table.writerow([name, channel, *(f"{score:.6g}" for score in scores)])
-    atomic_write_bytes(run.directory / "real.tsv", text.getvalue().encode())
+            rows.append(
+                {
+                    "layer": name,
+                    "channel": channel,
+                    "largest_mean": float(found.score[channel, 0]),
+                    "largest": float(found.largest[channel]),
+                }
+            )
+    atomic_write_bytes(run.directory / "real.tsv", tables.encode_rows(rows, digits=6))
 
 
 def _refuse_other_grid(model: Model, cohort: Cohort) -> None:

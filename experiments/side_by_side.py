@@ -1,9 +1,7 @@
 """Images of the same channels made in several ways, beside each other: a figure and a table."""
 
-import csv
 import dataclasses
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +14,7 @@ from experiments import ascent_flags
 from experiments.networks import Model
 from featvis_jax.evaluation.appearance import appearance
 from featvis_jax.nn.network import Layer
+from featvis_jax.results import tables
 from featvis_jax.results.comparison import comparison
 from featvis_jax.results.files import atomic_write_bytes, file_name, make_directory
 from featvis_jax.results.nifti import encode_nifti
@@ -52,6 +51,10 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
     make_directory(out)
     found: dict[str, list[FinishedUnit]] = {}
     rows: list[dict[str, Any]] = []
+    measures = {
+        recipe.objective.description: jax.jit(moved_objective(model.network, recipe.objective))
+        for recipe in recipes.values()
+    }
     for name, recipe in tqdm(recipes.items(), unit=column):
         size = min(FLAGS.batch, len(channels))
         found[name] = list(
@@ -59,14 +62,14 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
         )
         directory = out / "images" / file_name(name)
         make_directory(directory)
-        measure = jax.jit(moved_objective(model.network, recipe.objective))
+        measure = measures[recipe.objective.description]
         for unit in found[name]:
             encoded = encode_nifti(unit.image, model.affine, window=model.intensity_range)
             atomic_write_bytes(directory / f"{unit.channel:04d}.nii.gz", encoded)
             key, number = jax.random.key(unit.channel), Unit(jnp.int32(unit.channel))
             moved = float(measure(model.network.variables, key, unit.image, number))
             rows.append({column: name, "layer": layer.name, **_row(unit, moved)})
-        atomic_write_bytes(out / "comparison.tsv", _table(rows))
+        atomic_write_bytes(out / "comparison.tsv", tables.encode_rows(rows, digits=6))
     figure = comparison(
         [[found[name][i].image for name in recipes] for i in range(len(channels))],
         rows=[str(channel) for channel in channels],
@@ -90,13 +93,3 @@ def _row(unit: FinishedUnit, moved: float) -> dict[str, Any]:
         "finite": unit.finite,
         **dataclasses.asdict(appearance(np.asarray(unit.image, np.float64))),
     }
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-    )
-    return text.getvalue().encode()

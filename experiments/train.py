@@ -8,10 +8,8 @@ Started again with the same --out, training goes on where it stopped and ends wi
 The model, its card and the report on held-out subjects end up in --out.
 """
 
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import shlex
@@ -26,15 +24,16 @@ import numpy as np
 from absl import flags
 
 from experiments import cohort_flags, startup, stopping, tensorboard
+from experiments.flag_values import numbers
 from experiments.launch import start, versions
 from experiments.progress import Progress
 from featvis_jax import training
-from featvis_jax.checkpoints import load_model, save_model
+from featvis_jax.checkpoints import TrainedModel, load_model, save_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.results import manifest, pixels, plots
+from featvis_jax.results import manifest, pixels, plots, tables
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.visualize.parameterizations import mean_magnitude_spectrum
 
@@ -119,7 +118,7 @@ def _train(out: Path, schedule: training.Schedule) -> None:
         cohort,
         rank=rank,
         cache=cohort_flags.volume_cache_directory(cohort),
-        crop=_numbers("crop", int) if FLAGS.crop else None,
+        crop=numbers("crop", int) if FLAGS.crop else None,
         seed=FLAGS.seed,
         lesion_options=_lesion_options(),
     )
@@ -136,27 +135,20 @@ def _train(out: Path, schedule: training.Schedule) -> None:
         )
 
     _check(model, prepared.shape, validation)
-    parent = load_model(FLAGS.init) if FLAGS.init else None
-    if parent is not None and (parent.module, parent.image_shape[:-1]) != (model, prepared.shape):
-        raise ValueError(
-            f"--init={FLAGS.init}: a network for {parent.image_shape[:-1]} voxels, "
-            f"{parent.module}; expected one for {prepared.shape}, {model}."
-        )
-    _keep_settings(
-        out,
-        {
-            "task": FLAGS.task,
-            "shape": list(prepared.shape),
-            "seed": FLAGS.seed,
-            "batch": batch,
-            "validation_images": FLAGS.validation_images,
-            "augment": augmentation and dataclasses.asdict(augmentation),
-            "init_sha256": None if parent is None else parent.card["weights_sha256"],
-            **dataclasses.asdict(schedule),
-            **prepared.description,
-            "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
-        },
-    )
+    parent = _parent(model, prepared)
+    settings = {
+        "task": FLAGS.task,
+        "shape": list(prepared.shape),
+        "seed": FLAGS.seed,
+        "batch": batch,
+        "validation_images": FLAGS.validation_images,
+        "augment": augmentation and dataclasses.asdict(augmentation),
+        "init_sha256": None if parent is None else parent.card["weights_sha256"],
+        **dataclasses.asdict(schedule),
+        **prepared.description,
+        "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
+    }
+    _keep_settings(out, settings)
     atomic_write_bytes(out / "split.json", prepared.split.to_json())
     images = prepared.description["images"]
     print(f"{FLAGS.task}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
@@ -167,7 +159,59 @@ def _train(out: Path, schedule: training.Schedule) -> None:
     )
     if parent is not None:
         variables["params"] = parent.variables["params"]
+
+    def batches(first: int) -> Iterator[pipeline.Examples]:
+        return pipeline.training_batches(
+            prepared.train,
+            prepared.task,
+            batch_size=batch,
+            seed=FLAGS.seed,
+            first_step=first,
+            difficulty=schedule.difficulty,
+            augmentation=augmentation,
+        )
+
     started = time.monotonic()
+    result = _fit(out, model, variables, schedule, batches, validation)
+    report = _report(prepared, model, result, batch)
+    save_model(
+        out / "model",
+        model,
+        result.variables,
+        _card(out, prepared, parent, result, report, batch),
+        spectrum=mean_magnitude_spectrum(pipeline.spread(prepared.train, max_images=500)),
+    )
+    atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
+    confusion = plots.confusion_matrix(report["confusion"], prepared.class_names)
+    atomic_write_bytes(out / "confusion.png", confusion)
+    minutes = (time.monotonic() - started) / 60
+    print(f"Trained for {result.steps} steps in {minutes:.0f} min; best at {result.best_step}.")
+    print(_summary(report, prepared.class_names))
+    print(f"The model is in {out / 'model'}; the report beside it in {out / 'report.json'}.")
+
+
+def _parent(model: CNN, prepared: tasks.Prepared) -> TrainedModel | None:
+    """The model of --init, which has to be of the same kind."""
+    if not FLAGS.init:
+        return None
+    parent = load_model(FLAGS.init)
+    if (parent.module, parent.image_shape[:-1]) != (model, prepared.shape):
+        raise ValueError(
+            f"--init={FLAGS.init}: a network for {parent.image_shape[:-1]} voxels, "
+            f"{parent.module}; expected one for {prepared.shape}, {model}."
+        )
+    return parent
+
+
+def _fit(
+    out: Path,
+    model: CNN,
+    variables: dict[str, Any],
+    schedule: training.Schedule,
+    batches: Callable[[int], Iterator[pipeline.Examples]],
+    validation: Callable[[], Iterator[pipeline.Examples]],
+) -> training.Result:
+    """Train, and tell of it on the terminal, in files and to TensorBoard."""
     with tensorboard.events(out) as log, Progress(schedule.steps) as progress:
 
         def on_step(step: int, loss: float) -> None:
@@ -184,7 +228,7 @@ def _train(out: Path, schedule: training.Schedule) -> None:
                 f"step {last['step']}: validation loss {last['loss']:.4f}, balanced accuracy "
                 f"{100 * last['balanced_accuracy']:.2f} %"
             )
-            atomic_write_bytes(out / "metrics.tsv", _table(history))
+            atomic_write_bytes(out / "metrics.tsv", tables.encode_rows(history))
             atomic_write_bytes(out / "training.png", plots.training_curves(history))
             for row in history[-2:]:
                 for name in ("loss", "balanced_accuracy", "auc"):
@@ -197,19 +241,11 @@ def _train(out: Path, schedule: training.Schedule) -> None:
         # A signal waits for the end of a step, and for the exact state on the disk.
         with stopping.held():
             try:
-                result = training.fit(
+                return training.fit(
                     model,
                     variables,
                     schedule,
-                    training=lambda first: pipeline.training_batches(
-                        prepared.train,
-                        prepared.task,
-                        batch_size=batch,
-                        seed=FLAGS.seed,
-                        first_step=first,
-                        difficulty=schedule.difficulty,
-                        augmentation=augmentation,
-                    ),
+                    training=batches,
                     validation=validation,
                     directory=out / "checkpoints",
                     on_step=on_step,
@@ -219,39 +255,34 @@ def _train(out: Path, schedule: training.Schedule) -> None:
             except training.Interrupted:
                 stopping.check()
                 raise
-    report = _report(prepared, model, result, batch)
-    save_model(
-        out / "model",
-        model,
-        result.variables,
-        {
-            "name": out.resolve().name,
-            "task": FLAGS.task,
-            "class_names": prepared.class_names,
-            "grid": {"shape": prepared.shape, "affine": prepared.affine.tolist()},
-            "intensity_range": [0.0, 1.0],
-            "data": prepared.description,
-            "report": report,
-            "training": {
-                "best_step": result.best_step,
-                "steps": result.steps,
-                "batch": batch,
-                "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
-                "versions": versions(),
-                "init": None if parent is None else parent.card["training"],
-            },
+
+
+def _card(
+    out: Path,
+    prepared: tasks.Prepared,
+    parent: TrainedModel | None,
+    result: training.Result,
+    report: dict[str, Any],
+    batch: int,
+) -> dict[str, Any]:
+    """What a user of the model must know about it."""
+    return {
+        "name": out.resolve().name,
+        "task": FLAGS.task,
+        "class_names": prepared.class_names,
+        "grid": {"shape": prepared.shape, "affine": prepared.affine.tolist()},
+        "intensity_range": [0.0, 1.0],
+        "data": prepared.description,
+        "report": report,
+        "training": {
+            "best_step": result.best_step,
+            "steps": result.steps,
+            "batch": batch,
+            "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
+            "versions": versions(),
+            "init": None if parent is None else parent.card["training"],
         },
-        spectrum=mean_magnitude_spectrum(pipeline.spread(prepared.train, max_images=500)),
-    )
-    atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
-    atomic_write_bytes(
-        out / "confusion.png",
-        plots.confusion_matrix(report["confusion"], prepared.class_names),
-    )
-    minutes = (time.monotonic() - started) / 60
-    print(f"Trained for {result.steps} steps in {minutes:.0f} min; best at {result.best_step}.")
-    print(_summary(report, prepared.class_names))
-    print(f"The model is in {out / 'model'}; the report beside it in {out / 'report.json'}.")
+    }
 
 
 def _examples(validation: Callable[[], Iterator[pipeline.Examples]]) -> list[np.ndarray]:
@@ -324,11 +355,11 @@ def _summary(report: Mapping[str, Any], class_names: Sequence[str]) -> str:
 def _lesion_options() -> dict[str, Any]:
     """What the flags say about lesions; what they leave open the task decides."""
     options: dict[str, Any] = {
-        "size_mm": tuple(_numbers("lesion_size_mm", float, 2)),
+        "size_mm": tuple(numbers("lesion_size_mm", float, 2)),
         "polarity": FLAGS.lesion_polarity,
     }
     if FLAGS.lesion_count is not None:
-        options["count"] = tuple(_numbers("lesion_count", int, 2))
+        options["count"] = tuple(numbers("lesion_count", int, 2))
     if FLAGS.lesion_contrast is not None:
         options["min_contrast"] = FLAGS.lesion_contrast
     return options
@@ -336,29 +367,6 @@ def _lesion_options() -> dict[str, Any]:
 
 def _or_default(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _numbers(flag: str, kind: type[int] | type[float], count: int | None = None) -> list[Any]:
-    values: list[str] = FLAGS[flag].value or []
-    try:
-        numbers = [kind(value) for value in values]
-    except ValueError:
-        numbers = []
-    if not numbers or (count is not None and len(numbers) != count):
-        raise ValueError(
-            f"--{flag}={','.join(values)}: expected {count or 'two or three'} numbers, "
-            "separated by commas."
-        )
-    return numbers
-
-
-def _table(history: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    for row in history:
-        writer.writerow({key: "n/a" if value is None else value for key, value in row.items()})
-    return text.getvalue().encode()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ r"""Visualize the channels of a trained network's layers.
 
     python -m experiments.visualize --model=square-lesion --layer=conv3 --out=runs/conv3
     python -m experiments.visualize --model=DIR --layer=conv4 --layer=conv5 --channels=0:8 \
-        --regularization=rotation_30,blur --out=DIR
+        --regularization=rotation_30,blur_0.5 --out=DIR
 
 Finds, for every channel, the image that drives it most, and writes it as NIfTI and PNG with a
 contact sheet per layer, and pages to look at. Started again with the same --out, a run goes on
@@ -85,13 +85,13 @@ def main(_: Sequence[str]) -> None:
     batch_size = _batch_size()
     if batch_size is not None:
         configuration["batch"] = batch_size
-    scans = real_examples.source(model)
     tensorboard.library()  # Missing, it is missed before anything is compiled.
     if FLAGS.dry_run:
         manifest.refuse_foreign(out)
         done = shards.done_elsewhere(out, configuration) if batch_size else frozenset()
         print(plan.text(work, batch_size, done, steps=FLAGS.steps, out=out))
         return
+    scans = real_examples.source(model) if shard is None else None
     programs: dict[str, LayerProgram] = {}
     if batch_size is None:
         # Compiling for a directory that cannot be used would be in vain.

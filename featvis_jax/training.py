@@ -291,28 +291,7 @@ def fit(
 
     options = ocp.CheckpointManagerOptions(max_to_keep=1)
     with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
-        params = jax.tree.map(jnp.array, variables["params"])
-        state = TrainState(
-            step=jnp.int32(0),
-            params=params,
-            opt_state=optimizer.init(params),
-            best_params=jax.tree.map(jnp.array, params),
-            best_loss=jnp.float32(jnp.inf),
-            best_step=jnp.int32(0),
-            stale=jnp.int32(0),
-        )
-        history: list[dict[str, Any]] = []
-        # Of the steps since the last evaluation; a run may have been stopped between two.
-        losses: list[Any] = []
-        if (latest := manager.latest_step()) is not None:
-            restored = manager.restore(
-                latest,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(state), history=ocp.args.JsonRestore()
-                ),
-            )
-            state, history = TrainState(*restored["state"]), list(restored["history"]["rows"])
-            losses = [np.float32(loss) for loss in restored["history"].get("losses", [])]
+        state, history, losses = _begun(manager, variables["params"], optimizer)
 
         def save(state: TrainState) -> None:
             # Named by its step, or by the next number: one that was stopped before an evaluation
@@ -376,6 +355,32 @@ def fit(
             on_evaluation(history)
     best = {"params": state.best_params, "statistics": statistics}
     return Result(best, int(state.best_step), int(state.step), history)
+
+
+def _begun(
+    manager: ocp.CheckpointManager, params: Variables, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, list[dict[str, Any]], list[Any]]:
+    """Where training stands: its state, the rows so far, and the losses since the last of them."""
+    state = TrainState(
+        step=jnp.int32(0),
+        params=jax.tree.map(jnp.array, params),
+        opt_state=optimizer.init(params),
+        best_params=jax.tree.map(jnp.array, params),
+        best_loss=jnp.float32(jnp.inf),
+        best_step=jnp.int32(0),
+        stale=jnp.int32(0),
+    )
+    if (latest := manager.latest_step()) is None:
+        return state, [], []
+    restored = manager.restore(
+        latest,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(state), history=ocp.args.JsonRestore()
+        ),
+    )
+    # A run may have been stopped between two evaluations.
+    losses = [np.float32(loss) for loss in restored["history"].get("losses", [])]
+    return TrainState(*restored["state"]), list(restored["history"]["rows"]), losses
 
 
 def _row(evaluation: Evaluation) -> dict[str, float]:

@@ -114,6 +114,18 @@ class Volumes:
 Source = Slices | Volumes
 
 
+def source(volumes: Sequence[CachedVolume], shape: Sequence[int]) -> Source:
+    """The images of some subjects: axial slices for a shape of two numbers, volumes for three.
+
+    Args:
+      volumes: The subjects' cached volumes.
+      shape: Spatial shape of an image, centre-cropped.
+    """
+    if len(shape) == 2:
+        return Slices(volumes, (shape[0], shape[1]))
+    return Volumes(volumes, (shape[0], shape[1], shape[2]))
+
+
 @runtime_checkable
 class Task(Protocol):
     """Makes labelled examples of the images of a source (`featvis_jax.data.tasks`)."""

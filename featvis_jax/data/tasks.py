@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from nibabel.affines import voxel_sizes
 
-from featvis_jax.data.cache import CachedVolume, cache_volumes
+from featvis_jax.data import pipeline
+from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.crops import center_crop
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.lesions import SHAPES, Lesions, NoRoomError, Shape
-from featvis_jax.data.pipeline import Examples, Slices, Source, Task, Volumes
+from featvis_jax.data.pipeline import Examples, Source, Task
 from featvis_jax.data.splits import Split, split_subjects
 
 # Soft edges tell less than sharp ones, and a bright round spot in the cortex looks like white
@@ -216,11 +217,12 @@ def prepare(
         affine = affine.copy()
         affine[:3, 3] += affine[:3, 2] * (cohort.shape[2] // 2)
 
-    def source(ids: Sequence[str]) -> Source:
-        volumes: list[CachedVolume] = [cached[participant_id] for participant_id in ids]
-        return Slices(volumes, tuple(crop)) if rank == 2 else Volumes(volumes, tuple(crop))  # pyright: ignore
-
-    parts = {part: source(getattr(split, part)) for part in ("train", "validation", "test")}
+    parts = {
+        part: pipeline.source(
+            [cached[participant_id] for participant_id in getattr(split, part)], crop
+        )
+        for part in ("train", "validation", "test")
+    }
     if isinstance(task, LesionTask):
         _check_room(task.lesions, cohort, parts.values())
     return Prepared(

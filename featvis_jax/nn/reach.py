@@ -24,8 +24,8 @@ from jax.core import Tracer
 from jax.extend import core
 from jaxtyping import PyTree
 
-from featvis_jax.nn import spans
-from featvis_jax.nn.spans import Span
+from featvis_jax.nn import reach_rules
+from featvis_jax.nn.reach_rules import Span
 
 
 class Reach(NamedTuple):
@@ -146,7 +146,7 @@ def _apply(equation: core.JaxprEqn, operands: Sequence[_Result]) -> list[_Result
         results = [_walk(branch, found[skipped:], values[skipped:]) for branch in branches]
         return [
             (
-                spans.union([span for span, _ in outputs]),
+                reach_rules.union([span for span, _ in outputs]),
                 outputs[0][1] if len(outputs) == 1 else None,
             )
             for outputs in zip(*results, strict=True)
@@ -155,8 +155,8 @@ def _apply(equation: core.JaxprEqn, operands: Sequence[_Result]) -> list[_Result
         return [(None, value) for value in _evaluated(equation, values)]
     shapes = [tuple(atom.aval.shape) for atom in equation.invars]  # pyright: ignore
     outputs = [tuple(variable.aval.shape) for variable in equation.outvars]  # pyright: ignore
-    rule = spans.rule(equation.primitive.name)
-    facts = spans.Equation(equation.params, found, shapes, outputs, values)
+    rule = reach_rules.rule(equation.primitive.name)
+    facts = reach_rules.Equation(equation.params, found, shapes, outputs, values)
     return [(span, None) for span in rule(facts)]
 
 

@@ -7,7 +7,7 @@ Equal values give equal bytes.
 import io
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -106,19 +106,31 @@ _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _Record = TypeVar("_Record", UnitRecord, LayerRecord)
 
 
-def _encode_cell(value: object) -> str:
-    """Write one value of a table; a number that is not one becomes BIDS's n/a."""
+def encode_cell(value: object, *, digits: int | None = None) -> str:
+    """Write one value of a table; what is missing or not a number becomes BIDS's n/a.
+
+    Args:
+        value: text, a number, a tuple of whole numbers, or None.
+        digits: significant ones of a float; all by default.
+
+    >>> encode_cell(1 / 3, digits=3), encode_cell(None), encode_cell((3, 3))
+    ('0.333', 'n/a', '3x3')
+    """
+    if value is None:
+        return "n/a"
     if isinstance(value, str):
         return "".join(_ESCAPES.get(letter, letter) for letter in value)
     if isinstance(value, tuple):
         return "x".join(str(int(each)) for each in value) or "n/a"
     if isinstance(value, float | np.floating):
-        return "n/a" if np.isnan(value) else repr(float(value))
+        if np.isnan(value):
+            return "n/a"
+        return f"{value:.{digits}g}" if digits else repr(float(value))
     return str(value)
 
 
 def _decode_cell(text: str, kind: object) -> Any:
-    """Read what `_encode_cell` wrote."""
+    """Read what `encode_cell` wrote."""
     if kind is str:
         codes = {code: letter for letter, code in _ESCAPES.items()}
         return re.sub(r"\\.", lambda match: codes[match[0]], text)
@@ -143,8 +155,30 @@ def encode_table(records: Iterable[UnitRecord] | Iterable[LayerRecord], kind: ty
     b'layer\toutput_shape\tchannels\treceptive_field\tstride\n'
     """
     names = [column.name for column in fields(kind)]
-    lines = [[_encode_cell(getattr(record, name)) for name in names] for record in records]
-    return "".join("\t".join(line) + "\n" for line in [names, *lines]).encode()
+    lines = [[encode_cell(getattr(record, name)) for name in names] for record in records]
+    return _lines([names, *lines])
+
+
+def encode_rows(rows: Sequence[Mapping[str, object]], *, digits: int | None = None) -> bytes:
+    r"""Encode rows of any kind as tab-separated lines under a line of names.
+
+    Args:
+        rows: at least one; the first one's keys are the columns.
+        digits: significant ones of a float; all by default.
+
+    Returns:
+        UTF-8. What is missing or not a number is written as "n/a".
+
+    >>> encode_rows([{"step": 1, "loss": 0.25, "auc": None}])
+    b'step\tloss\tauc\n1\t0.25\tn/a\n'
+    """
+    names = list(rows[0])
+    lines = [[encode_cell(row[name], digits=digits) for name in names] for row in rows]
+    return _lines([names, *lines])
+
+
+def _lines(cells: Iterable[Sequence[str]]) -> bytes:
+    return "".join("\t".join(line) + "\n" for line in cells).encode()
 
 
 def read_table(path: Path, kind: type[_Record]) -> list[_Record]:

@@ -33,19 +33,21 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Activations, Image, Key, Scalar, Step
-from featvis_jax.visualize.objectives import VARIANTS, Unit
+from featvis_jax.visualize.objectives import VARIANTS, Objective, Unit
 from featvis_jax.visualize.recipe import Recipe, check
 
 __all__ = [
     "Advance",
     "Measure",
     "Measurement",
+    "Read",
     "Recipe",
     "State",
     "advance",
     "check",
     "init",
     "measure",
+    "reader",
     "unit_keys",
 ]
 
@@ -97,6 +99,7 @@ class Measurement(NamedTuple):
 
 Advance = Callable[[Variables, State, Unit, Int[Array, ""], Int[Array, ""]], State]
 Measure = Callable[[Variables, State, Unit], Measurement]
+Read = Callable[[Variables, Image, Unit], list[Scalar]]
 
 
 def unit_keys(seed: int, layer: str, channels: Sequence[int]) -> jaxtyping.Key[Array, " channels"]:
@@ -168,14 +171,14 @@ def advance(network: Network, recipe: Recipe) -> Advance:
       ValueError: The recipe cannot work, or not with this network (`check`).
     """
     check(recipe, network=network)
-    read = _reader(network, recipe)
+    read = reader(network, recipe.terms)
 
     def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
 
         def loss(image: Image) -> tuple[Scalar, tuple[Scalar, Scalar]]:
             seen = recipe.robustness(jax.random.fold_in(key, 0), image, step)
-            objective, penalty = read(variables, seen, unit)
+            objective, penalty = _with_penalty(read(variables, seen, unit))
             return recipe.penalty_weight * penalty - objective, (objective, penalty)
 
         # Of an objective that couples variants, this is the gradient of the sum over all of them:
@@ -241,11 +244,12 @@ def measure(network: Network, recipe: Recipe) -> Measure:
       ValueError: The recipe cannot work, or not with this network (`check`).
     """
     check(recipe, network=network)
-    read = _reader(network, recipe)
+    read = reader(network, recipe.terms)
 
     def one_variant(variables: Variables, state: State, unit: Unit) -> Measurement:
         image = recipe.parameterization.decode(state.parameters)
-        return Measurement(image, *read(variables, image, unit), state.transparency)
+        objective, penalty = _with_penalty(read(variables, image, unit))
+        return Measurement(image, objective, penalty, state.transparency)
 
     one_unit = _over_variants(one_variant, recipe, in_axes=(None, 0, None))
     return jax.vmap(one_unit, in_axes=(None, 0, 0))
@@ -260,22 +264,34 @@ def _over_variants(
     return jax.vmap(function, in_axes=in_axes, axis_name=VARIANTS)
 
 
-def _reader(
-    network: Network, recipe: Recipe
-) -> Callable[[Variables, Image, Unit], tuple[Scalar, Scalar]]:
-    """F and R of one image, computing no more of the network than they read."""
-    terms = recipe.terms
+def reader(network: Network, terms: Sequence[Objective]) -> Read:
+    """Make the function that reads objectives off one image.
+
+    It computes no more of the network than they read.
+
+    Args:
+      network: The trained network.
+      terms: Objectives and penalties.
+
+    Returns:
+      ``(variables, image, unit) -> values``, one for each term.
+    """
     layers = tuple(dict.fromkeys(name for term in terms for name in term.layers))
     narrow = len(layers) == 1 and all(term.reads_one_channel for term in terms)
 
-    def read(variables: Variables, image: Image, unit: Unit) -> tuple[Scalar, Scalar]:
+    def read(variables: Variables, image: Image, unit: Unit) -> list[Scalar]:
         activations: Activations
         if narrow:
             activations = network.one_channel(variables, image, layers[0], unit.channel)
             unit = unit._replace(channel=jnp.zeros_like(unit.channel))
         else:
             activations = network.activations(variables, image, layers)
-        values = [term.value(activations, image, unit) for term in terms]
-        return values[0], values[1] if len(values) > 1 else jnp.zeros_like(values[0])
+        return [term.value(activations, image, unit) for term in terms]
 
     return read
+
+
+def _with_penalty(values: Sequence[Scalar]) -> tuple[Scalar, Scalar]:
+    """F and R, where R is 0 without a penalty."""
+    objective, *penalty = values
+    return objective, penalty[0] if penalty else jnp.zeros_like(objective)

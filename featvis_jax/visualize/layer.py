@@ -246,14 +246,13 @@ def visualize(
       >>> import jax, jax.numpy as jnp, optax
       >>> from featvis_jax.nn.cnn import CNN
       >>> from featvis_jax.nn.taps import linen_network
-      >>> from featvis_jax.visualize import objectives, parameterizations, transforms
+      >>> from featvis_jax.visualize import objectives, parameterizations
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
       >>> variables = module.init(jax.random.key(0), jnp.zeros((40, 44, 1)))
       >>> network = linen_network(module, variables, (40, 44, 1))
       >>> recipe = Recipe(
-      ...     objective=objectives.channel("conv2"), penalty=None, penalty_weight=0.0,
-      ...     parameterization=parameterizations.pixels(), optimizer=optax.adam(0.02),
-      ...     robustness=transforms.identity(), projection=transforms.identity(), steps=5)
+      ...     objective=objectives.channel("conv2"), steps=5,
+      ...     parameterization=parameterizations.pixels(), optimizer=optax.adam(0.02))
       >>> units = list(visualize(network, recipe, "conv2", [0, 3]))
       >>> [unit.channel for unit in units], units[0].image.shape
       ([0, 3], (40, 44, 1))

@@ -11,7 +11,7 @@ from featvis_jax.nn.taps import Network
 from featvis_jax.types import Image, Key, Transform
 from featvis_jax.visualize.objectives import Objective
 from featvis_jax.visualize.parameterizations import Parameterization
-from featvis_jax.visualize.transforms import is_differentiable, is_identity
+from featvis_jax.visualize.transforms import identity, is_differentiable, is_identity
 
 
 class Recipe(NamedTuple):
@@ -19,25 +19,25 @@ class Recipe(NamedTuple):
 
     Attributes:
       objective: f, what to maximize.
-      penalty: R, what to keep low, or ``None``.
-      penalty_weight: lambda.
       parameterization: What is optimized.
       optimizer: From optax; it minimizes, and is handed the gradient of lambda R - f.
+      steps: Number of steps.
+      penalty: R, what to keep low, or ``None``.
+      penalty_weight: lambda.
       robustness: Applied to the image before the network; gradients flow through it.
       projection: Applied to the image after each update. Needs pixels.
-      steps: Number of steps.
       variants: Number of images of each unit, optimized together.
       transparency: Whether to keep, as a second image, where the network was looking.
     """
 
     objective: Objective
-    penalty: Objective | None
-    penalty_weight: float
     parameterization: Parameterization
     optimizer: optax.GradientTransformation
-    robustness: Transform
-    projection: Transform
     steps: int
+    penalty: Objective | None = None
+    penalty_weight: float = 0.0
+    robustness: Transform = identity()
+    projection: Transform = identity()
     variants: int = 1
     transparency: bool = False
 

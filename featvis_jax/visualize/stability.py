@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Image, Key, Scalar
+from featvis_jax.visualize.ascent import reader
 from featvis_jax.visualize.objectives import Objective, Unit
 from featvis_jax.visualize.transforms import chain, rotate, scale, translate
 
@@ -53,6 +54,7 @@ def moved_objective(
       >>> moved(variables, jax.random.key(1), jnp.zeros((40, 44, 1)), Unit(jnp.int32(0))).shape
       ()
     """
+    read = reader(network, [objective])
     factors = [1 + max_scale * (i - 2) / 2 for i in range(5)]
     move = chain(
         translate(max_voxels=max_voxels), scale(factors=factors), rotate(max_degrees=max_degrees)
@@ -61,8 +63,8 @@ def moved_objective(
     def measure(variables: Variables, key: Key, image: Image, unit: Unit) -> Scalar:
         def one_draw(key: Key) -> Scalar:
             seen = move(key, image, jnp.int32(0))
-            activations = network.activations(variables, seen, objective.layers)
-            return objective.value(activations, seen, unit)
+            (value,) = read(variables, seen, unit)
+            return value
 
         # One after the other: the activations of a large volume are needed once at a time.
         return jax.lax.map(one_draw, jax.random.split(key, num_draws)).mean()

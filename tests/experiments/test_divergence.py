@@ -8,7 +8,7 @@ import pytest
 
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
-from featvis_jax.visualize import ascent, objectives, parameterizations, transforms
+from featvis_jax.visualize import ascent, objectives, parameterizations
 from featvis_jax.visualize.layer import visualize
 
 FAULTY = 17
@@ -21,12 +21,8 @@ def test_no_channel_notices_that_one_of_64_diverges():
     variables = module.init(jax.random.key(0), jnp.zeros(SHAPE))
     recipe = ascent.Recipe(
         objective=objectives.channel("conv1"),
-        penalty=None,
-        penalty_weight=0.0,
         parameterization=parameterizations.pixels(),
         optimizer=optax.adam(0.02),
-        robustness=transforms.identity(),
-        projection=transforms.identity(),
         steps=4,
     )
     found = []

@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax import nnx
 
 from featvis_jax.nn.taps import linen_network, nnx_network
-from featvis_jax.visualize import ascent, objectives, parameterizations, transforms
+from featvis_jax.visualize import ascent, objectives, parameterizations
 from featvis_jax.visualize.layer import visualize
 
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -107,12 +107,8 @@ def test_the_images_of_the_same_seed_are_as_in_linen(pair):
     linen, ours, _ = pair
     recipe = ascent.Recipe(
         objective=objectives.channel("conv2"),
-        penalty=None,
-        penalty_weight=0.0,
         parameterization=parameterizations.pixels(),
         optimizer=optax.adam(0.02),
-        robustness=transforms.identity(),
-        projection=transforms.identity(),
         steps=4,
     )
     expected = list(visualize(linen, recipe, "conv2", [0, 3], batch_size=2))

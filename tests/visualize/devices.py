@@ -27,8 +27,6 @@ def main(result: str, channels: list[int]) -> None:
     strategy = presets.strategy("lucid,rotation_30", every=2)
     recipe = Recipe(
         objective=objectives.channel("conv2"),
-        penalty=None,
-        penalty_weight=0.0,
         parameterization=parameterizations.pixels(),
         optimizer=optax.adam(0.05),
         robustness=strategy.robustness,

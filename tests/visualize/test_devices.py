@@ -13,7 +13,7 @@ import pytest
 
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
-from featvis_jax.visualize import ascent, objectives, parameterizations, planning, transforms
+from featvis_jax.visualize import ascent, objectives, parameterizations, planning
 from featvis_jax.visualize.layer import LayerProgram
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -100,11 +100,7 @@ def shortest_recipe():
     """The shortest recipe."""
     return ascent.Recipe(
         objective=objectives.channel("conv2"),
-        penalty=None,
-        penalty_weight=0.0,
         parameterization=parameterizations.pixels(),
         optimizer=optax.adam(0.05),
-        robustness=transforms.identity(),
-        projection=transforms.identity(),
         steps=1,
     )

@@ -63,7 +63,6 @@ def make_recipe(**changes) -> Recipe:
         penalty_weight=0.1,
         parameterization=parameterizations.pixels(),
         optimizer=optax.sgd(2.0),
-        robustness=transforms.identity(),
         projection=transforms.every(4, transforms.clip(high=0.9)),
         steps=STEPS,
     )

@@ -10,7 +10,7 @@ import pytest
 
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import Layer, Network, linen_network
-from featvis_jax.visualize import objectives, parameterizations, penalties, transforms
+from featvis_jax.visualize import objectives, parameterizations, penalties
 from featvis_jax.visualize.ascent import Recipe, check
 from featvis_jax.visualize.objectives import Objective, Unit, channel
 
@@ -393,17 +393,7 @@ def test_a_padded_layer_lies_centred_on_the_image():
 
 def ascent_check(objective, network, *, variants=1):
     check(
-        Recipe(
-            objective,
-            None,
-            0.0,
-            parameterizations.pixels(),
-            optax.sgd(1.0),
-            transforms.identity(),
-            transforms.identity(),
-            3,
-            variants,
-        ),
+        Recipe(objective, parameterizations.pixels(), optax.sgd(1.0), steps=3, variants=variants),
         network=network,
     )
 

@@ -13,7 +13,7 @@ from jax import lax
 
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import Network, linen_network
-from featvis_jax.visualize import ascent, objectives, parameterizations, transforms
+from featvis_jax.visualize import ascent, objectives, parameterizations
 from featvis_jax.visualize.objectives import Objective, Unit
 from featvis_jax.visualize.parameterizations import Parameterization
 
@@ -130,12 +130,8 @@ def look(request):
     every = all_at_once(list(every_objective(network).values()))
     recipe = ascent.Recipe(
         objective=every,
-        penalty=None,
-        penalty_weight=0.0,
         parameterization=parameterizations.pixels(),
         optimizer=optax.sgd(1.0),
-        robustness=transforms.identity(),
-        projection=transforms.identity(),
         steps=1,
         variants=2,
     )

@@ -1,4 +1,4 @@
-"""The flag that says where rescaled volumes are kept between runs."""
+"""Reading a cohort that a flag names, and where its rescaled volumes are kept between runs."""
 
 import hashlib
 import os
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from absl import flags
 
-from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, read_cohort
+from featvis_jax.data.errors import CohortError
 
 CACHE = flags.DEFINE_string(
     "cache",
@@ -37,3 +38,23 @@ def volumes_directory(cohort: Cohort, *, source: str) -> Path:
     """
     digest = hashlib.sha256(source.encode()).hexdigest()
     return cache_directory() / "volumes" / f"{cohort.name}-{digest[:8]}"
+
+
+def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
+    """Read a cohort; errors name the flag that it came by.
+
+    Args:
+      path: A directory or a table.
+      flag: Its name, with the dashes.
+      pattern: Glob for the images below a directory.
+
+    Raises:
+      FileNotFoundError: There is no such cohort.
+      CohortError: It cannot be read.
+    """
+    try:
+        return read_cohort(path, pattern=pattern)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{flag}: {error}") from error
+    except CohortError as error:
+        raise CohortError(f"{flag}: {error}") from error
