@@ -1,7 +1,6 @@
 """What --model names, as a network: ours, anybody's, and what a launcher must know about each."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen, nnx
 
-from experiments.python_files import load_function
+from experiments.python_files import function_name, load_function
 from featvis_jax.checkpoints import load_model, weights_hash
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch_weights import load_torch_weights
@@ -21,7 +20,6 @@ MODEL_HELP = (
     "(Linen module, variables, image_shape) or (NNX module, image_shape); or WEIGHTS.safetensors "
     "of the paper's network in PyTorch's layout."
 )
-_PYTHON = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
 _RETURNS = "(Linen module, variables, image_shape), (NNX module, image_shape), or a Network"
 
 
@@ -70,10 +68,10 @@ def load(
         raise ValueError(
             f"--input_shape={','.join(map(str, shape))}: expected X,Y,CHANNELS or X,Y,Z,CHANNELS."
         )
-    python = _PYTHON.fullmatch(spec)
-    if python:
-        network = _from_python(Path(python["file"]), python["function"], spec)
-        path = Path(python["file"])
+    python = function_name(spec)
+    if python is not None:
+        path = python.path
+        network = _from_python(path, python.name, spec)
     elif spec.endswith(".onnx"):
         path = Path(spec)
         network = onnx_network(path, image_shape=shape)

@@ -1,10 +1,26 @@
 """Functions from the user's own Python files, named by flags."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+_FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
+
+
+class FunctionName(NamedTuple):
+    """A function of a file."""
+
+    path: Path
+    name: str
+
+
+def function_name(text: str) -> FunctionName | None:
+    """What ``FILE.py:FUNCTION`` names; None for any other text."""
+    match = _FUNCTION.fullmatch(text)
+    return None if match is None else FunctionName(Path(match["file"]), match["function"])
 
 
 def load_function(path: Path, name: str, *, flag: str) -> Callable[..., Any]:

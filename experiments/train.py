@@ -27,6 +27,7 @@ from experiments import cohort_flags, startup, stopping, tensorboard
 from experiments.flag_values import numbers
 from experiments.launch import start, versions
 from experiments.progress import Progress
+from experiments.task_names import TASK_HELP, NamedTask, named_task
 from featvis_jax import training
 from featvis_jax.checkpoints import TrainedModel, load_model, save_model
 from featvis_jax.data import pipeline, tasks
@@ -38,7 +39,7 @@ from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.visualize.parameterizations import mean_magnitude_spectrum
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("task", "square_lesion", list(tasks.TASKS), "What to learn.")
+flags.DEFINE_string("task", "square_lesion", f"What to learn: {TASK_HELP}")
 flags.DEFINE_enum("dims", None, ["2", "3"], "Slices or volumes; 2, and 3 for sex.")
 flags.DEFINE_string("out", None, "Directory for model, report and checkpoints.", required=True)
 flags.DEFINE_string(
@@ -52,6 +53,14 @@ flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=2**32 - 1,
 )
+flags.DEFINE_integer(
+    "split_seed",
+    None,
+    "Fixes the split instead of --seed, for several trainings that hold out the same people.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
+flags.DEFINE_bool("shuffle_labels", False, "Labels without meaning: a control for pictures.")
 flags.DEFINE_integer("batch", None, "Images per step; 32 for slices, 8 for volumes.", lower_bound=1)
 flags.DEFINE_integer("steps", 2000, "Most training steps.", lower_bound=1)
 flags.DEFINE_float(
@@ -82,11 +91,12 @@ def main(_: Sequence[str]) -> None:
     """Train in a directory that no other process writes to."""
     startup.prepare()
     out = Path(FLAGS.out)
+    task = named_task(FLAGS.task)
     schedule = _schedule()
     tensorboard.library()  # Missing, it is missed before anything is done.
     make_directory(out)
     with locked(out):
-        _train(out, schedule)
+        _train(out, task, schedule)
 
 
 def _schedule() -> training.Schedule:
@@ -108,18 +118,20 @@ def _rank() -> int:
     return int(FLAGS.dims or (3 if FLAGS.task == "sex" else 2))
 
 
-def _train(out: Path, schedule: training.Schedule) -> None:
+def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
     """Train, report and save."""
     rank = _rank()
     batch = FLAGS.batch or (32 if rank == 2 else 8)
     cohort = cohort_flags.cohort_from_flags()
     prepared = tasks.prepare(
-        FLAGS.task,
+        task.name,
         cohort,
         rank=rank,
         cache=cohort_flags.volume_cache_directory(cohort),
         crop=numbers("crop", int) if FLAGS.crop else None,
-        seed=FLAGS.seed,
+        seed=FLAGS.seed if FLAGS.split_seed is None else FLAGS.split_seed,
+        shape=task.shape,
+        shuffle_labels=FLAGS.shuffle_labels,
         lesion_options=_lesion_options(),
     )
     model = CNN(rank=rank, num_classes=len(prepared.class_names))
@@ -137,7 +149,8 @@ def _train(out: Path, schedule: training.Schedule) -> None:
     _check(model, prepared.shape, validation)
     parent = _parent(model, prepared)
     settings = {
-        "task": FLAGS.task,
+        "task": task.name,
+        **({} if task.sha256 is None else {"task_sha256": task.sha256}),
         "shape": list(prepared.shape),
         "seed": FLAGS.seed,
         "batch": batch,
@@ -151,7 +164,7 @@ def _train(out: Path, schedule: training.Schedule) -> None:
     _keep_settings(out, settings)
     atomic_write_bytes(out / "split.json", prepared.split.to_json())
     images = prepared.description["images"]
-    print(f"{FLAGS.task}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
+    print(f"{task.name}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
 
     mean, std = pipeline.intensity_statistics(prepared.train)
     variables = training.initialize(
@@ -178,7 +191,7 @@ def _train(out: Path, schedule: training.Schedule) -> None:
         out / "model",
         model,
         result.variables,
-        _card(out, prepared, parent, result, report, batch),
+        _card(out, task, prepared, parent, result, report, batch),
         spectrum=mean_magnitude_spectrum(pipeline.spread(prepared.train, max_images=500)),
     )
     atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
@@ -259,6 +272,7 @@ def _fit(
 
 def _card(
     out: Path,
+    task: NamedTask,
     prepared: tasks.Prepared,
     parent: TrainedModel | None,
     result: training.Result,
@@ -268,7 +282,7 @@ def _card(
     """What a user of the model must know about it."""
     return {
         "name": out.resolve().name,
-        "task": FLAGS.task,
+        "task": task.name,
         "class_names": prepared.class_names,
         "grid": {"shape": prepared.shape, "affine": prepared.affine.tolist()},
         "intensity_range": [0.0, 1.0],

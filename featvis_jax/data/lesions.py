@@ -54,6 +54,36 @@ def square(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: f
     return (offset.max(axis=0) < size / 2).astype(np.float64)
 
 
+def disc(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
+    """A disc (2-D) or ball (3-D) with a sharp edge and the area of a square or cube.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Side in mm of the square (cube) whose area (volume) it has.
+
+    Returns:
+      1 inside and 0 outside, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((81, 81), dtype=np.float64)
+      >>> int(disc(grid, np.array([40.0, 40.0]), 60.0).sum())  # 60 * 60
+      3601
+    """
+    radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
+    return (radius < size * equal_area_radius(coordinates.shape[0])).astype(np.float64)
+
+
+def equal_area_radius(rank: int) -> float:
+    """Radius of the disc or ball with the area of a square or cube of side 1.
+
+    Example:
+      >>> round(equal_area_radius(2), 3), round(equal_area_radius(3), 3)
+      (0.564, 0.62)
+    """
+    return 1 / math.sqrt(math.pi) if rank == 2 else (3 / (4 * math.pi)) ** (1 / 3)
+
+
 def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
     """A disc (2-D) or ball (3-D) whose edge is softened by a Gaussian.
 
@@ -80,7 +110,9 @@ def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size:
     return np.where(mask < 0.02, 0.0, mask)
 
 
-SHAPES: Mapping[str, Shape] = MappingProxyType({"square": square, "gaussian": gaussian})
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {"square": square, "gaussian": gaussian, "disc": disc}
+)
 """The lesion shapes that tasks know by name."""
 
 
@@ -186,14 +218,51 @@ class Lesions:
         Raises:
           NoRoomError: The image has no brain, or no lesion fits into it.
         """
+        ((result, masks),) = self.add_each((self.shape,), image, rng, difficulty=difficulty)
+        return result, masks
+
+    def add_each(
+        self,
+        shapes: Sequence[Shape],
+        image: Float32[np.ndarray, "*spatial 1"],
+        rng: np.random.Generator,
+        *,
+        difficulty: float = 1.0,
+    ) -> list[tuple[Float32[np.ndarray, "*spatial 1"], Float32[np.ndarray, "*spatial 1"]]]:
+        """Draw the same lesions once for every one of several shapes, each into its own copy.
+
+        Places, sizes and grey levels fit all shapes together and are the same in every copy, so
+        that copies differ in the lesions' outlines and in nothing else.
+
+        Args:
+          shapes: One shape for every copy, in place of `shape`.
+          image: Intensities on [0, 1], ``(*spatial, 1)``.
+          rng: Where all draws come from.
+          difficulty: Chance of each lesion to be of the final kind; the others are easy ones.
+
+        Returns:
+          For every shape what `add` returns.
+
+        Raises:
+          NoRoomError: The image has no brain, or no lesion fits into it.
+
+        Example:
+          >>> rng = np.random.default_rng(0)
+          >>> brain = rng.random((64, 64, 1), dtype=np.float32)
+          >>> (a, _), (b, _) = Lesions(square).add_each((square, disc), brain, rng)
+          >>> 0 < (a != b).sum() < min((a != brain).sum(), (b != brain).sum())
+          True
+        """
         tissue = _Tissue.of(image[..., 0])
-        result, masks = tissue.image.copy(), np.zeros(tissue.image.shape, np.float32)
+        results = [tissue.image.copy() for _ in shapes]
+        masks = [np.zeros(tissue.image.shape, np.float32) for _ in shapes]
         for _ in range(rng.integers(self.count[0], self.count[1] + 1)):
             easy = rng.random() >= difficulty
-            window, mask, level = self._draw(tissue, rng, easy, _MAX_TRIES)
-            result[window] += mask * (level - result[window])
-            masks[window] = np.maximum(masks[window], mask)
-        return result[..., None], masks[..., None]
+            window, drawn, level = self._draw(shapes, tissue, rng, easy, _MAX_TRIES)
+            for result, total, mask in zip(results, masks, drawn, strict=True):
+                result[window] += mask * (level - result[window])
+                total[window] = np.maximum(total[window], mask)
+        return [(r[..., None], m[..., None]) for r, m in zip(results, masks, strict=True)]
 
     def check_room(
         self, image: Float32[np.ndarray, "*spatial 1"], rng: np.random.Generator
@@ -210,12 +279,17 @@ class Lesions:
         Raises:
           NoRoomError: The image has no brain, or too few places for a lesion.
         """
-        self._draw(_Tissue.of(image[..., 0]), rng, False, _TRIES_WITH_ROOM)
+        self._draw((self.shape,), _Tissue.of(image[..., 0]), rng, False, _TRIES_WITH_ROOM)
 
     def _draw(
-        self, brain: _Tissue, rng: np.random.Generator, easy: bool, max_tries: int
-    ) -> tuple[tuple[slice, ...], Float32[np.ndarray, "*window"], float]:
-        """One lesion: the window it lies in, its mask there, and its grey level."""
+        self,
+        shapes: Sequence[Shape],
+        brain: _Tissue,
+        rng: np.random.Generator,
+        easy: bool,
+        max_tries: int,
+    ) -> tuple[tuple[slice, ...], list[Float32[np.ndarray, "*window"]], float]:
+        """One lesion: the window it lies in, its mask there in every shape, and its grey level."""
         for _ in range(max_tries):
             center = brain.places[rng.integers(len(brain.places))]
             size = rng.uniform(*self.size_mm)
@@ -225,22 +299,26 @@ class Lesions:
                 slice(max(c - reach, 0), min(c + reach + 1, n))
                 for c, n in zip(center, brain.image.shape, strict=True)
             )
-            mask = self._mask(window, center, size)
-            extent = mask.sum()
-            mask = mask * brain.mask[window]
-            if mask.sum() <= 0 or mask.sum() < (1 - _MAX_CUT) * extent:
+            whole = [self._mask(shape, window, center, size) for shape in shapes]
+            masks = [mask * brain.mask[window] for mask in whole]
+            if any(
+                cut.sum() <= 0 or cut.sum() < (1 - _MAX_CUT) * mask.sum()
+                for cut, mask in zip(masks, whole, strict=True)
+            ):
                 continue
+            # The tissue under all shapes together, so that no level tells them apart.
+            mask = np.maximum.reduce(masks)
             tissue = float((mask * brain.image[window]).sum() / mask.sum())
             brighter = self.polarity == "bright" or (self.polarity == "both" and rng.random() < 0.5)
             if easy:
                 contrast = rng.uniform(*self.easy_contrast)
-                return window, mask, tissue + (contrast if brighter else -contrast)
+                return window, masks, tissue + (contrast if brighter else -contrast)
             # One of the brain's own grey levels, from the first of a few that are far enough.
             candidates = brain.levels[rng.integers(len(brain.levels), size=64)]
             contrast = candidates - tissue if brighter else tissue - candidates
             fitting = candidates[contrast >= self.min_contrast]
             if len(fitting):
-                return window, mask, float(fitting[0])
+                return window, masks, float(fitting[0])
         raise NoRoomError(
             f"No place for a lesion of {self.size_mm} mm with contrast {self.min_contrast} was "
             f"found in an image of shape {brain.image.shape} in {max_tries} tries: allow smaller "
@@ -248,17 +326,17 @@ class Lesions:
         )
 
     def _mask(
-        self, window: Sequence[slice], center: np.ndarray, size: float
+        self, shape: Shape, window: Sequence[slice], center: np.ndarray, size: float
     ) -> Float32[np.ndarray, "*window"]:
         axes = [np.arange(s.start, s.stop) * self.voxel_size_mm for s in window]
         coordinates = np.stack(np.meshgrid(*axes, indexing="ij"))
-        mask = np.asarray(self.shape(coordinates, center * self.voxel_size_mm, size))
+        mask = np.asarray(shape(coordinates, center * self.voxel_size_mm, size))
         expected = coordinates.shape[1:]
         is_numeric = mask.shape == expected and mask.dtype.kind in "biuf"
         if not (is_numeric and mask.min() >= 0 and mask.max() <= 1):
             values = f" on [{mask.min()}, {mask.max()}]" if is_numeric else ""
             raise ValueError(
-                f"The lesion shape {getattr(self.shape, '__name__', self.shape)!r} returned an "
+                f"The lesion shape {getattr(shape, '__name__', shape)!r} returned an "
                 f"array of {mask.dtype} and shape {mask.shape}{values}; expected a mask of shape "
                 f"{expected} on [0, 1]."
             )

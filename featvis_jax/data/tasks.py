@@ -24,7 +24,9 @@ from featvis_jax.data.splits import Split, split_subjects
 # Soft edges tell less than sharp ones, and a bright round spot in the cortex looks like white
 # matter: at the squares' contrast and count, a network learns the dark lesions and stays there.
 _DEFAULTS: Mapping[str, Mapping[str, object]] = {
-    "gaussian": {"min_contrast": 0.4, "count": (3, 6), "easy_contrast": (0.4, 0.8)},
+    "gaussian_lesion": {"min_contrast": 0.4, "count": (3, 6), "easy_contrast": (0.4, 0.8)},
+    # One, so that no image can be told by its easiest lesion.
+    "square_or_disc": {"count": (1, 1)},
 }
 
 _MAX_WORKERS = 8
@@ -61,6 +63,78 @@ class LesionTask:
         del owner
         damaged, _ = self.lesions.add(image, rng, difficulty=difficulty)
         return {"image": np.stack([image, damaged]), "label": np.array([0, 1], np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class OutlineTask:
+    """Tell lesions of one shape from lesions of another.
+
+    Every image of the source gives a pair: the same lesions at the same places with the same grey
+    levels, drawn in one shape and in the other. Nothing else tells the classes apart.
+
+    Attributes:
+      lesions: How lesions are drawn; its own shape is not used.
+      shapes: The two shapes, named as the classes are.
+    """
+
+    lesions: Lesions
+    shapes: tuple[Shape, Shape]
+    images_per_element = 2
+
+    @property
+    def class_names(self) -> tuple[str, str]:
+        """Names of the two shapes."""
+        return _name(self.shapes[0]), _name(self.shapes[1])
+
+    def examples(
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
+    ) -> Examples:
+        """The pair made from one image."""
+        del owner
+        drawn = self.lesions.add_each(self.shapes, image, rng, difficulty=difficulty)
+        images = np.stack([damaged for damaged, _ in drawn])
+        return {"image": images, "label": np.array([0, 1], np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffledTask:
+    """A task whose labels say nothing: those of every element are shuffled.
+
+    A network trained on it sees the same images as one trained on the task itself, and what its
+    pictures show comes from the images and the architecture, not from the labels (Adebayo et al.,
+    Sanity checks for saliency maps, 2018).
+
+    Attributes:
+      task: The task; it gives both classes for every element.
+    """
+
+    task: LesionTask | OutlineTask
+    images_per_element = 2
+
+    @property
+    def class_names(self) -> tuple[str, str]:
+        """The names that the labels would have had."""
+        return self.task.class_names
+
+    @property
+    def lesions(self) -> Lesions:
+        """How the task's lesions are drawn."""
+        return self.task.lesions
+
+    def examples(
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
+    ) -> Examples:
+        """The task's examples with their labels in random order."""
+        made = self.task.examples(image, owner, rng, difficulty)
+        return {"image": made["image"], "label": rng.permutation(made["label"])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +215,7 @@ class Prepared:
 TASKS: Mapping[str, str] = {
     "square_lesion": "slices or volumes with square (cubic) lesions against the same without",
     "gaussian_lesion": "the same with round lesions that have a soft edge",
+    "square_or_disc": "one square (cubic) lesion against one disc (ball) of the same area",
     "sex": "participants by the column `sex`; volumes only",
 }
 """Tasks by name, each in one line."""
@@ -155,6 +230,7 @@ def prepare(
     crop: Sequence[int] | None = None,
     seed: int = 0,
     shape: Shape | None = None,
+    shuffle_labels: bool = False,
     lesion_options: Mapping[str, object] | None = None,
 ) -> Prepared:
     """Settle a task: split the subjects, cache their volumes, choose the grid.
@@ -168,6 +244,7 @@ def prepare(
         the whole volume in 3-D.
       seed: Fixes the split.
       shape: Your own lesion shape (`featvis_jax.data.lesions.Shape`).
+      shuffle_labels: Take all meaning from the labels, for a control.
       lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
 
     Raises:
@@ -181,6 +258,8 @@ def prepare(
         raise ValueError(f"There is no task {name!r}; expected one of {', '.join(TASKS)}.")
     if name == "sex" and rank != 3:
         raise ValueError("The task 'sex' classifies whole volumes: use 3 dimensions.")
+    if name == "sex" and shuffle_labels:
+        raise ValueError("Only labels of lesion tasks can be shuffled, and the task is 'sex'.")
     voxel_size_mm = _isotropic_voxel_size(cohort)
     if crop is None:
         crop = cohort.shape
@@ -193,21 +272,14 @@ def prepare(
 
     split = split_subjects(cohort, label="sex" if name == "sex" else None, seed=seed)
     details: dict[str, object] = {}
-    task: LesionTask | LabelTask
+    task: LesionTask | OutlineTask | ShuffledTask | LabelTask
     if name == "sex":
         task = label_task({s.participant_id: s.labels["sex"] for s in cohort.subjects})
     else:
-        if shape is None:
-            kind = name.removesuffix("_lesion")
-            shape = SHAPES[kind]
-            lesion_options = {**_DEFAULTS.get(kind, {}), **(lesion_options or {})}
-        options = {"voxel_size_mm": voxel_size_mm, **(lesion_options or {})}
-        lesions = Lesions(shape, **options)  # pyright: ignore[reportArgumentType]
-        task = LesionTask(lesions)
-        details["lesions"] = {
-            **dataclasses.asdict(lesions),
-            "shape": getattr(shape, "__name__", repr(shape)),
-        }
+        task = _lesion_task(name, shape, voxel_size_mm, lesion_options or {})
+        details["lesions"] = _describe(task)
+        if shuffle_labels:
+            task, details["labels"] = ShuffledTask(task), "shuffled"
     cached = cache_volumes(cohort.subjects, cache)
     affine = center_crop(
         np.empty(cohort.shape, bool), (*crop, *cohort.shape[rank:]), affine=cohort.affine
@@ -223,7 +295,7 @@ def prepare(
         )
         for part in ("train", "validation", "test")
     }
-    if isinstance(task, LesionTask):
+    if not isinstance(task, LabelTask):
         _check_room(task.lesions, cohort, parts.values())
     return Prepared(
         task=task,
@@ -239,6 +311,33 @@ def prepare(
         },
         **parts,
     )
+
+
+def _lesion_task(
+    name: str, shape: Shape | None, voxel_size_mm: float, options: Mapping[str, object]
+) -> LesionTask | OutlineTask:
+    """The task of a name, or of a shape of the user's own."""
+    if shape is None:
+        options = {**_DEFAULTS.get(name, {}), **options}
+    options = {"voxel_size_mm": voxel_size_mm, **options}
+    first = shape or SHAPES[name.split("_")[0]]
+    lesions = Lesions(first, **options)  # pyright: ignore[reportArgumentType]
+    if shape is None and name == "square_or_disc":
+        return OutlineTask(lesions, (SHAPES["disc"], SHAPES["square"]))
+    return LesionTask(lesions)
+
+
+def _describe(task: LesionTask | OutlineTask) -> dict[str, object]:
+    """How a task's lesions are drawn, for the model card."""
+    shapes = task.shapes if isinstance(task, OutlineTask) else (task.lesions.shape,)
+    return {
+        **dataclasses.asdict(task.lesions),
+        "shape": " or ".join(_name(shape) for shape in shapes),
+    }
+
+
+def _name(shape: Shape) -> str:
+    return str(getattr(shape, "__name__", repr(shape)))
 
 
 def _check_room(lesions: Lesions, cohort: Cohort, sources: Iterable[Source]) -> None:

@@ -296,7 +296,7 @@ def test_where_the_options_leave_no_room_the_search_ends_early(cohort, cache):
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("age", {}, r"no task 'age'; expected one of square_lesion, gaussian_lesion, sex"),
+        ("age", {}, r"no task 'age'; expected one of square_lesion, gaussian_lesion, square_or_disc, sex"),
         ("square_lesion", {"rank": 4}, r"rank is 4; expected 2 .* or 3"),
         ("sex", {"rank": 2}, r"'sex' classifies whole volumes: use 3 dimensions"),
         ("square_lesion", {"lesion_options": {"count": (0, 1)}}, r"count is \(0, 1\)"),
@@ -319,3 +319,58 @@ def test_pairs_need_no_labels(tmp_path):
         "square_lesion", cohort, tmp_path / "cache", lesion_options={"min_contrast": 0.0}
     )
     assert prepared.task == tasks.LesionTask(Lesions(square, voxel_size_mm=3.0, min_contrast=0.0))
+
+
+# Shapes against each other, and labels without meaning
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """A cohort of slices on which a lesion of 10 mm has 10 voxels."""
+    directory = tmp_path_factory.mktemp("slices") / "boxes"
+    return write_cohort(directory, shape=(70, 80, 5), affine=np.eye(4), sexes="FMFMFMFMFM")
+
+
+def drawn(prepared: tasks.Prepared, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of images and labels, ``(n, 2, ...)``."""
+    made = [
+        prepared.task.examples(prepared.train[i % len(prepared.train)], "", rng, 1.0)
+        for i, rng in enumerate(map(np.random.default_rng, range(n)))
+    ]
+    return np.stack([m["image"] for m in made]), np.stack([m["label"] for m in made])
+
+
+def test_square_or_disc_differs_in_the_outline_only(slices, cache):
+    options = {"size_mm": (9.0, 17.0), "min_contrast": 0.1}
+    prepared = prepare("square_or_disc", slices, cache, rank=2, lesion_options=options)
+    assert prepared.class_names == ("disc", "square")
+    assert prepared.description["lesions"]["shape"] == "disc or square"
+    assert prepared.description["lesions"]["count"] == (1, 1)
+    images, labels = drawn(prepared)
+    np.testing.assert_array_equal(labels, [[0, 1]] * len(labels))
+    clean = np.stack([prepared.train[i % len(prepared.train)] for i in range(len(images))])
+    changed = images != clean[:, None]
+    area = changed.sum(axis=(2, 3, 4))
+    assert area[:, 0].mean() == pytest.approx(area[:, 1].mean(), rel=0.03)
+    both = changed.all(axis=1)
+    for pair, shared in zip(images, both, strict=True):
+        assert shared.any()
+        np.testing.assert_array_equal(pair[0][shared], pair[1][shared])
+    # A square fills its bounding box and a disc does not.
+    for pair in changed:
+        disc, square_ = (mask[np.ix_(mask.any((1, 2)), mask.any((0, 2)))] for mask in pair)
+        assert square_.mean() > disc.mean()
+
+
+def test_shuffled_labels_tell_nothing_and_leave_the_images_alone(slices, cache):
+    options = {"size_mm": (9.0, 17.0), "min_contrast": 0.1}
+    common = {"rank": 2, "lesion_options": options}
+    plain, _ = drawn(prepare("square_lesion", slices, cache, **common))
+    prepared = prepare("square_lesion", slices, cache, shuffle_labels=True, **common)
+    images, labels = drawn(prepared)
+    np.testing.assert_array_equal(images, plain)
+    assert set(map(tuple, labels)) == {(0, 1), (1, 0)}
+    assert 0.3 < labels[:, 0].mean() < 0.7
+    assert prepared.description["labels"] == "shuffled"
+    with pytest.raises(ValueError, match="sex"):
+        prepare("sex", slices, cache, shuffle_labels=True)
