@@ -5,12 +5,13 @@ computes it again, to the same bits. A second signal ends the process at once.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # EX_TEMPFAIL of sysexits.h: start me again, and I shall go on.
 START_AGAIN = 75
@@ -18,8 +19,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A signal is seen when Python runs again. A compilation can keep it waiting for minutes, and
 # nothing is lost by ending in the middle of one.
 _PATIENCE_S = 3.0
-# The collector's hook of JAX, and finalizers.
-_CALLBACKS = ("_xla_gc_callback", "__del__")
 _A_MOMENT_S = 0.02
 
 
@@ -82,6 +81,8 @@ def listening(*, last: bool = False) -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_try_again, hook)
     threading.Thread(target=_watch, args=(reading,), daemon=True, name="signals").start()
     try:
         yield
@@ -90,6 +91,7 @@ def listening(*, last: bool = False) -> Iterator[None]:
         for each, handler in earlier.items():
             signal.signal(each, signal.SIG_IGN if last and not requested() else handler)
         signal.set_wakeup_fd(wakeup)
+        sys.unraisablehook = hook
         os.close(writing)
 
 
@@ -101,19 +103,22 @@ def _handle(number: int, frame: types.FrameType | None) -> None:
         return  # The second one is for the watching thread.
     if _State.holding:
         return
-    if _swallows(frame):
-        signal.setitimer(signal.ITIMER_REAL, _A_MOMENT_S)
-        return
     check()
 
 
-def _swallows(frame: types.FrameType | None) -> bool:
-    """Whether Python is in a callback of its memory management, where an error comes to nothing."""
-    while frame is not None:
-        if frame.f_code.co_name in _CALLBACKS:
-            return True
-        frame = frame.f_back
-    return False
+def _try_again(
+    otherwise: Callable[["sys.UnraisableHookArgs"], object], unraisable: "sys.UnraisableHookArgs"
+) -> None:
+    """Stop a moment later where the stop came to nothing.
+
+    It does where the signal arrives in a callback of Python's memory management: a finalizer, a
+    weak reference's, the collector's. Python passes such errors to `sys.unraisablehook` and goes
+    on.
+    """
+    if issubclass(unraisable.exc_type, Stopped):
+        signal.setitimer(signal.ITIMER_REAL, _A_MOMENT_S)
+    else:
+        otherwise(unraisable)
 
 
 def _watch(reading: int) -> None:

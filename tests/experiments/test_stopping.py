@@ -1,5 +1,6 @@
 """Stopping: signals end a launcher with status 75, and nothing that comes after can tell."""
 
+import gc
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -186,22 +188,55 @@ def test_a_signal_waits_for_what_is_held_and_for_nothing_else():
 class Finalized:
     """What Python takes down while a signal comes."""
 
-    def __init__(self, events):
-        self.events = events
-
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
-        self.events.append("finalized")
 
 
-def test_a_signal_in_a_finalizer_is_not_swallowed():
+def in_a_finalizer():
+    Finalized()
+
+
+def in_a_weak_reference():
+    class Key:
+        pass
+
+    key = Key()
+    reference = weakref.ref(key, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del key
+    assert reference() is None
+
+
+def in_the_collector():
+    def collected(phase, info):
+        gc.callbacks.remove(collected)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    gc.callbacks.append(collected)
+    gc.collect()
+
+
+@pytest.mark.parametrize("dies", [in_a_finalizer, in_a_weak_reference, in_the_collector])
+def test_a_signal_in_a_callback_of_memory_management_is_not_swallowed(dies, capsys):
     events = []
     with pytest.raises(stopping.Stopped), stopping.listening():
-        Finalized(events)
+        dies()
         events.append("gone on")
         time.sleep(10)
         events.append("never")
-    assert events == ["finalized", "gone on"]
+    assert events == ["gone on"]
+    assert capsys.readouterr().err == ""
+
+
+def test_other_errors_in_a_finalizer_are_told_as_ever(monkeypatch):
+    class Wrong:
+        def __del__(self):
+            raise RuntimeError("wrong")
+
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    with stopping.listening():
+        Wrong()
+    assert told == [RuntimeError]
 
 
 def test_what_ignores_a_signal_goes_on_ignoring_it():
