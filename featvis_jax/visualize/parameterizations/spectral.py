@@ -28,7 +28,7 @@ def fourier(
     decay: float = 1.0,
     intensity: Intensity = "sigmoid",
     intensity_range: tuple[float, float] = (0.0, 1.0),
-    noise: float = 0.05,
+    noise: float = 0.15,
 ) -> Parameterization:
     """Frequencies, the lower ones weighing more: the same step changes them further.
 
@@ -56,7 +56,7 @@ def fourier(
       >>> import jax
       >>> start = fourier(intensity="clip")
       >>> image = start.decode(start.init(jax.random.key(0), (33, 40, 1)))
-      >>> image.shape, abs(float(image.std()) - 0.05) < 0.02
+      >>> image.shape, abs(float(image.std()) - 0.15) < 0.05
       ((33, 40, 1), True)
     """
     if not 0 <= decay < math.inf:
@@ -86,7 +86,7 @@ def fourier(
         constrain=unchanged,
         is_image=False,
         encode=encode,
-        learning_rate=0.02,
+        learning_rate=0.05,
     )
 
 
