@@ -1,0 +1,162 @@
+r"""A stage of `experiments.reproduce_paper`: what a model says of held-out people, image by image.
+
+    python -m experiments.reproduction.assess --model=DIR --run=DIR --cohort=DIR --out=DIR
+
+Tells what the network takes every image for: whole, without the channels whose pictures in --run
+are uniform, and without as many of the alive ones, drawn anew several times. Writes
+predictions.tsv, ablation.json, and for lesions example.npz: a slice before and after, and where
+they are.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import cohort_flags, startup, stopping
+from experiments.launch import start
+from featvis_jax.checkpoints import TrainedModel, load_model
+from featvis_jax.data import pipeline, tasks
+from featvis_jax.data.cache import cache_volumes
+from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.results.manifest import encode_json
+from featvis_jax.results.store import read_run
+from featvis_jax.results.tables import encode_arrays, encode_rows
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "A zoo name, or the directory of a training.", required=True)
+flags.DEFINE_string("run", None, "Directory of its pictures, for their statuses.", required=True)
+flags.DEFINE_string("out", None, "Directory for the results.", required=True)
+flags.DEFINE_integer("batch", 16, "Images that are classified together.", lower_bound=2)
+flags.DEFINE_integer("draws", 5, "Drawings of alive channels to compare with.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Of lesions and drawings; a training's own.", lower_bound=0)
+
+_LESION_OPTIONS = ("count", "size_mm", "min_contrast", "polarity", "easy_contrast")
+
+
+def main(_: Sequence[str]) -> None:
+    """Classify, silence, classify again."""
+    startup.prepare()
+    model = load_model(FLAGS.model)
+    prepared, source = held_out(model)
+    statuses = _statuses(Path(FLAGS.run))
+    uniform, alive = _of_status(statuses, "uniform"), _of_status(statuses, "alive")
+    variants: dict[str, dict[str, list[int]]] = {"whole": {}}
+    if uniform:
+        variants["without_uniform"] = uniform
+        rng = np.random.default_rng(FLAGS.seed)
+        for draw in range(FLAGS.draws):
+            variants[f"without_alive_{draw + 1}"] = as_many_others(rng, uniform, alive)
+
+    owners = [source.owner(position) for position in range(len(source))]
+    columns: dict[str, Any] = {
+        "subject": np.repeat(owners, prepared.task.images_per_element).tolist()
+    }
+    for name, channels in variants.items():
+        labels, found = _classified(
+            model, silenced(model.variables, channels), prepared.task, source
+        )
+        columns["label"] = labels
+        columns[name] = found
+        print(f"{name}: {float(np.mean(labels == found)):.4f} of {len(labels)} right", flush=True)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    out = Path(FLAGS.out)
+    make_directory(out)
+    with locked(out), stopping.held():
+        if not isinstance(prepared.task, tasks.LabelTask):
+            atomic_write_bytes(out / "example.npz", encode_arrays(_example(prepared, source)))
+        atomic_write_bytes(out / "predictions.tsv", encode_rows(rows))
+        about = {
+            "class_names": list(prepared.class_names),
+            "images": len(rows),
+            "subjects": sorted(set(owners)),
+            "silenced": variants,
+        }
+        atomic_write_bytes(out / "ablation.json", encode_json(about))
+    print(f"Results: {out}")
+
+
+def held_out(model: TrainedModel) -> tuple[tasks.Prepared, pipeline.Source]:
+    """The model's task on the cohort of the flags, and the images of people it never saw.
+
+    Those are the ones of its own report where it was trained on this cohort, and otherwise those
+    that a training on this cohort would hold out.
+
+    Raises:
+      ValueError: The cohort has another grid, or lacks people of the report.
+    """
+    card, cohort = model.card, cohort_flags.cohort_from_flags()
+    drawn = card["data"].get("lesions")
+    options = None
+    if drawn is not None:
+        kept = {name: drawn[name] for name in _LESION_OPTIONS}
+        options = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
+    shape = model.image_shape[:-1]
+    cache = cohort_flags.volume_cache_directory(cohort)
+    prepared = tasks.prepare(
+        card["task"],
+        cohort,
+        rank=len(shape),
+        cache=cache,
+        crop=shape,
+        seed=FLAGS.seed,
+        lesion_options=options,
+    )
+    if card["data"]["cohort"] != cohort.name:
+        return prepared, prepared.test
+    cached = cache_volumes(cohort.select(card["report"]["subjects"]), cache)
+    return prepared, pipeline.source(list(cached.values()), shape)
+
+
+def _classified(
+    model: TrainedModel, variables: Variables, task: pipeline.Task, source: pipeline.Source
+) -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted class of every image."""
+
+    @jax.jit
+    def logits(variables: Variables, images: jax.Array) -> jax.Array:
+        return model.module.apply(variables, images)  # pyright: ignore[reportReturnType]
+
+    size = FLAGS.batch
+    labels, predicted = [], []
+    for batch in pipeline.evaluation_batches(source, task, batch_size=size, seed=FLAGS.seed):
+        stopping.check()
+        count = len(batch["label"])
+        padding = [(0, size - count)] + [(0, 0)] * (batch["image"].ndim - 1)
+        found = np.asarray(logits(variables, np.pad(batch["image"], padding)))[:count]
+        labels.append(batch["label"])
+        predicted.append(found.argmax(axis=1))
+    return np.concatenate(labels), np.concatenate(predicted)
+
+
+def _example(prepared: tasks.Prepared, source: pipeline.Source) -> dict[str, np.ndarray]:
+    """An image from the middle of the first held-out brain, the same with lesions, and where."""
+    assert isinstance(prepared.task, tasks.LesionTask)
+    of_first = [i for i in range(len(source)) if source.owner(i) == source.owner(0)]
+    position = of_first[len(of_first) // 2]
+    image = source[position]
+    # Few lesions, so that each can be found in print.
+    lesions = dataclasses.replace(prepared.task.lesions, count=(3, 3))
+    damaged, mask = lesions.add(image, np.random.default_rng([FLAGS.seed, 1, position]))
+    return {"original": image, "damaged": damaged, "mask": mask}
+
+
+def _statuses(directory: Path) -> list[tuple[str, int, str]]:
+    return [(row.layer, row.channel, row.status) for row in read_run(directory).records()]
+
+
+def _of_status(statuses: Sequence[tuple[str, int, str]], wanted: str) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for layer, channel, status in statuses:
+        if status == wanted:
+            found.setdefault(layer, []).append(channel)
+    return found
+
+
+if __name__ == "__main__":
+    start(main)
