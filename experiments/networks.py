@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax import linen, nnx
 
@@ -12,8 +13,9 @@ from experiments.python_files import function_name, load_function
 from featvis_jax.checkpoints import load_model, weights_hash
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch_weights import load_torch_weights
-from featvis_jax.nn.network import Network
+from featvis_jax.nn.network import Network, permuted_weights
 from featvis_jax.nn.taps import linen_network, nnx_network
+from featvis_jax.visualize import planning
 
 MODEL_HELP = (
     "A zoo name; the directory of a trained model; NET.onnx; FILE.py:FUNCTION, which returns "
@@ -90,6 +92,24 @@ def load(
     return Model(network, card, _centred_affine(network.image_shape), intensity_range)
 
 
+def with_permuted_weights(model: Model, seed: int) -> Model:
+    """The same network with the values of every tensor of weights in random order.
+
+    Args:
+      model: The network.
+      seed: Of the order; it is part of the card's name, and its checksum is another one.
+    """
+    weights = permuted_weights(jax.random.key(seed), model.network.variables)
+    card = {
+        **model.card,
+        "name": f"{model.card['name']} (weights permuted by seed {seed})",
+        "weights_sha256": hashlib.sha256(
+            f"{model.card['weights_sha256']} {weights_hash(weights)}".encode()
+        ).hexdigest(),
+    }
+    return model._replace(network=model.network._replace(variables=weights), card=card)
+
+
 def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
     trained = load_model(spec)
     network = linen_network(trained.module, trained.variables, trained.image_shape)
@@ -155,28 +175,38 @@ def _centred_affine(image_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def layers_text(network: Network) -> str:
-    """A table of the layers: name, operator, output, channels, receptive field and stride.
+    """A table of the layers: name, operator, output, channels, reach, and what fits into memory.
 
     Example:
-      >>> print(layers_text(load("square-lesion").network).splitlines()[1])
+      >>> print(layers_text(load("square-lesion").network).splitlines()[1][:64])
       conv1  Conv      138 x 190         8                3       1
     """
     head = ("layer", "operator", "output", "channels", "receptive field", "stride")
-    rows = [
-        (
-            layer.name,
-            layer.operator,
-            " x ".join(map(str, layer.shape[:-1])) or "-",
-            str(layer.channels),
-            "all" if layer.receptive_field is None else str(layer.receptive_field),
-            "-" if layer.stride is None else str(layer.stride),
+    head = (*head, "MiB per unit*", "units that fit")
+    free = planning.free_memory_bytes()
+    rows = []
+    for layer in network.layers:
+        needed = planning.estimated_unit_bytes(network, layer.name)
+        rows.append(
+            (
+                layer.name,
+                layer.operator,
+                " x ".join(map(str, layer.shape[:-1])) or "-",
+                str(layer.channels),
+                "all" if layer.receptive_field is None else str(layer.receptive_field),
+                "-" if layer.stride is None else str(layer.stride),
+                f"{needed / 2**20:.1f}",
+                str(free // needed),
+            )
         )
-        for layer in network.layers
-    ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = []
     for row in (head, *rows):
         left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
         right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
         lines.append("  ".join((*left, *right)).rstrip())
+    lines.append(
+        f"* an estimate from the shapes of the outputs; {free / 2**30:.1f} GiB may be used. "
+        "--dry_run compiles and measures."
+    )
     return "\n".join(lines)

@@ -7,10 +7,15 @@ import types
 import hypothesis
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from hypothesis import strategies
 
-from featvis_jax.visualize import planning
+from featvis_jax.nn.cnn import CNN
+from featvis_jax.nn.taps import linen_network
+from featvis_jax.visualize import objectives, parameterizations, planning
+from featvis_jax.visualize.ascent import Recipe
+from featvis_jax.visualize.layer import LayerProgram
 from featvis_jax.visualize.planning import Batch
 
 GIB = 2**30
@@ -197,3 +202,21 @@ def test_else_the_machines_own_estimate_counts(monkeypatch, stats):
     found = planning.free_memory_bytes()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < found < 0.8 * total
+
+
+@pytest.mark.parametrize("layer", ["conv2", "conv5", "logits"])
+def test_the_estimate_from_shapes_is_near_what_compiled_programs_take(layer):
+    model = CNN(rank=2)
+    shape = (80, 90, 1)
+    network = linen_network(model, model.init(jax.random.key(0), jnp.zeros(shape)), shape)
+    recipe = Recipe(
+        objective=objectives.channel(layer),
+        parameterization=parameterizations.pixels(),
+        optimizer=optax.adam(0.05),
+        steps=2,
+    )
+    few, many = (
+        LayerProgram(network, recipe, num_units=n, batch_size=n).memory_bytes for n in (1, 2)
+    )
+    # What all units share, the weights above all, is not part of a unit's memory.
+    assert 0.5 < (many - few) / planning.estimated_unit_bytes(network, layer) < 1.5
