@@ -37,15 +37,28 @@ flags.DEFINE_string(
 flags.DEFINE_integer("seed", 0, "Of all random draws.", lower_bound=0, upper_bound=2**32 - 1)
 
 
+flags.DEFINE_integer(
+    "random_weights",
+    None,
+    "Put the values of every tensor of --model's weights in a random order, by this seed: a "
+    "control for pictures.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
+
+
 def load_network() -> Model:
-    """The network of --model and what is known about it."""
+    """The network of --model, with permuted weights if asked for, and what is known about it."""
     shape = None if FLAGS.input_shape is None else numbers("input_shape", int)
     low, high = numbers("intensity_range", float, 2)
     if not low < high:
         raise ValueError(
             f"--intensity_range={','.join(FLAGS.intensity_range)}: expected LOW,HIGH, LOW < HIGH."
         )
-    return networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
+    model = networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
+    if FLAGS.random_weights is None:
+        return model
+    return networks.with_permuted_weights(model, FLAGS.random_weights)
 
 
 def out_directory() -> Path:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from featvis_jax.types import Activations, Image
+from featvis_jax.types import Activations, Image, Key
 
 Variables = PyTree[Array]
 Channel = Int[Array, ""]
@@ -76,6 +77,35 @@ class Network(NamedTuple):
             f"The network has no layer {name!r}; the nearest are {', '.join(nearest)}. All layers: "
             f"{', '.join(names)}. Append {_RELU!r} to take one after its ReLU."
         )
+
+
+def permuted_weights(key: Key, variables: Variables) -> Variables:
+    """The same numbers in every tensor of weights, in random order.
+
+    What such a network shows it has from its architecture and the spread of its weights, not from
+    what it learned.
+
+    Args:
+      key: Of the order.
+      variables: Weights; integers among them are left as they are.
+
+    References:
+      Adebayo et al., Sanity checks for saliency maps, 2018
+
+    Example:
+      >>> weights = {"bias": jnp.arange(3.0), "kernel": jnp.arange(4.0).reshape(2, 2)}
+      >>> permuted = permuted_weights(jax.random.key(0), weights)
+      >>> permuted["kernel"].shape, sorted(permuted["bias"].tolist())
+      ((2, 2), [0.0, 1.0, 2.0])
+    """
+    leaves, structure = jax.tree.flatten(variables)
+    permuted = [
+        jax.random.permutation(each, leaf.ravel()).reshape(leaf.shape)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else leaf
+        for each, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, permuted)
 
 
 def split_relu(name: str, names: Iterable[str]) -> tuple[str, bool]:

@@ -1,0 +1,451 @@
+r"""Grade pictures: do they show the lesion shape that the network was trained on?
+
+    python -m experiments.evaluate --run=runs/square --task=square_lesion --cohort=DIR \
+        --transfer_model=DIR --out=DIR --control=random=RUN --control=shuffled=RUN
+    python -m experiments.evaluate --images=DIR --shape=square --task=square_lesion --cohort=DIR \
+        --transfer_model=square-lesion --out=DIR
+
+Every picture of the graded units has four scores (featvis_jax/evaluation/grading.py), computed from
+the image and from models alone. Graded are the logits of classes that have a shape, and in other
+layers the channels that tell the classes apart best; --list_channels tells which these are. Writes
+scores.tsv, summary.tsv, scores.json and scores.png and .pdf.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import cohort_flags, graded_pictures, networks, startup, stopping
+from experiments.graded_pictures import Picture
+from experiments.launch import start, versions
+from experiments.networks import Model
+from experiments.task_names import TASK_HELP, NamedTask, named_task
+from featvis_jax.data import pipeline
+from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.lesions import SHAPES, Lesions, Shape
+from featvis_jax.data.pipeline import Source
+from featvis_jax.data.tasks import LesionTask, OutlineTask
+from featvis_jax.evaluation import concepts
+from featvis_jax.evaluation.grading import Concept, Grader
+from featvis_jax.evaluation.judge import train_judge
+from featvis_jax.evaluation.selectivity import class_effects, most_selective
+from featvis_jax.evaluation.summary import PICTURE, Graded, rows, scores, summary
+from featvis_jax.evaluation.transfer import detector, grounds, yardstick
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.results.manifest import encode_json
+from featvis_jax.results.scores_figure import scores_figure
+from featvis_jax.results.store import RunView
+from featvis_jax.results.tables import encode_rows
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_string("run", None, "Run to grade; repeat for several, other seeds for example.")
+flags.DEFINE_string("images", None, "Directory of .nii.gz or .npy images to grade instead.")
+flags.DEFINE_string("shape", None, "What all of --images should show; the task's shape by default.")
+flags.DEFINE_string("task", None, f"What the network was trained on: {TASK_HELP}", required=True)
+flags.DEFINE_string(
+    "model", None, f"The runs' network, where their flags do not tell: {networks.MODEL_HELP}"
+)
+flags.DEFINE_string(
+    "transfer_model",
+    None,
+    f"A network that was trained on the same task from another seed. {networks.MODEL_HELP}",
+    required=True,
+)
+flags.DEFINE_string("out", None, "Directory for the grades.", required=True)
+flags.DEFINE_multi_string(
+    "control",
+    [],
+    "NAME=RUN: pictures of the same units that should not show the shape, of a network with "
+    "--random_weights or of one trained with --shuffle_labels.",
+)
+flags.DEFINE_list(
+    "made_controls",
+    ["scrambled", "real"],
+    "Controls made here: the pictures with their phases scrambled, and real clean images.",
+)
+flags.DEFINE_integer("best", 5, "Channels of each layer but the logits.", lower_bound=1)
+flags.DEFINE_bool("list_channels", False, "Tell which channels are graded, and do nothing.")
+flags.DEFINE_integer(
+    "judge_patches", 4096, "Patches that the judge of shapes learns from.", lower_bound=64
+)
+flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
+
+# Images of held-out subjects that the scores are measured with.
+_LABELLED, _PLACES, _PATCHED, _REAL_SUBJECTS = 64, 12, 60, 4
+
+
+class Truth(NamedTuple):
+    """What the network was trained on.
+
+    Attributes:
+      task: Makes labelled images.
+      shapes: The shape of every class that has one, by class number.
+      names: Their names.
+    """
+
+    task: LesionTask | OutlineTask
+    shapes: dict[int, Shape]
+    names: dict[int, str]
+
+
+class HeldOut(NamedTuple):
+    """Images of subjects that no network was trained on.
+
+    Attributes:
+      judged: Of the subjects that the judge learns from.
+      tested: Of those that it is tested on.
+      all: Of all of them.
+      few: Of a few, for the real images that drive a unit most.
+    """
+
+    judged: Source
+    tested: Source
+    all: Source
+    few: Source
+
+
+def main(_: Sequence[str]) -> None:
+    """Grade, and write what was found."""
+    startup.prepare()
+    named = named_task(FLAGS.task)
+    _check_flags()
+    runs = graded_pictures.open_runs(FLAGS.run or [], flag="--run")
+    controls = _controls()
+    transfer = networks.load(FLAGS.transfer_model)
+    model = _model(runs)
+    _check_grids(model, transfer)
+    truth = _truth(named, model or transfer)
+    cohort = cohort_flags.cohort_from_flags()
+    held_out = _held_out(cohort, [m for m in (model, transfer) if m is not None])
+    units = _units(runs, model, truth, held_out) if model is not None else {}
+    if FLAGS.list_channels:
+        return
+    pictures = _pictures(runs, controls, units, model, truth, held_out)
+    out = Path(FLAGS.out)
+    make_directory(out)
+    with locked(out):
+        grader, by_name = _grader(truth, transfer, held_out)
+        graded = _graded(pictures, grader, by_name, truth)
+        _write(out, graded, grader, by_name, model, transfer, named, runs)
+
+
+def _check_flags() -> None:
+    if bool(FLAGS.run) == bool(FLAGS.images) and not FLAGS.list_channels:
+        raise ValueError(
+            f"--run={FLAGS.run} and --images={FLAGS.images}: expected one of the two, runs of ours "
+            "or a directory of images."
+        )
+    if FLAGS.shape is not None and not FLAGS.images:
+        raise ValueError(f"--shape={FLAGS.shape}: says what --images show, and there are none.")
+    unknown = set(FLAGS.made_controls) - {"scrambled", "real", ""}
+    if unknown:  # "" is what --made_controls= gives.
+        raise ValueError(
+            f"--made_controls={','.join(FLAGS.made_controls)}: expected scrambled, real, both or "
+            "nothing."
+        )
+
+
+def _controls() -> dict[str, list[RunView]]:
+    """The runs of --control by name."""
+    found: dict[str, list[RunView]] = {}
+    for text in FLAGS.control:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in (PICTURE, "scrambled", "real"):
+            raise ValueError(
+                f"--control={text}: expected NAME=RUN with a name such as random or shuffled, and "
+                "the directory of a run."
+            )
+        found.setdefault(name, []).extend(
+            graded_pictures.open_runs([path], flag=f"--control={name}")
+        )
+    return found
+
+
+def _model(runs: Sequence[RunView]) -> Model | None:
+    """The network that the runs visualize."""
+    if not runs and not FLAGS.list_channels:
+        return None
+    spec = FLAGS.model or (graded_pictures.model_of(runs[0]) if runs else None)
+    if spec is None:
+        raise ValueError("--model is missing: the run does not say which network it is of.")
+    try:
+        model = networks.load(spec)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--model={spec}: {error}") from error
+    for run in runs:
+        configuration = run.configuration
+        if configuration.get("weights_sha256") != model.card["weights_sha256"]:
+            raise ValueError(
+                f"--run={run.directory} is of the model {configuration.get('model')!r} with the "
+                f"weights {configuration.get('weights_sha256')}; --model={spec} has "
+                f"{model.card['weights_sha256']}: give the model that the run was made with."
+            )
+    return model
+
+
+def _check_grids(model: Model | None, transfer: Model) -> None:
+    if model is not None and model.image_shape != transfer.image_shape:
+        raise ValueError(
+            f"--transfer_model={FLAGS.transfer_model} takes images of {transfer.image_shape}, the "
+            f"run's are of {model.image_shape}: take one that was trained on the same grid."
+        )
+    if model is not None and model.card["weights_sha256"] == transfer.card["weights_sha256"]:
+        raise ValueError(
+            f"--transfer_model={FLAGS.transfer_model} is the run's own model: take one that was "
+            "trained from another seed."
+        )
+
+
+def _truth(named: NamedTask, model: Model) -> Truth:
+    """The task with the lesions that the model's card tells of."""
+    if named.name == "sex":
+        raise ValueError("--task=sex: it has no shape that a picture could show.")
+    drawn = model.card.get("data", {}).get("lesions", {})
+    if drawn and named.shape is None and model.card["task"] != named.name:
+        raise ValueError(
+            f"--task={FLAGS.task}: the model {model.card['name']!r} was trained on "
+            f"{model.card['task']!r}; give that task."
+        )
+    size = float(np.linalg.norm(model.affine[:3, 0]))
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in drawn.items()
+        if name != "shape"
+    } or {"voxel_size_mm": size}
+    if named.name == "square_or_disc" and named.shape is None:
+        shapes = SHAPES["disc"], SHAPES["square"]
+        task = OutlineTask(Lesions(shapes[0], **options), shapes)
+        return Truth(task, dict(enumerate(shapes)), dict(enumerate(task.class_names)))
+    shape = named.shape or SHAPES[named.name.split("_")[0]]
+    name = named.name if named.shape is not None else named.name.split("_")[0]
+    return Truth(LesionTask(Lesions(shape, **options)), {1: shape}, {1: name})
+
+
+def _held_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
+    """Images of the subjects that none of the models was trained on."""
+    ids = list(cohort.participant_ids)
+    for model in models:
+        if model.card.get("data", {}).get("cohort") == cohort.name:
+            kept = set(model.card["report"]["subjects"])
+            ids = [participant_id for participant_id in ids if participant_id in kept]
+    if len(ids) < 2:
+        raise ValueError(
+            f"--cohort={cohort_flags.COHORT.value}: {len(ids)} subjects are held out by all models "
+            "together; expected at least 2. Train the transfer model with the same --split_seed."
+        )
+    cached = cache_volumes(cohort.select(ids), cohort_flags.volume_cache_directory(cohort))
+    volumes = list(cached.values())
+    half = (len(volumes) + 1) // 2
+    shape = models[0].image_shape[:-1]
+    return HeldOut(
+        pipeline.source(volumes[:half], shape),
+        pipeline.source(volumes[half:], shape),
+        pipeline.source(volumes, shape),
+        pipeline.source(volumes[:_REAL_SUBJECTS], shape),
+    )
+
+
+def _labelled(truth: Truth, source: Source) -> Any:
+    return pipeline.evaluation_batches(
+        source, truth.task, batch_size=16, seed=FLAGS.seed, max_images=2 * _LABELLED
+    )
+
+
+def _units(
+    runs: Sequence[RunView], model: Model, truth: Truth, held_out: HeldOut
+) -> dict[tuple[str, int], str]:
+    """The units that are graded, and the shape that each was trained on."""
+    logits = _logits(model)
+    if runs:
+        present = graded_pictures.channels_of(runs)
+    else:
+        weighted = (layer for layer in model.network.layers if layer.has_weights)
+        present = {layer.name: list(range(layer.channels)) for layer in weighted}
+    found: dict[tuple[str, int], str] = {}
+    hidden = [layer for layer in present if layer != logits]
+    effects = class_effects(model.network, hidden, _labelled(truth, held_out.all)) if hidden else {}
+    for layer, channels in present.items():
+        if layer == logits:
+            chosen = [channel for channel in channels if channel in truth.names]
+            found |= {(layer, channel): truth.names[channel] for channel in chosen}
+            print(f"{layer}: {', '.join(f'{c} ({truth.names[c]})' for c in chosen) or 'none'}")
+            continue
+        best = most_selective(
+            effects[layer], best=FLAGS.best, concepts=tuple(truth.names), among=channels
+        )
+        found |= {(layer, each.channel): truth.names[each.concept] for each in best}
+        told = (f"{e.channel} ({truth.names[e.concept]}, effect {e.effect:.2f})" for e in best)
+        print(f"{layer}: {', '.join(told) or 'no channel tells the classes apart'}")
+    if not found:
+        raise ValueError(
+            f"--run={','.join(FLAGS.run)}: none of its units detects a lesion; visualize the "
+            f"logits, or the channels that --list_channels tells of."
+        )
+    return found
+
+
+def _logits(model: Model) -> str:
+    """The last layer that has weights."""
+    return [layer.name for layer in model.network.layers if layer.has_weights][-1]
+
+
+def _pictures(
+    runs: Sequence[RunView],
+    controls: Mapping[str, Sequence[RunView]],
+    units: Mapping[tuple[str, int], str],
+    model: Model | None,
+    truth: Truth,
+    held_out: HeldOut,
+) -> list[Picture]:
+    """All pictures and controls."""
+    if FLAGS.images:
+        names = list(truth.names.values())
+        if FLAGS.shape is None and len(names) > 1:
+            raise ValueError(f"--shape is missing: say which of {names} --images should show.")
+        shape = FLAGS.shape or names[0]
+        if shape not in names:
+            raise ValueError(f"--shape={shape}: --task={FLAGS.task} has {names}.")
+        found = graded_pictures.of_directory(FLAGS.images, shape)
+    else:
+        found = [p for run in runs for p in graded_pictures.of_run(run, units)]
+    made = list(found)
+    if "scrambled" in FLAGS.made_controls:
+        made += graded_pictures.scrambled(found, seed=FLAGS.seed)
+    if "real" in FLAGS.made_controls and model is not None:
+        made += graded_pictures.real(model, held_out.few, units, count=_REAL_SUBJECTS)
+    for name, of_control in controls.items():
+        own = [p for run in of_control for p in graded_pictures.of_run(run, units, kind=name)]
+        if not own and not FLAGS.images:
+            wanted = ", ".join(f"{layer} {channel}" for layer, channel in units)
+            raise ValueError(
+                f"--control={name}: its runs have none of the units that are graded ({wanted}): "
+                "visualize the same layers and channels."
+            )
+        made += own
+    return made
+
+
+def _grader(truth: Truth, transfer: Model, held_out: HeldOut) -> tuple[Grader, dict[str, Concept]]:
+    """The scores, with all that they are measured with."""
+    lesions, rank = truth.task.lesions, len(transfer.image_shape) - 1
+    templates = dict(concepts.TEMPLATES)
+    middle = float(np.sqrt(np.prod(lesions.size_mm))) / lesions.voxel_size_mm
+    sizes = {}
+    for label, shape in truth.shapes.items():
+        templates[truth.names[label]] = concepts.template(shape)
+        sizes[label] = middle * concepts.equal_area_side(shape, rank)
+    own = list(truth.names.values())
+    others = [name for name in (*SHAPES, "line") if name not in own]
+    outlines = concepts.outlines([*own, *others], templates=templates, rank=rank)
+    nominal = float(np.mean(list(sizes.values())))
+    images = {
+        part: list(pipeline.spread(source, max_images=_PATCHED))
+        for part, source in (("judged", held_out.judged), ("tested", held_out.tested))
+    }
+    judge = train_judge(
+        images["judged"],
+        images["tested"],
+        outlines,
+        size=nominal,
+        templates=templates,
+        patches=FLAGS.judge_patches,
+        seed=FLAGS.seed,
+    )
+    print(
+        f"The judge tells {', '.join(judge.classes)} apart with a balanced accuracy of "
+        f"{100 * judge.balanced_accuracy:.1f} % on patches of other subjects."
+    )
+    detect = detector(transfer.network, _logits(transfer), batch_size=1 + 4 + 2 * _PLACES)
+    by_name = {
+        truth.names[label]: Concept(
+            truth.names[label],
+            sizes[label],
+            yardstick(detect, _labelled(truth, held_out.all), label),
+        )
+        for label in truth.shapes
+    }
+    rng = np.random.default_rng([FLAGS.seed, 4])
+    places = grounds(pipeline.spread(held_out.all, max_images=_PLACES), judge.side, rng)
+    return Grader(templates, judge, outlines, detect, places, FLAGS.seed), by_name
+
+
+def _graded(
+    pictures: Sequence[Picture], grader: Grader, by_name: Mapping[str, Concept], truth: Truth
+) -> list[Graded]:
+    """The grade of every picture."""
+    lesions = truth.task.lesions
+    shapes = {truth.names[label]: shape for label, shape in truth.shapes.items()}
+    shape = grader.places[0].image.shape
+    found = []
+    for each in tqdm(pictures, desc="grading", unit="picture"):
+        stopping.check()
+        image, concept = each.load(), by_name[each.concept]
+        if image.shape != shape:
+            raise ValueError(
+                f"{each.run}, {each.layer} {each.channel}: a picture of shape {image.shape}; "
+                f"--transfer_model={FLAGS.transfer_model} takes {shape}: resample it to that grid."
+            )
+        grade = grader.grade(image, concept)
+        side = concepts.equal_area_side(shapes[each.concept], image.ndim - 1)
+        found.append(
+            Graded(*each[:-1], size_mm=grade.size / side * lesions.voxel_size_mm, grade=grade)
+        )
+    return found
+
+
+def _write(
+    out: Path,
+    graded: Sequence[Graded],
+    grader: Grader,
+    by_name: Mapping[str, Concept],
+    model: Model | None,
+    transfer: Model,
+    named: NamedTask,
+    runs: Sequence[RunView],
+) -> None:
+    """All files of a grading, and a few lines on the terminal."""
+    rank = len(transfer.image_shape) - 1
+    each = [grader.chances(concept, rank) for concept in by_name.values()]
+    chances = {name: float(np.mean([chance[name] for chance in each])) for name in each[0]}
+    table = summary(graded, chances)
+    found = {
+        **scores(graded),
+        "task": named.name,
+        "chance": chances,
+        "judge": {
+            "classes": list(grader.judge.classes),
+            "balanced_accuracy": grader.judge.balanced_accuracy,
+        },
+        "models": {
+            name: {"name": known.card["name"], "weights_sha256": known.card["weights_sha256"]}
+            for name, known in (("graded", model), ("transfer", transfer))
+            if known is not None
+        },
+        "runs": [{"name": r.directory.resolve().name, "fingerprint": r.fingerprint} for r in runs],
+        "seed": FLAGS.seed,
+        "versions": versions(),
+    }
+    atomic_write_bytes(out / "scores.tsv", encode_rows(rows(graded), digits=5))
+    atomic_write_bytes(out / "summary.tsv", encode_rows(table, digits=5))
+    for kind in ("png", "pdf"):
+        figure = scores_figure(table, title=f"{named.name}: what the pictures show", kind=kind)
+        atomic_write_bytes(out / f"scores.{kind}", figure)
+    atomic_write_bytes(out / "scores.json", encode_json(json.loads(json.dumps(found))))
+    for row in table:
+        if row["layer"] == "all" and row["score"] in ("named", "size"):
+            low, high = (f"{100 * float(str(row[end])):.0f}" for end in ("low", "high"))
+            print(
+                f"{row['control']}, {row['score']}: {row['passed']} of {row['n']} "
+                f"(95 % interval {low} to {high} %)"
+            )
+    print(f"Scores: {out / 'scores.json'}, {out / 'scores.png'}")
+
+
+if __name__ == "__main__":
+    start(main)

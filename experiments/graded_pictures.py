@@ -1,0 +1,170 @@
+"""The pictures of a grading: those of runs, of control runs, and files of any other tool."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+from jaxtyping import Float
+
+from experiments.networks import Model
+from featvis_jax.data.pipeline import Source
+from featvis_jax.evaluation.energy import phase_scrambled
+from featvis_jax.evaluation.examples import top_examples
+from featvis_jax.evaluation.summary import PICTURE
+from featvis_jax.results.store import RunView, read_run
+
+_VARIANT = re.compile(r"(?P<layer>.+)/variant(?P<number>\d+)")
+_SUFFIXES = (".nii", ".nii.gz", ".npy")
+
+Units = Mapping[tuple[str, int], str]
+"""The concept of every unit that is graded, by layer and channel."""
+
+
+class Picture(NamedTuple):
+    """A picture to grade.
+
+    Attributes:
+      run: Name of its run or file.
+      layer: Of its unit.
+      channel: Of its unit.
+      variant: From 1.
+      concept: What its unit was trained on.
+      kind: "picture" or a control.
+      load: Reads it.
+    """
+
+    run: str
+    layer: str
+    channel: int
+    variant: int
+    concept: str
+    kind: str
+    load: Callable[[], Float[np.ndarray, "*spatial 1"]]
+
+
+def open_runs(paths: Sequence[str], *, flag: str) -> list[RunView]:
+    """Runs by their directories.
+
+    Raises:
+      FileNotFoundError: There is no run.
+      ValueError: A run holds no finished picture.
+    """
+    runs = []
+    for path in paths:
+        try:
+            run = read_run(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{flag}={path}: {error}") from error
+        if not run.records():
+            raise ValueError(f"{flag}={path}: the run has no finished picture: let it end first.")
+        runs.append(run)
+    return runs
+
+
+def model_of(run: RunView) -> str | None:
+    """What --model was when a run was made, by its flags.txt."""
+    path = run.directory / "flags.txt"
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line[8:] for line in lines if line.startswith("--model=")), None)
+
+
+def layer_and_variant(page: str) -> tuple[str, int]:
+    """The layer and the variant, from 1, that a run keeps under a name.
+
+    >>> layer_and_variant("conv5"), layer_and_variant("block/conv/variant3")
+    (('conv5', 1), ('block/conv', 3))
+    """
+    match = _VARIANT.fullmatch(page)
+    return (page, 1) if match is None else (match["layer"], int(match["number"]))
+
+
+def channels_of(runs: Sequence[RunView]) -> dict[str, list[int]]:
+    """The channels that runs have pictures of, by layer."""
+    found: dict[str, set[int]] = {}
+    for run in runs:
+        for record in run.records():
+            found.setdefault(layer_and_variant(record.layer)[0], set()).add(record.channel)
+    return {layer: sorted(channels) for layer, channels in found.items()}
+
+
+def of_run(run: RunView, units: Units, *, kind: str = PICTURE) -> list[Picture]:
+    """The pictures that a run has of some units."""
+    found = []
+    for record in run.records():
+        layer, variant = layer_and_variant(record.layer)
+        concept = units.get((layer, record.channel))
+        if concept is None:
+            continue
+        page, channel = record.layer, record.channel
+
+        def load(page: str = page, channel: int = channel) -> Float[np.ndarray, "*spatial 1"]:
+            return run.image(page, channel)[0]
+
+        name = run.directory.resolve().name
+        found.append(Picture(name, layer, channel, variant, concept, kind, load))
+    return found
+
+
+def of_directory(path: str, concept: str) -> list[Picture]:
+    """Every image of a directory, whatever made it.
+
+    Raises:
+      FileNotFoundError: There is no such directory, or no image in it.
+    """
+    files = [p for p in sorted(Path(path).glob("*")) if p.name.endswith(_SUFFIXES)]
+    if not files:
+        raise FileNotFoundError(
+            f"--images={path}: no image there; expected a directory with files that end in "
+            f"{', '.join(_SUFFIXES)}."
+        )
+    return [
+        Picture(file.name, "images", number, 1, concept, PICTURE, lambda file=file: _read(file))
+        for number, file in enumerate(files)
+    ]
+
+
+def _read(path: Path) -> Float[np.ndarray, "*spatial 1"]:
+    """One image of any tool."""
+    try:
+        if path.suffix == ".npy":
+            image = np.load(path, allow_pickle=False)
+        else:
+            image = np.asarray(nibabel.load(path).dataobj)  # pyright: ignore
+    except Exception as error:
+        raise ValueError(f"--images: {path} cannot be read: {error}") from error
+    image = np.asarray(image, np.float32)
+    # A slice is one plane of a NIfTI file, and an array with or without a channel.
+    return image if image.shape[-1] == 1 else image[..., None]
+
+
+def scrambled(pictures: Sequence[Picture], *, seed: int) -> list[Picture]:
+    """Every picture with its phases scrambled."""
+
+    def load(number: int, picture: Picture) -> Float[np.ndarray, "*spatial 1"]:
+        rng = np.random.default_rng([seed, 3, number])
+        return np.asarray(phase_scrambled(picture.load(), rng), np.float32)
+
+    return [
+        each._replace(kind="scrambled", load=lambda n=number, p=each: load(n, p))
+        for number, each in enumerate(pictures)
+    ]
+
+
+def real(model: Model, source: Source, units: Units, *, count: int) -> list[Picture]:
+    """The clean images of held-out subjects that drive every unit most."""
+    found = []
+    batch_size = 16 if len(model.image_shape) == 3 else 1
+    for layer in dict.fromkeys(layer for layer, _ in units):
+        top = top_examples(model.network, layer, source, count=count, batch_size=batch_size)
+        for (name, channel), concept in units.items():
+            if name != layer:
+                continue
+            for variant, index in enumerate(top.image[channel], start=1):
+                load = lambda index=int(index): source[index]  # noqa: E731
+                found.append(Picture("real", layer, channel, variant, concept, "real", load))
+    return found

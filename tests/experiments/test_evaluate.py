@@ -1,0 +1,171 @@
+"""Grading as its users run it: runs of ours, controls, and images of any tool."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+# A network that counts neighbours of one grey level: it finds lesions, and knows no shape.
+CONTRAST = """
+import jax.numpy as jnp
+from flax import linen as nn
+
+class Contrast(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        alike = (images[:, 1:] == images[:, :-1]) & (images[:, 1:] > 0.01)
+        return nn.Dense(2, name="logits")(100 * alike.mean(axis=(1, 2)))
+
+def network():
+    dense = {"kernel": jnp.array([[0.0, 1.0]]), "bias": jnp.zeros(2)}
+    return Contrast(), {"params": {"logits": dense}}, (40, 44, 1)
+"""
+
+RING = """
+import numpy as np
+
+def ring(coordinates, center, size):
+    offsets = coordinates - np.reshape(center, (-1,) + (1,) * (coordinates.ndim - 1))
+    radius = np.sqrt((offsets**2).sum(axis=0))
+    return ((radius < 0.7 * size) & (radius > 0.35 * size)).astype(float)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(place, trained, launch):
+    """A run of two layers with two variants, and the same with permuted weights."""
+    made = {}
+    model = trained(2)[0]
+    for name, own in {"run": [], "random": ["--random_weights=1"]}.items():
+        made[name] = place / "graded" / name
+        ran = launch(
+            "visualize",
+            *[f"--model={model}", "--layer=conv3", "--layer=logits", "--channels=0,1"],
+            *["--variants=2", "--steps=2", "--gallery=false", f"--out={made[name]}", *own],
+        )
+        assert ran.returncode == 0, ran.stderr
+    return made
+
+
+@pytest.fixture(scope="module")
+def outcomes(drive, place, runs, cohort_flags):
+    """What each list of flags led to."""
+    network = place / "contrast.py"
+    network.write_text(CONTRAST)
+    images = place / "images"
+    images.mkdir()
+    square = np.full((40, 44), 0.5, np.float32)
+    square[10:15, 20:25] = 0.9
+    np.save(images / "square.npy", square)
+    nibabel.save(nibabel.Nifti1Image(square[..., None], np.eye(4)), images / "again.nii.gz")
+    # Another cohort than the one trained on: nobody in it is known to a network.
+    cohort = ["--synthetic_subjects=5", *cohort_flags[1:], "--judge_patches=128"]
+    common = [*cohort, "--task=square_lesion", f"--transfer_model={network}:network"]
+    run = f"--run={runs['run']}"
+    commands = {
+        "run": [run, f"--control=random={runs['random']}"],
+        "images": [f"--images={images}", "--made_controls=scrambled"],
+        "nothing": [],
+        "wrong_model": [f"--run={runs['random']}"],
+        "wrong_control": [run, "--control=random"],
+        "wrong_shape": [f"--images={images}", "--shape=ring"],
+        "no_images": [f"--images={place / 'nobody'}"],
+    }
+    flags = [[*common, *own, f"--out={place / 'grades' / name}"] for name, own in commands.items()]
+    return dict(zip(commands, drive("evaluate", flags), strict=True))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, dialect="excel-tab"))
+
+
+def test_a_run_and_its_controls_are_graded(outcomes, place):
+    assert outcomes["run"]["status"] == 0, outcomes["run"]["errors"]
+    out = place / "grades" / "run"
+    rows = table(out / "scores.tsv")
+    pictures = [row for row in rows if row["control"] == "picture"]
+    # The logit of class 0 has no shape; each unit has two variants.
+    assert {(row["channel"], row["variant"]) for row in pictures if row["layer"] == "logits"} == {
+        ("1", "1"),
+        ("1", "2"),
+    }
+    kinds = {row["control"] for row in rows}
+    assert kinds == {"picture", "scrambled", "real", "random"}
+    for row in rows:
+        first = row["filter_ok"] == "1" or row["judge_ok"] == "1"
+        second = row["transfer_ok"] == "1" or row["insertion_ok"] == "1"
+        assert (row["named"] == "1") == (first and second)
+    scores = json.loads((out / "scores.json").read_bytes())
+    for kind, found in (("picture", scores), *scores["controls"].items()):
+        own = [row for row in rows if row["control"] == kind]
+        for key, column in (("shape_accuracy", "named"), ("size_accuracy", "size_ok")):
+            passed = sum(row[column] == "1" for row in own)
+            assert found[key]["value"] == pytest.approx(passed / len(own))
+            assert found[key]["n"] == len(own)
+            low, high = found[key]["ci95"]
+            assert low <= found[key]["value"] <= high
+    assert set(scores["controls"]) == kinds - {"picture"}
+    summary = table(out / "summary.tsv")
+    assert {row["layer"] for row in summary} == {"all", *(row["layer"] for row in rows)}
+    for name, beginning in (("scores.png", b"\x89PNG"), ("scores.pdf", b"%PDF")):
+        assert (out / name).read_bytes().startswith(beginning)
+
+
+def test_images_of_any_tool_are_graded_alike(outcomes, place):
+    assert outcomes["images"]["status"] == 0, outcomes["images"]["errors"]
+    rows = table(place / "grades" / "images" / "scores.tsv")
+    pictures = [row for row in rows if row["control"] == "picture"]
+    assert [row["run"] for row in pictures] == ["again.nii.gz", "square.npy"]
+    apart = ("run", "channel")
+    first, second = ({k: v for k, v in row.items() if k not in apart} for row in rows[:2])
+    assert first == second
+    # Three voxels of a lesion are too few to tell its outline by; they are enough to insert it.
+    assert float(first["r_square"]) > float(first["r_scrambled"])
+    assert first["insertion_ok"] == "1"
+
+
+def test_what_does_not_fit_is_refused(outcomes, refused, runs, place):
+    refused(outcomes["nothing"], ["--run", "--images", "expected one of the two"])
+    refused(outcomes["wrong_model"], ["--run", str(runs["random"]), "weights"])
+    refused(outcomes["wrong_control"], ["--control=random", "NAME=RUN"])
+    refused(outcomes["wrong_shape"], ["--shape=ring", "square"])
+    refused(outcomes["no_images"], ["--images", str(place / "nobody")])
+
+
+def test_permuted_weights_are_another_configuration(runs):
+    run, random = (json.loads((runs[name] / "run.json").read_bytes()) for name in runs)
+    assert "permuted by seed 1" in random["configuration"]["model"]
+    assert run["configuration"]["weights_sha256"] != random["configuration"]["weights_sha256"]
+    assert run["fingerprint"] != random["fingerprint"]
+
+
+def test_a_shape_of_the_users_own_is_trained_visualized_and_graded(
+    launch, place, training_flags, cohort_flags
+):
+    (place / "shapes.py").write_text(RING)
+    task = f"--task={place / 'shapes.py'}:ring"
+    model, run, grades = (place / name for name in ("ring-model", "ring-run", "ring-grades"))
+    cohort = ["--synthetic_subjects=5", *cohort_flags[1:], "--judge_patches=128"]
+    for name, flags in {
+        "train": [task, *training_flags[2], f"--out={model}"],
+        "visualize": [
+            *[f"--model={model}", "--layer=logits", "--channels=1", "--steps=2"],
+            *["--gallery=false", f"--out={run}"],
+        ],
+        "evaluate": [
+            *[task, *cohort, f"--run={run}", f"--out={grades}"],
+            f"--transfer_model={place / 'contrast.py'}:network",
+        ],
+    }.items():
+        ran = launch(name, *flags)
+        assert ran.returncode == 0, ran.stderr
+    card = json.loads((model / "model" / "card.json").read_bytes())
+    assert card["task"] == card["data"]["lesions"]["shape"] == "ring"
+    rows = table(grades / "scores.tsv")
+    assert {row["concept"] for row in rows} == {"ring"}
+    assert all(0 <= float(row["r_ring"]) <= 1 for row in rows)
+    assert {row["judge"] for row in rows} <= {"ring", "square", "disc", "gaussian", "line", "clean"}
