@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import stats
 
+from featvis_jax.evaluation.proportions import Share
+
 
 class Interval(NamedTuple):
     """An estimate with its 95 % interval, and how that was found."""
@@ -15,24 +17,6 @@ class Interval(NamedTuple):
     low: float
     high: float
     method: str
-
-
-def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share.
-
-    Args:
-      successes: From 0 to `total`.
-      total: At least 1.
-
-    References:
-      Wilson, Probable inference, the law of succession, and statistical inference, 1927
-
-    Example:
-      >>> [round(end, 3) for end in wilson(9, 10)]
-      [0.596, 0.982]
-    """
-    found = stats.binomtest(successes, total).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def balanced_accuracy(
@@ -74,7 +58,7 @@ def balanced_accuracy(
         low, high = np.percentile(_balanced(counts[picked].sum(axis=1)), (2.5, 97.5))
         return Interval(value, float(low), float(high), "bootstrap over subjects")
     totals = counts.sum(axis=0).astype(int)
-    ends = np.array([wilson(int(right), int(total)) for total, right in totals])
+    ends = np.array([Share(int(right), int(total)).interval for total, right in totals])
     recall = totals[:, 1] / totals[:, 0]
     below, above = np.sqrt(((recall[:, None] - ends) ** 2).sum(axis=0)) / len(totals)
     low, high = max(0.0, value - below), min(1.0, value + above)
