@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nibabel
-import numpy as np
 from absl import flags
-from nibabel.affines import voxel_sizes
-from nilearn import image as nilearn_image
 
 from experiments import cohort_flags, stopping
 from experiments.launch import start
 from featvis_jax.data.cohorts import Cohort, Subject
+from featvis_jax.data.resampling import resampled
 from featvis_jax.data.volumes import load_volume
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
@@ -49,7 +46,9 @@ def _write(cohort: Cohort, out: Path) -> None:
         if path.is_file() or stopping.requested():
             return
         make_directory(path.parent)
-        atomic_write_bytes(path, resampled(subject.path, FLAGS.voxel_size_mm))
+        coarse = resampled(load_volume(subject.path), FLAGS.voxel_size_mm)
+        encoded = encode_nifti(coarse.data[..., None], coarse.affine, space="mni")
+        atomic_write_bytes(path, encoded)
 
     with stopping.held(), ThreadPoolExecutor(_WORKERS) as pool:
         list(pool.map(one, cohort.subjects))
@@ -61,39 +60,6 @@ def _write(cohort: Cohort, out: Path) -> None:
     }
     atomic_write_bytes(out / "dataset_description.json", encode_json(description))
     atomic_write_bytes(out / "participants.tsv", _participants(cohort))
-
-
-def resampled(path: Path, voxel_size_mm: float) -> bytes:
-    """A scan on a coarser grid, as the bytes of a .nii.gz file.
-
-    The image is smoothed to the new voxel size first, so that nothing finer folds back.
-
-    Args:
-      path: The scan.
-      voxel_size_mm: Side of the new voxels.
-    """
-    volume = load_volume(path)
-    scan = nibabel.Nifti1Image(volume.data, volume.affine)
-    old = np.asarray(voxel_sizes(volume.affine))
-    # Widths add as squares: an old voxel blurred by this is as wide as a new one.
-    widths = np.sqrt(np.maximum(voxel_size_mm**2 - old**2, 0.0))
-    smooth = nilearn_image.smooth_img(scan, fwhm=[float(width) for width in widths])
-    # The new grid begins at the same corner, not at the same centre of a voxel.
-    ratio = voxel_size_mm / old
-    scaling = np.diag([*ratio, 1.0])
-    scaling[:3, 3] = (ratio - 1) / 2
-    shape = [max(1, round(n / r)) for n, r in zip(volume.data.shape, ratio, strict=True)]
-    new = nilearn_image.resample_img(
-        smooth,
-        target_affine=volume.affine @ scaling,
-        target_shape=shape,
-        interpolation="linear",
-        copy_header=True,
-        force_resample=True,
-    )
-    data = np.maximum(np.asarray(new.dataobj, np.float32), 0.0)
-    assert new.affine is not None
-    return encode_nifti(data[..., None], new.affine, space="mni")
 
 
 def _participants(cohort: Cohort) -> bytes:
