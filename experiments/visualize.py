@@ -53,6 +53,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("batch", "auto", "Units per batch, or auto for the largest that fits.")
 flags.DEFINE_bool("gallery", True, "Whether to build the pages at the end.")
+flags.DEFINE_bool(
+    "transparency",
+    False,
+    "Keep a second image of every unit, where the network was looking: the size of the gradient, "
+    "added up over all steps.",
+)
 flags.DEFINE_bool("list_layers", False, "Tell the layers of --model, and do nothing.")
 flags.DEFINE_bool("dry_run", False, "Tell layers, batches, memory, time and disk; write nothing.")
 flags.DEFINE_string(
@@ -75,10 +81,7 @@ def main(_: Sequence[str]) -> None:
     layers = ascent_flags.chosen_layers(network)
     work = Work(
         network,
-        recipes={
-            layer.name: ascent_flags.recipe(model, layer.name, FLAGS.regularization)
-            for layer in layers
-        },
+        recipes={layer.name: _recipe(model, layer.name) for layer in layers},
         channels={layer.name: ascent_flags.chosen_channels(layer) for layer in layers},
     )
     configuration = _configuration(model, work)
@@ -260,7 +263,8 @@ def _result(unit: FinishedUnit, layer: Layer, model: Model, seconds: float) -> U
         seconds=round(seconds, 3),
         seed=FLAGS.seed,
     )
-    return UnitResult(record, unit.image, unit.objective_trace, unit.penalty_trace)
+    traces = unit.objective_trace, unit.penalty_trace
+    return UnitResult(record, unit.image, *traces, transparency=unit.transparency)
 
 
 def _shard() -> tuple[int, int] | None:
@@ -294,6 +298,12 @@ def _batch_size() -> int | None:
     return begun[0].configuration.get("batch") if begun else None
 
 
+def _recipe(model: Model, layer: str) -> ascent.Recipe:
+    """The recipe of the flags, with a transparency map if one of them or the file asks for it."""
+    recipe = ascent_flags.recipe(model, layer, FLAGS.regularization)
+    return recipe._replace(transparency=recipe.transparency or FLAGS.transparency)
+
+
 def _configuration(model: Model, work: Work) -> dict[str, Any]:
     """All that decides the images."""
     recipes = work.recipes
@@ -311,6 +321,7 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
         "parameterization": recipe.parameterization.description,
         "optimizer": image_flags.optimizer(recipe.parameterization)[1],
         "variants": recipe.variants,
+        "transparency": recipe.transparency,
         "regularization": FLAGS.regularization,
         "robustness": describe(recipe.robustness),
         "projection": describe(recipe.projection),

@@ -131,4 +131,5 @@ def _results(view: RunView, layer: str, *, without: frozenset[int]) -> Iterator[
     for record in records:
         at = row[record.channel]
         image, _ = view.image(layer, record.channel)
-        yield UnitResult(record, image, traces.objective[at], traces.penalty[at])
+        seen = view.transparency(layer, record.channel)
+        yield UnitResult(record, image, traces.objective[at], traces.penalty[at], seen)

@@ -7,6 +7,7 @@
     units.tsv, units.json       one row per finished unit, and what the columns mean
     images/<layer>/0012.nii.gz  the image of channel 12, on the grid of the model's input
     images/<layer>/0012.png     the same for the eye
+    transparency/<layer>/       for both, where the network was looking, if the run was asked
     traces/<layer>.npz          channel (n,), objective (n, steps), penalty (n, steps)
     sheets/<layer>.png          every finished channel of the layer on one page
 
@@ -80,6 +81,12 @@ class RunView:
         """Return where the image of a unit lies."""
         return self.directory / "images" / file_name(layer) / f"{channel:04d}{suffix}"
 
+    def transparency_path(
+        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"]
+    ) -> Path:
+        """Return where the transparency map of a unit lies, if the run has any."""
+        return self.directory / "transparency" / file_name(layer) / f"{channel:04d}{suffix}"
+
     def sheet_path(self, layer: str) -> Path:
         """Return where the contact sheet of a layer lies."""
         return self.directory / "sheets" / f"{file_name(layer)}.png"
@@ -96,11 +103,12 @@ class RunView:
         self, layer: str, channel: int
     ) -> tuple[Float[np.ndarray, "*spatial 1"], Float[np.ndarray, "4 4"]]:
         """Return the image (*spatial, 1) of a finished unit, and its affine in millimetres."""
-        path = self.image_path(layer, channel, ".nii.gz")
-        try:
-            return nifti.decode_nifti(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
+        return _decoded(self.image_path(layer, channel, ".nii.gz"))
+
+    def transparency(self, layer: str, channel: int) -> Float[np.ndarray, "*spatial 1"] | None:
+        """Return the transparency map (*spatial, 1) of a finished unit; None if it has none."""
+        path = self.transparency_path(layer, channel, ".nii.gz")
+        return _decoded(path)[0] if path.is_file() else None
 
     def traces(self, layer: str) -> Traces:
         """Return objective and penalty at every step, for the finished channels of a layer."""
@@ -115,6 +123,13 @@ class RunView:
         if kept.sum() != len(done):
             raise ValueError(f"{path} lacks some of the channels {done}. Restore the file.")
         return Traces(*(array[kept] for array in traces))
+
+
+def _decoded(path: Path) -> tuple[Float[np.ndarray, "*spatial 1"], Float[np.ndarray, "4 4"]]:
+    try:
+        return nifti.decode_nifti(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
 
 
 def read_run(directory: str | os.PathLike[str]) -> RunView:
@@ -202,10 +217,26 @@ class Run(RunView):
                 channel = result.record.channel
                 self._write(self.image_path(layer, channel, ".nii.gz"), volume)
                 self._write(self.image_path(layer, channel, ".png"), pixels.encode_png(grey))
+                if result.transparency is not None:
+                    self._write_transparency(layer, channel, result.transparency, affine)
         for layer, merged in traces.items():
             self._write(self.traces_path(layer), tables.encode_arrays(merged._asdict()))
         rows = sorted([*rows, *(result.record for result in results)], key=tables.natural_order)
         self._write(self.directory / "units.tsv", tables.encode_table(rows, UnitRecord))
+
+    def _write_transparency(
+        self,
+        layer: str,
+        channel: int,
+        values: Float[np.ndarray, "*spatial 1"],
+        affine: Float[np.ndarray, "4 4"],
+    ) -> None:
+        # From nothing to the most: its unit is that of a gradient, which no two units share.
+        window = (0.0, float(values.max()) or 1.0)
+        grey = pixels.picture(values, window=window)
+        encoded = nifti.encode_nifti(values, affine, window=window)
+        self._write(self.transparency_path(layer, channel, ".nii.gz"), encoded)
+        self._write(self.transparency_path(layer, channel, ".png"), pixels.encode_png(grey))
 
     def write_layers(self, rows: Sequence[LayerRecord]) -> None:
         """Store the layers of the network, in the order given."""

@@ -84,12 +84,16 @@ class LayerRecord:
 
 @dataclass(frozen=True, eq=False)
 class UnitResult:
-    """A finished unit: its row, its image (*spatial, 1), and its values at every step (steps,)."""
+    """A finished unit: its row, its image (*spatial, 1), and its values at every step (steps,).
+
+    `transparency` is a second image, where the network was looking, or None.
+    """
 
     record: UnitRecord
     image: Float[np.ndarray, "*spatial 1"]
     objective: Float[np.ndarray, " steps"]
     penalty: Float[np.ndarray, " steps"]
+    transparency: Float[np.ndarray, "*spatial 1"] | None = None
 
 
 class Traces(NamedTuple):

@@ -31,7 +31,8 @@ def result(layer: str, channel: int) -> tables.UnitResult:
         layer, channel, "alive", float(trace[0]), float(trace[-1]), 0.0,
         float(image.min()), float(image.max()), 4, 0.5, 1,
     )  # fmt: skip
-    return tables.UnitResult(record, image, trace, trace)
+    seen = np.abs(image) if channel % 2 else None
+    return tables.UnitResult(record, image, trace, trace, transparency=seen)
 
 
 def compute(directory: Path) -> None:

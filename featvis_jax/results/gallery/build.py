@@ -133,6 +133,10 @@ def _write_pictures(
         if real.is_file():
             unit.real = f"{stem}-real.png"
             site.write(unit.real, real.read_bytes())
+        seen = run.transparency_path(layer.name, unit.record.channel, ".png")
+        if seen.is_file():
+            unit.transparency = f"{stem}-transparency.png"
+            site.write(unit.transparency, seen.read_bytes())
         if with_viewer:
             name = f"{layer.name}, channel {unit.record.channel}"
             data = viewer.encode_volume(image, grid.affine, name=name, shared=grid.window, own=own)

@@ -61,6 +61,8 @@ class Unit:
     mosaic: Picture | None = None
     real: str | None = None
     """picture of the real images that drive it most, below the gallery"""
+    transparency: str | None = None
+    """picture of where the network was looking, below the gallery"""
     volume: str | None = None
     """script with the volume, below the gallery"""
     similarity: int = 0

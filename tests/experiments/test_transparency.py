@@ -1,0 +1,30 @@
+"""The second image of a unit: it lies beside the first one, and its page shows it."""
+
+import nibabel
+import numpy as np
+
+
+def test_a_run_keeps_and_shows_where_the_network_was_looking(launch, trained, tmp_path):
+    flags = [f"--model={trained(2)[0]}", "--layer=conv2", "--channels=1,3", "--steps=4"]
+    ran = launch("visualize", *flags, "--transparency", f"--out={tmp_path / 'with'}")
+    assert ran.returncode == 0, ran.stderr
+    for channel in ("0001", "0003"):
+        image = nibabel.load(tmp_path / "with" / "images" / "conv2" / f"{channel}.nii.gz")
+        seen = nibabel.load(tmp_path / "with" / "transparency" / "conv2" / f"{channel}.nii.gz")
+        values = seen.get_fdata()
+        assert values.shape == image.shape
+        np.testing.assert_array_equal(seen.affine, image.affine)
+        assert 0 <= values.min() < values.max()
+        page = (tmp_path / "with" / "gallery" / "units" / "conv2" / f"{channel}.html").read_text()
+        assert "Where the network was looking" in page
+    # It is part of what the run was asked for.
+    refused = launch("visualize", *flags, f"--out={tmp_path / 'with'}")
+    assert refused.returncode == 2
+    assert "transparency" in refused.stderr
+    without = launch("visualize", *flags, f"--out={tmp_path / 'without'}")
+    assert without.returncode == 0, without.stderr
+    assert not (tmp_path / "without" / "transparency").exists()
+    image = tmp_path / "without" / "images" / "conv2" / "0003.nii.gz"
+    assert (
+        image.read_bytes() == (tmp_path / "with" / "images" / "conv2" / "0003.nii.gz").read_bytes()
+    )
