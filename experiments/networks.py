@@ -195,7 +195,7 @@ def layers_text(network: Network) -> str:
                 str(layer.channels),
                 "all" if layer.receptive_field is None else str(layer.receptive_field),
                 "-" if layer.stride is None else str(layer.stride),
-                f"{needed / 2**20:.1f}",
+                f"{needed / 2**20:.1f}" if needed > 0.05 * 2**20 else "< 0.1",
                 str(free // needed),
             )
         )

@@ -67,8 +67,8 @@ def disc(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: flo
 
     Example:
       >>> grid = np.indices((81, 81), dtype=np.float64)
-      >>> int(disc(grid, np.array([40.0, 40.0]), 60.0).sum())  # 60 * 60
-      3601
+      >>> int(disc(grid, np.array([40.0, 40.0]), 60.0).sum())  # 60 * 60, but for the grid
+      3593
     """
     radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
     return (radius < size * equal_area_radius(coordinates.shape[0])).astype(np.float64)
@@ -250,7 +250,7 @@ class Lesions:
           >>> rng = np.random.default_rng(0)
           >>> brain = rng.random((64, 64, 1), dtype=np.float32)
           >>> (a, _), (b, _) = Lesions(square).add_each((square, disc), brain, rng)
-          >>> 0 < (a != b).sum() < min((a != brain).sum(), (b != brain).sum())
+          >>> bool(0 < (a != b).sum() < min((a != brain).sum(), (b != brain).sum()))
           True
         """
         tissue = _Tissue.of(image[..., 0])

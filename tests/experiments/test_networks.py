@@ -125,8 +125,14 @@ def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
     lines = networks.layers_text(networks.load(onnx_file(tmp_path)).network).splitlines()
     assert lines[0].split() == [
         "layer", "operator", "output", "channels", "receptive", "field", "stride",
+        "MiB", "per", "unit*", "units", "that", "fit",
     ]  # fmt: skip
-    assert lines[1].split() == ["stem", "Conv", "7", "x", "6", "3", "3", "1"]
+    first, last = lines[1].split(), lines[-2].split()
+    assert first[:8] == ["stem", "Conv", "7", "x", "6", "3", "3", "1"]
+    # A network of a few voxels takes next to nothing; deeper layers take more, and fewer fit.
+    assert first[-3:-1] == ["<", "0.1"]
+    assert int(first[-1]) > int(last[-1]) > 0
+    assert "estimate" in lines[-1]
 
 
 def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):

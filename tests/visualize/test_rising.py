@@ -78,7 +78,10 @@ def every_parameterization(rank) -> dict[str, tuple[Parameterization, float]]:
             parameterizations.from_image(scan, parameterizations.pixels(), noise=0.05),
             0.01,
         ),
-        "inside": (parameterizations.inside(scan[..., 0] > 0.4, parameterizations.fourier()), 0.01),
+        "inside": (
+            parameterizations.inside(scan[..., 0] > 0.4, parameterizations.fourier()),
+            0.002,
+        ),
     }
 
 
