@@ -127,11 +127,10 @@ def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
         "layer", "operator", "output", "channels", "receptive", "field", "stride",
         "MiB", "per", "unit*", "units", "that", "fit",
     ]  # fmt: skip
-    first, last = lines[1].split(), lines[-2].split()
-    assert first[:8] == ["stem", "Conv", "7", "x", "6", "3", "3", "1"]
-    # A network of a few voxels takes next to nothing; deeper layers take more, and fewer fit.
-    assert first[-3:-1] == ["<", "0.1"]
-    assert int(first[-1]) > int(last[-1]) > 0
+    *first, fitting = lines[1].split()
+    # A network of a few voxels takes next to nothing.
+    assert first == ["stem", "Conv", "7", "x", "6", "3", "3", "1", "<", "0.1"]
+    assert int(fitting) > 1000
     assert "estimate" in lines[-1]
 
 
