@@ -75,6 +75,12 @@ flags.DEFINE_integer(
     "curriculum", 600, "Steps until all lesions are hard; 0 for none.", lower_bound=0
 )
 flags.DEFINE_bool("augment", True, "Mirror, shift and re-tone the training images.")
+flags.DEFINE_float(
+    "noise",
+    0.0,
+    "Largest standard deviation of noise over training images, which lie on [0, 1].",
+    lower_bound=0.0,
+)
 flags.DEFINE_list(
     "lesion_count", None, "Fewest and most lesions in an image; 1,5, and 3,6 for soft edges."
 )
@@ -156,6 +162,7 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         "batch": batch,
         "validation_images": FLAGS.validation_images,
         "augment": augmentation and dataclasses.asdict(augmentation),
+        **({"noise": FLAGS.noise} if FLAGS.noise else {}),
         "init_sha256": None if parent is None else parent.card["weights_sha256"],
         **dataclasses.asdict(schedule),
         **prepared.description,
@@ -182,6 +189,7 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
             first_step=first,
             difficulty=schedule.difficulty,
             augmentation=augmentation,
+            noise=FLAGS.noise,
         )
 
     started = time.monotonic()

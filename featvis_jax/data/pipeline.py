@@ -155,6 +155,7 @@ def training_batches(
     first_step: int = 0,
     difficulty: Difficulty = lambda step: 1.0,
     augmentation: Augmentation | None = None,
+    noise: float = 0.0,
 ) -> Iterator[Examples]:
     """Endless shuffled batches, one per training step.
 
@@ -168,15 +169,24 @@ def training_batches(
       difficulty: Difficulty of a step's lesions.
       augmentation: Changes every image before the task makes examples of it. An image that has
         no room for a lesion once it is changed is taken as it is.
+      noise: Largest standard deviation of the white noise that finished examples are seen through;
+        each has its own, drawn evenly from 0. A network that has to see a shape through noise
+        leans on all of its area, and its gradients show that (Kaur et al., Are perceptually-aligned
+        gradients a general property of robust classifiers?, 2019).
 
     Raises:
-      ValueError: The batch size does not fit the task, or the source is empty.
+      ValueError: The batch size does not fit the task, the source is empty or the noise negative.
     """
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise is {noise}; expected a number from 0.")
     elements = _elements_per_batch(source, task, batch_size)
 
     def examples(index: int, position: int) -> Examples:
-        rng, image = np.random.default_rng([seed, 0, index]), source[position]
-        owner, hardness = source.owner(position), difficulty(index // elements)
+        rng = np.random.default_rng([seed, 0, index])
+        made = drawn(rng, source[position], source.owner(position), difficulty(index // elements))
+        return _seen_through_noise(made, noise, rng) if noise else made
+
+    def drawn(rng: np.random.Generator, image: np.ndarray, owner: str, hardness: float) -> Examples:
         if augmentation is not None:
             # A shift may cut off, and a tone may flatten, the room that the image has as it is.
             with contextlib.suppress(NoRoomError):
@@ -279,6 +289,13 @@ def _elements_per_batch(source: Source, task: Task, batch_size: int) -> int:
             "each one, so use a positive multiple of that."
         )
     return elements
+
+
+def _seen_through_noise(examples: Examples, noise: float, rng: np.random.Generator) -> Examples:
+    images = examples["image"]
+    deviations = rng.uniform(0, noise, (len(images), *[1] * (images.ndim - 1)))
+    seen = images + deviations * rng.standard_normal(images.shape)
+    return {"image": seen.astype(np.float32), "label": examples["label"]}
 
 
 def _join(elements: Sequence[Examples]) -> Examples:

@@ -236,6 +236,28 @@ def test_lesions_are_drawn_after_the_augmentation(slices):
     assert moved == 12
 
 
+def test_noise_lies_over_the_finished_examples(slices):
+    seen = pipeline.training_batches(slices, LESION_TASK, batch_size=2, seed=0, noise=0.2)
+    plain = pipeline.training_batches(slices, LESION_TASK, batch_size=2, seed=0)
+    deviations = []
+    for noisy, clean in zip(islice(seen, 40), islice(plain, 40), strict=True):
+        np.testing.assert_array_equal(noisy["label"], clean["label"])
+        difference = noisy["image"].astype(np.float64) - clean["image"]
+        assert noisy["image"].dtype == np.float32
+        # The ground outside of the brain, where no lesion lies, is seen through noise too.
+        deviations += [float(each[:2].std()) for each in difference]
+    # Drawn evenly between 0 and 0.2: 80 of them, each known from 40 voxels.
+    assert min(deviations) < 0.03
+    assert max(deviations) > 0.17
+    assert np.mean(deviations) == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("inf"), float("nan")])
+def test_noise_that_is_no_deviation_is_refused_at_once(slices, noise):
+    with pytest.raises(ValueError, match=r"noise is .*expected a number from 0"):
+        pipeline.training_batches(slices, LESION_TASK, batch_size=2, seed=0, noise=noise)
+
+
 def test_an_image_that_loses_its_room_by_the_augmentation_is_taken_as_it_is(slices):
     """Shifted out of sight, no brain is left for a lesion."""
     far = Augmentation(max_shift_mm=1000.0, mirror=False)
