@@ -107,6 +107,12 @@ class CNN(nn.Module):
     padding: str = "VALID"
     head: str = "flatten"
 
+    @property
+    def may_be_cropped(self) -> bool:
+        """Tells `featvis_jax.nn.taps` that a part of the image gives that part of a layer."""
+        # A subclass may do anything in its own `__call__`.
+        return type(self) is CNN and self.padding == "VALID"
+
     @nn.compact
     def __call__(self, images: Float[Array, "*batch_spatial 1"]) -> Float[Array, "*batch classes"]:
         """Classify one image, or a batch of images.

@@ -53,6 +53,8 @@ class Network(NamedTuple):
       variables: The weights, an argument of both functions.
       image_shape: ``(*spatial, channels)`` of the input.
       layers: Every layer in the order of the forward pass.
+      may_be_cropped: Whether a layer with a grid gives, for a part of the image, that part of its
+        output: there is no padding, and nothing depends on where in the image it is.
     """
 
     activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
@@ -60,6 +62,7 @@ class Network(NamedTuple):
     variables: Variables
     image_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
+    may_be_cropped: bool = False
 
     def layer(self, name: str) -> Layer:
         """The layer of this name; ``NAME/relu`` is layer NAME after a ReLU.

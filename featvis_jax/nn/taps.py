@@ -93,7 +93,8 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
         with nn.intercept_methods(interceptor):
             module.apply(variables, image[None])
 
-    return _tapped(run, variables, tuple(image_shape))
+    network = _tapped(run, variables, tuple(image_shape))
+    return network._replace(may_be_cropped=getattr(module, "may_be_cropped", False))
 
 
 def nnx_network(model: nnx.Module, image_shape: Sequence[int]) -> Network:

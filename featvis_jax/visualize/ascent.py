@@ -33,6 +33,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Activations, Image, Key, Scalar, Step
+from featvis_jax.visualize import fields
 from featvis_jax.visualize.objectives import VARIANTS, Objective, Unit
 from featvis_jax.visualize.recipe import Recipe, check
 
@@ -267,7 +268,7 @@ def _over_variants(
 def reader(network: Network, terms: Sequence[Objective]) -> Read:
     """Make the function that reads objectives off one image.
 
-    It computes no more of the network than they read.
+    It computes no more of the network than they read: of a neuron what lies in its receptive field.
 
     Args:
       network: The trained network.
@@ -278,10 +279,14 @@ def reader(network: Network, terms: Sequence[Objective]) -> Read:
     """
     layers = tuple(dict.fromkeys(name for term in terms for name in term.layers))
     narrow = len(layers) == 1 and all(term.reads_one_channel for term in terms)
+    place = fields.only_place(network, terms) if narrow else None
 
     def read(variables: Variables, image: Image, unit: Unit) -> list[Scalar]:
         activations: Activations
-        if narrow:
+        if place is not None:
+            activations = fields.at_place(network, variables, image, layers[0], unit, place)
+            unit = unit._replace(channel=jnp.zeros_like(unit.channel))
+        elif narrow:
             activations = network.one_channel(variables, image, layers[0], unit.channel)
             unit = unit._replace(channel=jnp.zeros_like(unit.channel))
         else:

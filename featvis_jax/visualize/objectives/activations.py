@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from featvis_jax.nn.taps import Layer, Network
 from featvis_jax.types import Activations, Image, Scalar
@@ -36,7 +36,8 @@ def channel(layer: str) -> Objective:
 def neuron(layer: str, *, position: Sequence[int] | None = None) -> Objective:
     """The unit's channel at one place of the layer's grid: f(x) = a[position, channel].
 
-    The image outside of that neuron's receptive field has no gradient and stays as it starts.
+    The image outside of that neuron's receptive field has no gradient and stays as it starts. A
+    network that may be cropped (`Network.may_be_cropped`) is given that field alone.
 
     Args:
       layer: Name of a layer with a grid; ``NAME/relu`` takes it after its ReLU.
@@ -66,22 +67,30 @@ def neuron(layer: str, *, position: Sequence[int] | None = None) -> Objective:
                 "each of its axes."
             )
 
-    def value(activations: Activations, image: Image, unit: Unit) -> Scalar:
-        own = own_channel(activations[layer], unit)
+    def place(unit: Unit, grid: tuple[int, ...]) -> tuple[int | Int[Array, ""], ...]:
         if fixed is not None:
-            return own[fixed]
+            return fixed
         if unit.position is None:
-            return own[tuple(side // 2 for side in own.shape)]
-        if unit.position.shape != (own.ndim,):
+            return tuple(side // 2 for side in grid)
+        if unit.position.shape != (len(grid),):
             raise ValueError(
                 f"{description}: the unit's position has shape {unit.position.shape}; layer "
-                f"{layer!r} has the grid {own.shape}: give one index for each of its axes."
+                f"{layer!r} has the grid {grid}: give one index for each of its axes."
             )
-        for axis in range(own.ndim):
-            own = jnp.take(own, unit.position[axis], axis=0)
+        return tuple(unit.position[axis] for axis in range(len(grid)))
+
+    def value(activations: Activations, image: Image, unit: Unit) -> Scalar:
+        own = own_channel(activations[layer], unit)
+        indices = place(unit, own.shape)
+        if unit.position is None or fixed is not None:
+            return own[indices]
+        for index in indices:
+            own = jnp.take(own, index, axis=0)  # NaN beyond the grid.
         return own
 
-    return Objective(description, (layer,), value, reads_one_channel=True, checks=(check,))
+    return Objective(
+        description, (layer,), value, reads_one_channel=True, checks=(check,), place=place
+    )
 
 
 def layer(name: str) -> Objective:

@@ -38,6 +38,7 @@ Numbers = np.ndarray | Array | Sequence[Any]
 """Anything that makes an array of more than one number."""
 
 Value = Callable[[Activations, Image, Unit], Scalar]
+Place = Callable[[Unit, tuple[int, ...]], tuple[int | Int[Array, ""], ...]]
 Check = Callable[[Network], None]
 
 
@@ -54,6 +55,8 @@ class Objective:
       reads_variants: Whether it needs the other variants of its unit; it then runs under a
         `jax.vmap` over them whose axis is named `VARIANTS`.
       checks: Functions of the network that raise `ValueError` where it does not fit.
+      place: ``(unit, grid) -> indices`` of the one place of its layer that it reads; ``None``
+        where it reads several. The network then sees no more of the image than that place does.
 
     Example:
       >>> from featvis_jax.visualize.objectives import channel
@@ -70,6 +73,7 @@ class Objective:
     reads_one_channel: bool = False
     reads_variants: bool = False
     checks: tuple[Check, ...] = dataclasses.field(default=(), repr=False)
+    place: Place | None = dataclasses.field(default=None, repr=False)
 
     def __add__(self, other: Objective) -> Objective:
         """The sum of two."""
