@@ -76,6 +76,12 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "steps", None, "Steps of every ascent, instead of the paper's 200 and 256.", lower_bound=1
 )
+flags.DEFINE_integer(
+    "graded_starts",
+    None,
+    "Pictures of each planted model's logit that are graded, instead of the scale's; 0 for none.",
+    lower_bound=0,
+)
 flags.DEFINE_bool("dry_run", False, "Tell the commands, and run none.")
 
 _ACCURACY_NOTE = (
@@ -130,12 +136,21 @@ def chosen_scale() -> Scale:
     if FLAGS.compared_channels is not None:
         scale = dataclasses.replace(scale, compared=FLAGS.compared_channels)
     if FLAGS.steps is not None:
-        scale = dataclasses.replace(scale, figure_2_steps=FLAGS.steps, comparison_steps=FLAGS.steps)
+        scale = dataclasses.replace(
+            scale,
+            figure_2_steps=FLAGS.steps,
+            comparison_steps=FLAGS.steps,
+            graded_steps=dict.fromkeys((2, 3), FLAGS.steps),
+        )
+    if FLAGS.graded_starts is not None:
+        starts = dict.fromkeys((2, 3), FLAGS.graded_starts)
+        scale = dataclasses.replace(scale, graded_starts=starts)
     if FLAGS.train_steps is not None:
         scale = dataclasses.replace(
             scale,
             sex_training=_for_steps(scale.sex_training, FLAGS.train_steps),
             lesion_training=_for_steps(scale.lesion_training, FLAGS.train_steps),
+            cube_training=_for_steps(scale.cube_training, FLAGS.train_steps),
         )
     return scale
 

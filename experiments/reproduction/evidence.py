@@ -3,8 +3,9 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +21,15 @@ class Evidence(NamedTuple):
       comparison: A row per strategy and channel.
       predictions: For each model the columns of its predictions.tsv.
       ablation: For each model what its ablation.json holds.
+      grades: For each planted model that was graded, the rows of its summary.tsv that are about
+        all layers.
     """
 
     images: list[Row]
     comparison: list[Row]
     predictions: dict[str, dict[str, np.ndarray]]
     ablation: dict[str, dict[str, Any]]
+    grades: Mapping[str, list[Row]] = MappingProxyType({})
 
     def of(self, column: str, **wanted: str | Sequence[str]) -> list[float]:
         """Values of a column in the images that are alive and of these models and layers.
@@ -72,12 +76,13 @@ class Evidence(NamedTuple):
 _FLAT = 0.02
 
 
-def read(out: Path, models: Sequence[str]) -> Evidence:
+def read(out: Path, models: Sequence[str], graded: Sequence[str] = ()) -> Evidence:
     """Read the tables of a reproduction.
 
     Args:
       out: Its directory.
       models: Names of its models.
+      graded: Names of the planted models whose pictures were graded.
     """
     predictions, ablation = {}, {}
     for name in models:
@@ -93,6 +98,16 @@ def read(out: Path, models: Sequence[str]) -> Evidence:
         comparison=_table(out / "comparison" / "comparison.tsv", text=("strategy", "layer")),
         predictions=predictions,
         ablation=ablation,
+        grades={
+            name: [
+                row
+                for row in _table(
+                    out / "grades" / name / "summary.tsv", text=("layer", "control", "score")
+                )
+                if row["layer"] == "all"
+            ]
+            for name in graded
+        },
     )
 
 
@@ -103,7 +118,7 @@ def _table(path: Path, *, text: Sequence[str]) -> list[Row]:
 
 
 def _kind(column: str) -> Callable[[str], Any]:
-    return int if column == "channel" else _number
+    return int if column in ("channel", "passed", "n") else _number
 
 
 def _number(text: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.launch import versions
 from experiments.reproduction import evidence as tables
 from experiments.reproduction.evidence import Evidence
-from experiments.reproduction.plan import LAYERS, MODELS, TITLES, Plan, card_of
+from experiments.reproduction.plan import LAYERS, MODELS, PLANTED, TITLES, Plan, card_of
 from experiments.reproduction.stages import marker
 from experiments.reproduction.statements import STATEMENTS
 from experiments.reproduction.statistics import balanced_accuracy
@@ -27,13 +27,14 @@ def numbers(out: Path, plan: Plan, settings: Mapping[str, Any]) -> dict[str, Any
       plan: What was run.
       settings: What was asked for, by the names that the report shows.
     """
-    found = tables.read(out, MODELS)
+    found = tables.read(out, MODELS, plan.graded)
     return {
         "title": "The paper, reproduced and put to the test",
         "settings": dict(settings),
         "versions": versions(),
         "accuracy": [_accuracy(name, plan, found) for name in MODELS],
         "health": _health(found.images),
+        "grades": _grades(found),
         "figures": _figures(plan, found),
         "statements": [_stated(each, found) for each in STATEMENTS],
         "stages": [
@@ -99,6 +100,24 @@ def _health(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _grades(found: Evidence) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": PLANTED[name],
+            "kind": row["control"],
+            "score": row["score"],
+            "passed": row["passed"],
+            "count": row["n"],
+            "percent": 100 * row["share"],
+            "low_percent": 100 * row["low"],
+            "high_percent": 100 * row["high"],
+            "source": f"grades/{name}/summary.tsv",
+        }
+        for name, rows in found.grades.items()
+        for row in rows
+    ]
+
+
 def _figures(plan: Plan, found: Evidence) -> list[dict[str, Any]]:
     channel = strongest_channel(found)
     shown = ", ".join(map(str, plan.figure_channels))
@@ -126,6 +145,15 @@ def _figures(plan: Plan, found: Evidence) -> list[dict[str, Any]]:
             "file": "figures/figure4.png",
             "caption": "The same channel under crops, denoising, blurring, and combinations.",
         },
+        *(
+            {
+                "name": f"Grades, {PLANTED[name]}",
+                "file": f"grades/{name}/scores.png",
+                "caption": "Share of the logit's pictures, and of the controls, that pass each "
+                "score (docs/findings.md says what is scored).",
+            }
+            for name in plan.graded
+        ),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from featvis_jax.data.cohorts import Cohort
 MODELS = ("sex", "gaussian", "square")
 TITLES = {"sex": "Sex", "gaussian": "Gaussian lesions", "square": "Square lesions"}
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-_ZOO = {"gaussian": "gaussian-lesion", "square": "square-lesion"}
+_ZOO = {"gaussian": "gaussian-lesion", "square": "square-lesion", "cube": "cube-lesion"}
 # A channel's number means nothing, so numbers that every layer has are as good as any.
 _FEWEST_CHANNELS = 8
 _RANKS = {"sex": 3, "gaussian": 2, "square": 2}
@@ -31,6 +31,12 @@ FIGURE_4 = (
     *("blur_0.5", "blur_1", "blur_every_step"),
     *("jitter_rotation", "jitter_rotation_tv", "resize_cubic", "resize_cubic_tv"),
 )
+# What is graded: the lesions are planted, so that it is known what a picture should show.
+PLANTED = {"square": "square lesions", "gaussian": "Gaussian lesions", "cube": "cubes, in 3-D"}
+_PLANTED_TASKS = {"square": "square_lesion", "gaussian": "gaussian_lesion", "cube": "square_lesion"}
+# Lesions of volumes are planted in synthetic heads: few cohorts have the people that 3-D takes.
+_HEADS = ("--cohort=synthetic", "--synthetic_subjects=120", "--synthetic_voxel_size_mm=4")
+_CUBES = ("--dims=3", "--lesion_size_mm=16,28", "--learning_rate=1e-3", "--evaluate_every=100")
 STRATEGIES = tuple(dict.fromkeys((*FIGURE_3, *FIGURE_4)))
 
 
@@ -50,6 +56,10 @@ class Scale:
       strategies: What they go through.
       penalty: R(x), subtracted with the paper's weight of 10.
       batch: Units that run together, by the rank of the model.
+      graded_starts: Pictures of each planted model's logit that are graded, each from a start of
+        its own, by the rank of the model; 0 for none.
+      graded_steps: Steps of each of their ascents, by the rank of the model.
+      cube_training: Flags of the trainings on volumes with cubes.
     """
 
     sex_training: tuple[str, ...]
@@ -62,7 +72,10 @@ class Scale:
     figure_2_steps: int = 200
     comparison_steps: int = 256
     penalty: str = "none"
+    cube_training: tuple[str, ...] = ("--steps=300", "--curriculum=150")
     batch: dict[int, str] = dataclasses.field(default_factory=lambda: {2: "16", 3: "3"})
+    graded_starts: dict[int, int] = dataclasses.field(default_factory=lambda: {2: 20, 3: 8})
+    graded_steps: dict[int, int] = dataclasses.field(default_factory=lambda: {2: 128, 3: 64})
 
 
 SCALES = {
@@ -94,6 +107,9 @@ SCALES = {
         compared=64,
         penalty="layer_l1",
         batch={2: "auto", 3: "auto"},
+        graded_starts={2: 20, 3: 20},
+        graded_steps={2: 256, 3: 256},
+        cube_training=("--steps=2000", "--curriculum=600"),
     ),
 }
 
@@ -108,6 +124,7 @@ class Plan:
       trained: The models that are trained here.
       figure_channels: Channels that Figure 2 shows of every layer.
       compared: Channels of conv5 that go through every strategy.
+      graded: The planted models whose pictures are graded.
     """
 
     stages: tuple[Stage, ...]
@@ -115,6 +132,7 @@ class Plan:
     trained: tuple[str, ...]
     figure_channels: tuple[int, ...]
     compared: tuple[int, ...]
+    graded: tuple[str, ...]
 
 
 def make_plan(
@@ -207,9 +225,75 @@ def make_plan(
         f"--out={out / 'measures'}",
     )
     stages.append(Stage("measure", "experiments.reproduction.measure", arguments, lesions))
+    stages += _grading(
+        out, scale, models, slices, cache_arguments, trained=trained, cohort=cohort, seed=seed
+    )
     fewest = min((n for n in scale.channels.values() if n is not None), default=3)
     shown = tuple(sorted(int(n) for n in drawn[: min(fewest, 3)]))
-    return Plan(tuple(stages), models, tuple(trained), shown, compared)
+    graded = tuple(name for name in PLANTED if any(s.name == f"grade-{name}" for s in stages))
+    return Plan(tuple(stages), models, tuple(trained), shown, compared, graded)
+
+
+def _grading(
+    out: Path,
+    scale: Scale,
+    models: Mapping[str, str],
+    slices: Sequence[str],
+    cache_arguments: Sequence[str],
+    *,
+    trained: Sequence[str],
+    cohort: Cohort,
+    seed: int,
+) -> list[Stage]:
+    """The stages that grade logits of the planted models, beside those of permuted weights."""
+    stages = list[Stage]()
+    for name, task in _PLANTED_TASKS.items():
+        rank = 3 if name == "cube" else 2
+        starts = scale.graded_starts[rank]
+        if not starts:
+            continue
+        data = (*_HEADS, *cache_arguments) if name == "cube" else tuple(slices)
+        training = (*_CUBES, *scale.cube_training) if name == "cube" else scale.lesion_training
+        # Scores 3 and 4 ask a network that was trained on its own, on the same people.
+        shipped = scale.use_zoo and (name == "cube" or _fits(_ZOO[name], cohort))
+        made = {name: models[name]} if name in models else {}
+        before = [f"train-{name}"] if name in trained else []
+        for number, (model, of_zoo) in enumerate(
+            ((name, _ZOO[name]), (f"{name}-2", _ZOO[name] + "-2"))
+        ):
+            if model in made:
+                continue
+            if shipped:
+                made[model] = of_zoo
+                continue
+            made[model] = str(out / "models" / model)
+            arguments = (
+                *(f"--task={task}", *data, *training, f"--split_seed={seed}"),
+                *(f"--seed={seed + number}", f"--out={made[model]}"),
+            )
+            stages.append(Stage(f"train-{model}", "experiments.train", arguments))
+            before.append(f"train-{model}")
+        runs = {"logits": (), "permuted": (f"--random_weights={seed}",)}
+        for kind, flags in runs.items():
+            arguments = (
+                *(f"--model={made[name]}", "--layer=logits", "--channels=1", *flags),
+                *("--objective=logit_difference", f"--variants={starts}", "--diversity=0"),
+                *("--parameterization=fourier", "--regularization=lucid"),
+                *(f"--steps={scale.graded_steps[rank]}", f"--batch={1 if rank == 2 else 'auto'}"),
+                *("--gallery=false", f"--seed={seed}", f"--out={out / kind / name}"),
+            )
+            stages.append(
+                Stage(f"{kind}-{name}", "experiments.visualize", arguments, tuple(before))
+            )
+        arguments = (
+            *(f"--task={task}", f"--model={made[name]}", f"--run={out / 'logits' / name}"),
+            *(f"--control=permuted={out / 'permuted' / name}", *data),
+            *(f"--transfer_model={made[f'{name}-2']}", f"--seed={seed}"),
+            f"--out={out / 'grades' / name}",
+        )
+        after = (*before, f"logits-{name}", f"permuted-{name}")
+        stages.append(Stage(f"grade-{name}", "experiments.evaluate", arguments, after))
+    return stages
 
 
 def _fits(zoo_name: str, cohort: Cohort) -> bool:

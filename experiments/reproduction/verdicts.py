@@ -148,6 +148,58 @@ def groups(
     return Statement(section, text, IMAGES, measure, told, _by_p(expected), _RULED[expected])
 
 
+def planted(section: str, text: str, model: str, *, bar: float) -> Statement:
+    """Whether graded pictures show what was planted, and those of permuted weights do not.
+
+    Args:
+      section: Where the paper has it.
+      text: What it says.
+      model: Name of the planted model.
+      bar: Share of pictures that have to be named rightly.
+    """
+
+    def measure(evidence: Evidence) -> Numbers:
+        rows = {
+            row["control"]: row for row in evidence.grades.get(model, ()) if row["score"] == "named"
+        }
+        if not {"picture", "permuted"} <= set(rows):
+            return {"count": 0, "told": "no picture was graded"}
+        own, control = rows["picture"], rows["permuted"]
+        return {
+            "named": own["passed"],
+            "count": own["n"],
+            "share": own["share"],
+            "low_percent": 100 * own["low"],
+            "high_percent": 100 * own["high"],
+            "control_named": control["passed"],
+            "control_count": control["n"],
+            "control_high": control["high"],
+            "bar": bar,
+        }
+
+    return Statement(
+        section,
+        text,
+        f"grades/{model}/summary.tsv",
+        measure,
+        "{named} of {count} pictures of the logit are named rightly (interval {low_percent} to "
+        "{high_percent} %), and {control_named} of {control_count} of permuted weights",
+        _planted_rule,
+        f"holds if {100 * bar:.0f} % or more are named rightly and the interval of permuted "
+        "weights ends below that of the pictures; does not if the interval ends below "
+        f"{100 * bar:.0f} %; cannot be told otherwise, nor of fewer than {FEWEST} pictures",
+    )
+
+
+def _planted_rule(found: Mapping[str, Any]) -> Verdict:
+    if found["count"] < FEWEST:
+        return "cannot be told"
+    if found["high_percent"] < 100 * found["bar"]:
+        return "does not hold"
+    told_apart = 100 * found["control_high"] < found["low_percent"]
+    return "holds" if found["share"] >= found["bar"] and told_apart else "cannot be told"
+
+
 def overparameterized(model: str) -> Statement:
     """Whether a model does as well without its uniform channels, but not without any.
 

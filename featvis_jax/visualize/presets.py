@@ -18,6 +18,7 @@ from featvis_jax.visualize.transforms import (
     clip,
     gaussian_blur,
     jitter,
+    noise,
     random_resized_crop,
     resize,
     roll,
@@ -80,6 +81,7 @@ _EITEL = (
     "trained on neuroimaging data, 2022"
 )
 _OLAH = "Olah, Mordvintsev, Schubert, Feature visualization, Distill 2017"
+_SMILKOV = "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017"
 _LIN = "Lin, Tsai, Chiu, Switching bilateral filter, ICASSP 2010"
 _CHAMBOLLE = "Chambolle, An algorithm for total variation minimization, JMIV 2004"
 
@@ -147,6 +149,14 @@ _FAMILIES = {
         lambda highest: clip(high=highest),
         ("1",),
         (),
+    ),
+    "noise": _Family(
+        "deviation",
+        "white noise of standard deviation {} before the network",
+        "before the network",
+        lambda deviation: noise(standard_deviation=deviation),
+        ("0.1",),
+        (_SMILKOV,),
     ),
     "roll": _Family(
         "voxels",

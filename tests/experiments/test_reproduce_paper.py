@@ -192,6 +192,26 @@ def test_a_stage_reads_only_what_stages_before_it_left():
             before.add(stage.name)
 
 
+def test_planted_models_are_graded_by_a_second_network_beside_permuted_weights():
+    small = planned("small", cohort(1.0, (182, 218, 182)))
+    assert small.graded == ("square", "gaussian", "cube")
+    commands = {stage.name: stage.command for stage in small.stages}
+    assert not {name for name in commands if name.startswith("train-")} - {"train-sex"}
+    assert "--transfer_model=square-lesion-2" in commands["grade-square"]
+    assert "--control=permuted=out/permuted/cube" in commands["grade-cube"]
+    assert "--cohort=synthetic" in commands["grade-cube"]
+    assert "--cohort=here" in commands["grade-gaussian"]
+    assert "--random_weights=0" in commands["permuted-gaussian"]
+    assert "--random_weights" not in commands["logits-gaussian"]
+    paper = planned("paper", cohort(1.0, (182, 218, 182)))
+    commands = {stage.name: stage.command for stage in paper.stages}
+    # The second network differs in its seed, and holds out the same people.
+    assert "--split_seed=0 --seed=1" in commands["train-square-2"]
+    assert "--dims=3" in commands["train-cube"]
+    after = {stage.name: stage.after for stage in paper.stages}
+    assert {"train-square", "train-square-2", "logits-square"} <= set(after["grade-square"])
+
+
 # Measures
 
 
@@ -336,6 +356,36 @@ def test_what_the_removal_of_uniform_channels_says(harmful, needed, verdict):
     assert tested.rule(measured) == verdict
 
 
+def graded(named: tuple[int, int], permuted: tuple[int, int]) -> Evidence:
+    rows = []
+    for control, (passed, n) in (("picture", named), ("permuted", permuted)):
+        ends = stats.binomtest(passed, n).proportion_ci(method="wilson")
+        share = {"passed": passed, "n": n, "share": passed / n, "low": ends.low, "high": ends.high}
+        rows.append({"control": control, "score": "named", **share})
+    return Evidence([], [], {}, {}, {"square": rows})
+
+
+@pytest.mark.parametrize(
+    ("named", "permuted", "verdict"),
+    [
+        ((20, 20), (0, 20), "holds"),
+        # Weights without meaning make such pictures too.
+        ((20, 20), (19, 20), "cannot be told"),
+        ((17, 20), (0, 20), "cannot be told"),
+        ((7, 20), (0, 20), "does not hold"),
+        ((5, 5), (0, 5), "cannot be told"),
+    ],
+)
+def test_pictures_show_what_was_planted_if_nine_of_ten_do_and_controls_do_not(
+    named, permuted, verdict
+):
+    tested = statement("images show squares, as planted")
+    measured = tested.measure(graded(named, permuted))
+    assert (measured["named"], measured["count"]) == named
+    assert tested.rule(measured) == verdict
+    assert tested.rule(tested.measure(Evidence([], [], {}, {}))) == "cannot be told"
+
+
 # All of it
 
 
@@ -346,7 +396,7 @@ def reproduced(launch, place):
     flags = [
         *("--synthetic_subjects=10", "--synthetic_voxel_size_mm=5", f"--cache={place / 'cache'}"),
         *("--channels_per_layer=2", "--compared_channels=2", "--train_steps=2", "--steps=2"),
-        *("--strategies=jitter_1,crop_linear", f"--out={out}"),
+        *("--strategies=jitter_1,crop_linear", "--graded_starts=0", f"--out={out}"),
     ]
     listed = launch("reproduce_paper", *flags, "--dry_run")
     assert listed.returncode == 0, listed.stderr
