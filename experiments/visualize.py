@@ -10,6 +10,7 @@ where it stopped; --dry_run tells beforehand what it would take.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from absl import flags
 
 from experiments import (
     ascent_flags,
+    cluster,
     image_flags,
     networks,
     plan,
@@ -64,7 +66,8 @@ flags.DEFINE_bool("dry_run", False, "Tell layers, batches, memory, time and disk
 flags.DEFINE_string(
     "shard",
     None,
-    "I/N: take every Nth batch from the Ith on, beside N-1 other processes; afterwards the same "
+    "I/N: take every Nth batch from the Ith on, beside N-1 other processes, or cluster: the part "
+    "that srun or mpirun gave to this process; afterwards the same "
     "command without --shard puts everything together and computes what is missing.",
 )
 
@@ -271,9 +274,15 @@ def _shard() -> tuple[int, int] | None:
     """The numbers of --shard."""
     if FLAGS.shard is None:
         return None
-    numbers = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", FLAGS.shard)
-    if numbers is None or int(numbers[1]) > int(numbers[2]):
-        raise ValueError(f"--shard={FLAGS.shard}: expected I/N with I from 1 to N, such as 2/4.")
+    if FLAGS.shard == "cluster":
+        part = cluster.shard(os.environ)
+    else:
+        numbers = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", FLAGS.shard)
+        if numbers is None or int(numbers[1]) > int(numbers[2]):
+            raise ValueError(
+                f"--shard={FLAGS.shard}: expected I/N with I from 1 to N, such as 2/4, or cluster."
+            )
+        part = int(numbers[1]), int(numbers[2])
     if FLAGS.batch == "auto":
         raise ValueError(
             f"--shard={FLAGS.shard} needs --batch=N: all processes have to use the same batch. "
@@ -283,7 +292,7 @@ def _shard() -> tuple[int, int] | None:
         raise ValueError(
             f"--shard={FLAGS.shard}: --tensorboard follows a whole run; leave one of them out."
         )
-    return int(numbers[1]), int(numbers[2])
+    return part
 
 
 def _batch_size() -> int | None:

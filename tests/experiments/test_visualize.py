@@ -200,6 +200,10 @@ REFUSED = {
     "no batch": (["--batch=0"], ["--batch=0", "auto or a number from 1"]),
     "batch of words": (["--batch=many"], ["--batch=many"]),
     "no shard": (["--shard=half"], ["--shard=half", "such as 2/4"]),
+    "shard of no cluster": (
+        ["--shard=cluster", "--batch=2"],
+        ["--shard=cluster", "srun or mpirun"],
+    ),
     "shard out of range": (["--shard=3/2"], ["--shard=3/2", "I from 1 to N"]),
     "shard of any batch": (["--shard=1/2", "--batch=auto"], ["--shard=1/2 needs --batch=N"]),
     "shard with curves": (["--shard=1/2", "--tensorboard"], ["--tensorboard", "leave one"]),
