@@ -68,6 +68,16 @@ NUMBERS = {
             "uniform_percent": 20.3125,
         }
     ],
+    "grades": [
+        {
+            "title": "cubes",
+            "kind": "picture",
+            "score": "named",
+            **{"passed": 19, "count": 24, "percent": 79.1667},
+            **{"low_percent": 59.5, "high_percent": 90.76},
+            "source": "grades/cube/summary.tsv",
+        }
+    ],
     "stages": [{"name": "train-sex", "command": "python -m a --steps=80", "minutes": 11.5}],
 }
 DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
@@ -135,7 +145,10 @@ def test_numbers_are_shown_where_they_belong(tmp_path):
     html, markdown = report.write_report(tmp_path, NUMBERS)
     for path in (html, markdown):
         text = visible(path)
-        for shown in ("57.14 %", "28.57 to 81.90 %", "92.22 %", "0.123 of 8 images, p 0.00195"):
+        for shown in (
+            *("57.14 %", "28.57 to 81.90 %", "92.22 %", "0.123 of 8 images, p 0.00195"),
+            *("79.17 %", "59.50 to 90.76 %"),
+        ):
             assert shown in text, (path, shown)
         assert "n/a under rotation_30" in text
         assert "1 hold, 0 do not, and of 1 it cannot be told" in text
