@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+# What was started last counts: mpirun may run within an allocation of Slurm.
 _VARIABLES = {
-    "Slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "Slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 }
 _FIX = "start the processes by srun or mpirun, or give --shard=I/N"
 
@@ -28,13 +29,12 @@ def shard(environment: Mapping[str, str]) -> tuple[int, int]:
       >>> shard({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"})
       (2, 4)
     """
-    # What was started last counts: mpirun may run within an allocation of Slurm.
-    for name in ("Open MPI", "Slurm"):
-        found = {key: environment[key] for key in _VARIABLES[name] if key in environment}
+    for name, variables in _VARIABLES.items():
+        found = {key: environment[key] for key in variables if key in environment}
         if not found:
             continue
         told = ", ".join(f"{key}={value}" for key, value in found.items())
-        missing = [key for key in _VARIABLES[name] if key not in found]
+        missing = [key for key in variables if key not in found]
         if missing:
             raise ValueError(
                 f"--shard=cluster: {name} has set {told} and not {missing[0]}: {_FIX}."

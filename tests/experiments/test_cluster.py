@@ -25,7 +25,7 @@ def test_a_process_takes_the_part_of_its_rank(environment, expected):
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({}, "none of SLURM_PROCID"),
+        ({}, "SLURM_PROCID, SLURM_STEP_NUM_TASKS is set"),
         # A batch script without srun.
         ({"SLURM_PROCID": "0"}, "SLURM_PROCID=0 and not SLURM_STEP_NUM_TASKS"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2 and not OMPI_COMM_WORLD_RANK"),
