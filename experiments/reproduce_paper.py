@@ -23,18 +23,8 @@ from experiments.launch import start
 from experiments.reproduction import evidence as tables
 from experiments.reproduction import figures
 from experiments.reproduction.numbers import numbers, strongest_channel
-from experiments.reproduction.plan import (
-    FIGURE_3,
-    FIGURE_4,
-    LAYERS,
-    MODELS,
-    SCALES,
-    STRATEGIES,
-    TITLES,
-    Plan,
-    Scale,
-    make_plan,
-)
+from experiments.reproduction.plan import LAYERS, MODELS, TITLES, Plan, make_plan
+from experiments.reproduction.scales import FIGURE_3, FIGURE_4, SCALES, STRATEGIES, Scale
 from experiments.reproduction.stages import run_stages
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
@@ -151,6 +141,7 @@ def chosen_scale() -> Scale:
             sex_training=_for_steps(scale.sex_training, FLAGS.train_steps),
             lesion_training=_for_steps(scale.lesion_training, FLAGS.train_steps),
             cube_training=_for_steps(scale.cube_training, FLAGS.train_steps),
+            noise_training=_for_steps(scale.noise_training, FLAGS.train_steps),
         )
     return scale
 

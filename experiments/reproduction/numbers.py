@@ -103,7 +103,7 @@ def _health(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _grades(found: Evidence) -> list[dict[str, Any]]:
     return [
         {
-            "title": PLANTED[name],
+            "title": PLANTED[name].title,
             "kind": row["control"],
             "score": row["score"],
             "passed": row["passed"],
@@ -147,7 +147,7 @@ def _figures(plan: Plan, found: Evidence) -> list[dict[str, Any]]:
         },
         *(
             {
-                "name": f"Grades, {PLANTED[name]}",
+                "name": f"Grades, {PLANTED[name].title}",
                 "file": f"grades/{name}/scores.png",
                 "caption": "Share of the logit's pictures, and of the controls, that pass each "
                 "score (docs/findings.md says what is scored).",

@@ -194,6 +194,10 @@ _SECTION_3_1 = (
     ),
     planted("3.1", "The square model's images show squares, as planted", "square", bar=_SHOWN[2]),
     planted(
+        *("3.1", "They do if it was trained through noise", "square-noise"),
+        bar=_SHOWN[2],
+    ),
+    planted(
         *("3.1", "The Gaussian model's images show soft discs, as planted", "gaussian"),
         bar=_SHOWN[2],
     ),

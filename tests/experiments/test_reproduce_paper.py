@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from scipy import stats
 
 from experiments import stopping
-from experiments.reproduction import figures, looks, plan, stages, statistics
+from experiments.reproduction import figures, looks, plan, scales, stages, statistics
 from experiments.reproduction.evidence import Evidence
 from experiments.reproduction.stages import Stage, is_finished, marker, run_stages
 from experiments.reproduction.statements import STATEMENTS
@@ -158,7 +158,7 @@ def cohort(voxel_size_mm: float, shape: tuple[int, int, int]) -> Cohort:
 def planned(scale: str, given: Cohort) -> plan.Plan:
     return plan.make_plan(
         Path("out"),
-        plan.SCALES[scale],
+        scales.SCALES[scale],
         given,
         ("--cohort=here",),
         cache_arguments=(),
@@ -194,7 +194,7 @@ def test_a_stage_reads_only_what_stages_before_it_left():
 
 def test_planted_models_are_graded_by_a_second_network_beside_permuted_weights():
     small = planned("small", cohort(1.0, (182, 218, 182)))
-    assert small.graded == ("square", "gaussian", "cube")
+    assert small.graded == ("square", "square-noise", "gaussian", "cube")
     commands = {stage.name: stage.command for stage in small.stages}
     assert not {name for name in commands if name.startswith("train-")} - {"train-sex"}
     assert "--transfer_model=square-lesion-2" in commands["grade-square"]
@@ -208,8 +208,13 @@ def test_planted_models_are_graded_by_a_second_network_beside_permuted_weights()
     # The second network differs in its seed, and holds out the same people.
     assert "--split_seed=0 --seed=1" in commands["train-square-2"]
     assert "--dims=3" in commands["train-cube"]
+    # Through noise it goes on from the model that the paper has.
+    assert "--noise=0.25" in commands["train-square-noise"]
+    assert "--init=out/models/square/model" in commands["train-square-noise"]
     after = {stage.name: stage.after for stage in paper.stages}
     assert {"train-square", "train-square-2", "logits-square"} <= set(after["grade-square"])
+    assert after["train-square-noise"] == ("train-square",)
+    assert after["images-sex"] == ("train-sex",)
 
 
 # Measures
