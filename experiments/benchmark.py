@@ -163,6 +163,31 @@ def _ascent(
     )
 
 
+def _neuron_2d() -> Row:
+    """Channels of conv5 in the middle of its grid; the image that they see is 21 voxels wide."""
+    module, batch, steps = CNN(rank=2), 64, 8
+    reach = arithmetic.receptive_field(module, "conv5")
+    torch: list[Side] = []
+    if _torch_is_installed():
+        from experiments.benchmarks import pytorch
+
+        options = {"neuron": True, "batch": batch, "learning_rate": 0.05}
+        torch.append((batch, pytorch.ascent(module, _SLICE, "conv5", **options)))
+    whole = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, neuron=True, cropped=False)
+    cut = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, neuron=True)
+    of_whole = min(whole.run(steps) for _ in range(2)) / steps / batch
+    field = (*[reach] * module.rank, 1)
+    row = _measure(
+        "neuron_2d",
+        {batch: cut},
+        torch,
+        flop=arithmetic.ascent_flop(module, field, "conv5", one_channel=True),
+        steps=steps,
+    )
+    note = f"{row.note}; {1e3 * of_whole:.3g} ms where the network sees the whole image"
+    return dataclasses.replace(row, note=note)
+
+
 def _training(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -> Row:
     module = CNN(rank=len(image_shape) - 1)
     torch: list[Side] = []
@@ -270,6 +295,7 @@ JOBS: dict[str, Callable[[], Row]] = {
     "conv5_2d_layer_l1": lambda: _ascent(
         "conv5_2d_layer_l1", _SLICE, "conv5", batches=(8, 16, 64), steps=8, layer_l1=True
     ),
+    "neuron_2d": _neuron_2d,
     "conv5_3d": lambda: _ascent("conv5_3d", _HALF, "conv5", batches=(1, 2), steps=2),
     "full_3d": lambda: _ascent("full_3d", _WHOLE, "conv5", batches=(1,), steps=1),
     "paper_2d": _paper_2d,

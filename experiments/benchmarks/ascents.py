@@ -46,6 +46,8 @@ def ascent_job(
     regularization: str = "none",
     projection: Transform | None = None,
     learning_rate: float = 0.05,
+    neuron: bool = False,
+    cropped: bool = True,
 ) -> Compiled:
     """An ascent on the first `batch` channels of a layer; `run` always starts afresh.
 
@@ -58,12 +60,15 @@ def ascent_job(
       regularization: A strategy by name.
       projection: In place of the strategy's.
       learning_rate: Of Adam.
+      neuron: Whether each channel is driven in the middle of its grid alone.
+      cropped: Whether the network may see no more of the image than a neuron does.
     """
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(image_shape))
     network = linen_network(module, variables, image_shape)
+    network = network._replace(may_be_cropped=network.may_be_cropped and cropped)
     strategy = presets.strategy(regularization)
     recipe = ascent.Recipe(
-        objective=objectives.channel(layer),
+        objective=objectives.neuron(layer) if neuron else objectives.channel(layer),
         penalty=penalties.layer_l1(layer) if layer_l1 else None,
         penalty_weight=10.0 if layer_l1 else 0.0,
         parameterization=parameterizations.pixels(),

@@ -20,7 +20,8 @@ def ascent(
     image_shape: tuple[int, ...],
     layer: str,
     *,
-    layer_l1: bool,
+    layer_l1: bool = False,
+    neuron: bool = False,
     batch: int,
     learning_rate: float,
 ) -> Callable[[int], float]:
@@ -34,6 +35,7 @@ def ascent(
       image_shape: ``(*spatial, 1)``.
       layer: The target.
       layer_l1: Whether the mean of the layer's absolute values is a penalty of weight 10.
+      neuron: Whether each channel is driven in the middle of its grid alone.
       batch: Images.
       learning_rate: Of Adam.
 
@@ -54,7 +56,10 @@ def ascent(
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
             activations = network(images)
-            loss = -activations[places, channels].flatten(1).mean(1).sum()
+            wanted = activations[places, channels]
+            if neuron:
+                wanted = wanted[(..., *(side // 2 for side in wanted.shape[1:]), None)]
+            loss = -wanted.flatten(1).mean(1).sum()
             if layer_l1:
                 loss = loss + 10 * activations.abs().flatten(1).mean(1).sum()
             loss.backward()
