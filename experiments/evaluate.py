@@ -14,29 +14,21 @@ scores.tsv, summary.tsv, scores.json and scores.png and .pdf.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import cohort_flags, graded_pictures, networks, startup, stopping
+from experiments import cohort_flags, graded_pictures, graders, networks, startup, stopping
 from experiments.graded_pictures import Picture
+from experiments.graders import HeldOut, Truth
 from experiments.launch import start, versions
 from experiments.networks import Model
 from experiments.task_names import TASK_HELP, NamedTask, named_task
-from featvis_jax.data import pipeline
-from featvis_jax.data.cache import cache_volumes
-from featvis_jax.data.cohorts import Cohort
-from featvis_jax.data.lesions import SHAPES, Lesions, Shape
-from featvis_jax.data.pipeline import Source
-from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
-from featvis_jax.evaluation.judge import train_judge
 from featvis_jax.evaluation.selectivity import class_effects, most_selective
 from featvis_jax.evaluation.summary import PICTURE, Graded, rows, scores, summary
-from featvis_jax.evaluation.transfer import detector, grounds, yardstick
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.scores_figure import scores_figure
@@ -75,39 +67,8 @@ flags.DEFINE_integer(
     "judge_patches", 4096, "Patches that the judge of shapes learns from.", lower_bound=64
 )
 flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
-
-# Images of held-out subjects that the scores are measured with.
-_LABELLED, _PLACES, _PATCHED, _REAL_SUBJECTS = 64, 12, 60, 4
-
-
-class Truth(NamedTuple):
-    """What the network was trained on.
-
-    Attributes:
-      task: Makes labelled images.
-      shapes: The shape of every class that has one, by class number.
-      names: Their names.
-    """
-
-    task: LesionTask | OutlineTask
-    shapes: dict[int, Shape]
-    names: dict[int, str]
-
-
-class HeldOut(NamedTuple):
-    """Images of subjects that no network was trained on.
-
-    Attributes:
-      judged: Of the subjects that the judge learns from.
-      tested: Of those that it is tested on.
-      all: Of all of them.
-      few: Of a few, for the real images that drive a unit most.
-    """
-
-    judged: Source
-    tested: Source
-    all: Source
-    few: Source
+# Real images of each unit that are graded beside its pictures.
+_REAL = 4
 
 
 def main(_: Sequence[str]) -> None:
@@ -120,9 +81,9 @@ def main(_: Sequence[str]) -> None:
     transfer = networks.load(FLAGS.transfer_model)
     model = _model(runs)
     _check_grids(model, transfer)
-    truth = _truth(named, model or transfer)
+    truth = graders.truth_of(named, model or transfer)
     cohort = cohort_flags.cohort_from_flags()
-    held_out = _held_out(cohort, [m for m in (model, transfer) if m is not None])
+    held_out = graders.hold_out(cohort, [m for m in (model, transfer) if m is not None])
     units = _units(runs, model, truth, held_out) if model is not None else {}
     if FLAGS.list_channels:
         return
@@ -130,7 +91,9 @@ def main(_: Sequence[str]) -> None:
     out = Path(FLAGS.out)
     make_directory(out)
     with locked(out):
-        grader, by_name = _grader(truth, transfer, held_out)
+        grader, by_name = graders.make_grader(
+            truth, transfer, held_out, patches=FLAGS.judge_patches, seed=FLAGS.seed
+        )
         graded = _graded(pictures, grader, by_name, truth)
         _write(out, graded, grader, by_name, model, transfer, named, runs)
 
@@ -202,66 +165,11 @@ def _check_grids(model: Model | None, transfer: Model) -> None:
         )
 
 
-def _truth(named: NamedTask, model: Model) -> Truth:
-    """The task with the lesions that the model's card tells of."""
-    if named.name == "sex":
-        raise ValueError("--task=sex: it has no shape that a picture could show.")
-    drawn = model.card.get("data", {}).get("lesions", {})
-    if drawn and named.shape is None and model.card["task"] != named.name:
-        raise ValueError(
-            f"--task={FLAGS.task}: the model {model.card['name']!r} was trained on "
-            f"{model.card['task']!r}; give that task."
-        )
-    size = float(np.linalg.norm(model.affine[:3, 0]))
-    options: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in drawn.items()
-        if name != "shape"
-    } or {"voxel_size_mm": size}
-    if named.name == "square_or_disc" and named.shape is None:
-        shapes = SHAPES["disc"], SHAPES["square"]
-        task = OutlineTask(Lesions(shapes[0], **options), shapes)
-        return Truth(task, dict(enumerate(shapes)), dict(enumerate(task.class_names)))
-    shape = named.shape or SHAPES[named.name.split("_")[0]]
-    name = named.name if named.shape is not None else named.name.split("_")[0]
-    return Truth(LesionTask(Lesions(shape, **options)), {1: shape}, {1: name})
-
-
-def _held_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
-    """Images of the subjects that none of the models was trained on."""
-    ids = list(cohort.participant_ids)
-    for model in models:
-        if model.card.get("data", {}).get("cohort") == cohort.name:
-            kept = set(model.card["report"]["subjects"])
-            ids = [participant_id for participant_id in ids if participant_id in kept]
-    if len(ids) < 2:
-        raise ValueError(
-            f"--cohort={cohort_flags.COHORT.value}: {len(ids)} subjects are held out by all models "
-            "together; expected at least 2. Train the transfer model with the same --split_seed."
-        )
-    cached = cache_volumes(cohort.select(ids), cohort_flags.volume_cache_directory(cohort))
-    volumes = list(cached.values())
-    half = (len(volumes) + 1) // 2
-    shape = models[0].image_shape[:-1]
-    return HeldOut(
-        pipeline.source(volumes[:half], shape),
-        pipeline.source(volumes[half:], shape),
-        pipeline.source(volumes, shape),
-        pipeline.source(volumes[:_REAL_SUBJECTS], shape),
-    )
-
-
-def _labelled(truth: Truth, source: Source) -> Any:
-    return pipeline.evaluation_batches(
-        source, truth.task, batch_size=16, seed=FLAGS.seed, max_images=2 * _LABELLED
-    )
-
-
 def _units(
     runs: Sequence[RunView], model: Model, truth: Truth, held_out: HeldOut
 ) -> dict[tuple[str, int], str]:
     """The units that are graded, and the shape that each was trained on."""
-    logits = _logits(model)
+    logits = graders.logits_of(model)
     if runs:
         present = graded_pictures.channels_of(runs)
     else:
@@ -269,7 +177,8 @@ def _units(
         present = {layer.name: list(range(layer.channels)) for layer in weighted}
     found: dict[tuple[str, int], str] = {}
     hidden = [layer for layer in present if layer != logits]
-    effects = class_effects(model.network, hidden, _labelled(truth, held_out.all)) if hidden else {}
+    examples = graders.labelled(truth, held_out.all, seed=FLAGS.seed)
+    effects = class_effects(model.network, hidden, examples) if hidden else {}
     for layer, channels in present.items():
         if layer == logits:
             chosen = [channel for channel in channels if channel in truth.names]
@@ -288,11 +197,6 @@ def _units(
             f"logits, or the channels that --list_channels tells of."
         )
     return found
-
-
-def _logits(model: Model) -> str:
-    """The last layer that has weights."""
-    return [layer.name for layer in model.network.layers if layer.has_weights][-1]
 
 
 def _pictures(
@@ -318,7 +222,7 @@ def _pictures(
     if "scrambled" in FLAGS.made_controls:
         made += graded_pictures.scrambled(found, seed=FLAGS.seed)
     if "real" in FLAGS.made_controls and model is not None:
-        made += graded_pictures.real(model, held_out.few, units, count=_REAL_SUBJECTS)
+        made += graded_pictures.real(model, held_out.few, units, count=_REAL)
     for name, of_control in controls.items():
         own = [p for run in of_control for p in graded_pictures.of_run(run, units, kind=name)]
         if not own and not FLAGS.images:
@@ -329,50 +233,6 @@ def _pictures(
             )
         made += own
     return made
-
-
-def _grader(truth: Truth, transfer: Model, held_out: HeldOut) -> tuple[Grader, dict[str, Concept]]:
-    """The scores, with all that they are measured with."""
-    lesions, rank = truth.task.lesions, len(transfer.image_shape) - 1
-    templates = dict(concepts.TEMPLATES)
-    middle = float(np.sqrt(np.prod(lesions.size_mm))) / lesions.voxel_size_mm
-    sizes = {}
-    for label, shape in truth.shapes.items():
-        templates[truth.names[label]] = concepts.template(shape)
-        sizes[label] = middle * concepts.equal_area_side(shape, rank)
-    own = list(truth.names.values())
-    others = [name for name in (*SHAPES, "line") if name not in own]
-    outlines = concepts.outlines([*own, *others], templates=templates, rank=rank)
-    nominal = float(np.mean(list(sizes.values())))
-    images = {
-        part: list(pipeline.spread(source, max_images=_PATCHED))
-        for part, source in (("judged", held_out.judged), ("tested", held_out.tested))
-    }
-    judge = train_judge(
-        images["judged"],
-        images["tested"],
-        outlines,
-        size=nominal,
-        templates=templates,
-        patches=FLAGS.judge_patches,
-        seed=FLAGS.seed,
-    )
-    print(
-        f"The judge tells {', '.join(judge.classes)} apart with a balanced accuracy of "
-        f"{100 * judge.balanced_accuracy:.1f} % on patches of other subjects."
-    )
-    detect = detector(transfer.network, _logits(transfer), batch_size=1 + 4 + 2 * _PLACES)
-    by_name = {
-        truth.names[label]: Concept(
-            truth.names[label],
-            sizes[label],
-            yardstick(detect, _labelled(truth, held_out.all), label),
-        )
-        for label in truth.shapes
-    }
-    rng = np.random.default_rng([FLAGS.seed, 4])
-    places = grounds(pipeline.spread(held_out.all, max_images=_PLACES), judge.side, rng)
-    return Grader(templates, judge, outlines, detect, places, FLAGS.seed), by_name
 
 
 def _graded(
