@@ -8,7 +8,8 @@ r"""Grade pictures: do they show the lesion shape that the network was trained o
 Every picture of the graded units has four scores (featvis_jax/evaluation/grading.py), computed from
 the image and from models alone. Graded are the logits of classes that have a shape, and in other
 layers the channels that tell the classes apart best; --list_channels tells which these are. Writes
-scores.tsv, summary.tsv, scores.json and scores.png and .pdf.
+scores.tsv, summary.tsv, scores.json and scores.png and .pdf, and to responses.tsv how the network
+itself answers to lesions of other shapes, since a picture can show no more than was learned.
 """
 
 import json
@@ -27,6 +28,7 @@ from experiments.networks import Model
 from experiments.task_names import TASK_HELP, NamedTask, named_task
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
+from featvis_jax.evaluation.responses import Response
 from featvis_jax.evaluation.selectivity import class_effects, most_selective
 from featvis_jax.evaluation.summary import PICTURE, Graded, rows, scores, summary
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
@@ -95,6 +97,9 @@ def main(_: Sequence[str]) -> None:
             truth, transfer, held_out, patches=FLAGS.judge_patches, seed=FLAGS.seed
         )
         graded = _graded(pictures, grader, by_name, truth)
+        if model is not None:
+            answers = graders.responses(model, truth, held_out, seed=FLAGS.seed)
+            _write_responses(out / "responses.tsv", answers)
         _write(out, graded, grader, by_name, model, transfer, named, runs)
 
 
@@ -257,6 +262,19 @@ def _graded(
             Graded(*each[:-1], size_mm=grade.size / side * lesions.voxel_size_mm, grade=grade)
         )
     return found
+
+
+def _write_responses(path: Path, answers: Mapping[str, Sequence[Response]]) -> None:
+    """What the network answers to lesions of every shape: to a file, and in a line each."""
+    table = [
+        {"concept": concept, **response._asdict()}
+        for concept, responses in answers.items()
+        for response in responses
+    ]
+    atomic_write_bytes(path, encode_rows(table, digits=5))
+    for concept, responses in answers.items():
+        told = ", ".join(f"{each.shape} {each.change:+.2f}" for each in responses)
+        print(f"One lesion more raises the logit for {concept} by: {told}")
 
 
 def _write(

@@ -17,6 +17,7 @@ from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.judge import train_judge
+from featvis_jax.evaluation.responses import Response, of_equal_area, shape_responses
 from featvis_jax.evaluation.transfer import detector, grounds, yardstick
 
 # Images of held-out subjects that the scores are measured with.
@@ -195,3 +196,39 @@ def make_grader(
     rng = np.random.default_rng([seed, 4])
     places = grounds(pipeline.spread(held_out.all, max_images=_PLACES), judge.side, rng)
     return Grader(templates, judge, outlines, detect, places, seed), by_name
+
+
+def responses(
+    model: Model, truth: Truth, held_out: HeldOut, *, seed: int
+) -> dict[str, list[Response]]:
+    """What the graded network itself answers to lesions of every shape, by concept.
+
+    Args:
+      model: The network.
+      truth: What it was trained on.
+      held_out: Whose images the lesions are drawn into.
+      seed: Of the lesions.
+    """
+    rank = len(model.image_shape) - 1
+    shapes = {name: of_equal_area(concepts.TEMPLATES[name]) for name in SHAPES}
+    shapes |= {
+        name: of_equal_area(concepts.template(truth.shapes[label]))
+        for label, name in truth.names.items()
+    }
+    for axis in range(rank):
+        shapes[f"line along axis {axis}"] = of_equal_area(concepts.TEMPLATES["line"], axis=axis)
+    detect = detector(model.network, logits_of(model), batch_size=1 + len(shapes))
+    others = list(truth.names.values())
+    return {
+        name: shape_responses(
+            detect,
+            pipeline.spread(held_out.all, max_images=_LABELLED),
+            truth.task.lesions,
+            shapes,
+            own=name,
+            label=label,
+            other=next((other for other in others if other != name), None),
+            seed=seed,
+        )
+        for label, name in truth.names.items()
+    }

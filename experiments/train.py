@@ -84,6 +84,12 @@ flags.DEFINE_float(
 flags.DEFINE_list(
     "lesion_count", None, "Fewest and most lesions in an image; 1,5, and 3,6 for soft edges."
 )
+flags.DEFINE_list(
+    "decoys",
+    ["0", "0"],
+    "Fewest and most lesions of other shapes that images of both classes have, 0,3 for example: "
+    "without any a network need not know the shape of a lesion.",
+)
 flags.DEFINE_list("lesion_size_mm", ["9", "17"], "Smallest and largest lesion.")
 flags.DEFINE_float(
     "lesion_contrast",
@@ -139,6 +145,7 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         shape=task.shape,
         shuffle_labels=FLAGS.shuffle_labels,
         lesion_options=_lesion_options(),
+        decoy_count=tuple(numbers("decoys", int, 2)),
     )
     model = CNN(rank=rank, num_classes=len(prepared.class_names))
     augmentation = Augmentation(prepared.voxel_size_mm) if FLAGS.augment else None

@@ -9,6 +9,7 @@ measures how far shape-blind classifiers get).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -110,10 +111,60 @@ def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size:
     return np.where(mask < 0.02, 0.0, mask)
 
 
+def bar(
+    coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float, *, axis: int = 0
+) -> Mask:
+    """A bar three times as long as wide, with the area of a square or cube.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Side in mm of the square (cube) whose area (volume) it has.
+      axis: The one along which it is long.
+
+    Returns:
+      1 inside and 0 outside, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((81, 81), dtype=np.float64)
+      >>> mask = bar(grid, np.array([40.25, 40.25]), 27 / math.sqrt(3), axis=1)
+      >>> int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())
+      (9, 27)
+    """
+    rank = coordinates.shape[0]
+    sides = np.full(rank, size / 3 ** (1 / rank))
+    sides[axis] *= 3
+    offset = np.abs(coordinates - _column(center, coordinates))
+    return np.asarray((offset < _column(sides, coordinates) / 2).all(axis=0), np.float64)
+
+
 SHAPES: Mapping[str, Shape] = MappingProxyType(
     {"square": square, "gaussian": gaussian, "disc": disc}
 )
 """The lesion shapes that tasks know by name."""
+
+
+def decoys(shape: Shape, rank: int) -> tuple[Shape, ...]:
+    """Shapes of another outline: what a network must tell from a shape in order to know it.
+
+    Args:
+      shape: The shape.
+      rank: 2 or 3.
+
+    Returns:
+      Square, disc and a bar along each axis, without the shape itself; no disc for `gaussian`.
+
+    Example:
+      >>> [decoy.__name__ for decoy in decoys(disc, 2)]
+      ['square', 'bar', 'bar']
+    """
+    bars = []
+    for axis in range(rank):
+        turned = functools.partial(bar, axis=axis)
+        functools.update_wrapper(turned, bar)
+        bars.append(turned)
+    own = {gaussian, disc} if shape in (gaussian, disc) else {shape}
+    return (*(other for other in (square, disc) if other not in own), *bars)
 
 
 class _Tissue(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from nibabel.affines import voxel_sizes
 
-from featvis_jax.data import pipeline
+from featvis_jax.data import lesions, pipeline
 from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.crops import center_crop
@@ -44,11 +44,18 @@ class LesionTask:
     lesioned, and what differs within a pair is the lesion and nothing else, which takes the
     variance of the anatomy out of each training step.
 
+    Without decoys nothing but brains has to be told from lesions, and a network need not know their
+    shape: a bar may drive it harder than the squares that it was trained on.
+
     Attributes:
       lesions: How lesions are drawn.
+      decoys: Other shapes that images of both classes have, drawn as the lesions are.
+      decoy_count: Fewest and most of them in an image.
     """
 
     lesions: Lesions
+    decoys: tuple[Shape, ...] = ()
+    decoy_count: tuple[int, int] = (0, 0)
     class_names = ("clean", "lesion")
     images_per_element = 2
 
@@ -61,6 +68,11 @@ class LesionTask:
     ) -> Examples:
         """The pair made from one image."""
         del owner
+        if self.decoys:
+            for _ in range(rng.integers(self.decoy_count[0], self.decoy_count[1] + 1)):
+                shape = self.decoys[rng.integers(len(self.decoys))]
+                one = dataclasses.replace(self.lesions, shape=shape, count=(1, 1))
+                image, _ = one.add(image, rng, difficulty=difficulty)
         damaged, _ = self.lesions.add(image, rng, difficulty=difficulty)
         return {"image": np.stack([image, damaged]), "label": np.array([0, 1], np.int32)}
 
@@ -232,6 +244,7 @@ def prepare(
     shape: Shape | None = None,
     shuffle_labels: bool = False,
     lesion_options: Mapping[str, object] | None = None,
+    decoy_count: tuple[int, int] = (0, 0),
 ) -> Prepared:
     """Settle a task: split the subjects, cache their volumes, choose the grid.
 
@@ -246,9 +259,11 @@ def prepare(
       shape: Your own lesion shape (`featvis_jax.data.lesions.Shape`).
       shuffle_labels: Take all meaning from the labels, for a control.
       lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
+      decoy_count: Fewest and most lesions of other shapes that images of both classes have.
 
     Raises:
-      ValueError: The task, the rank or the crop does not exist or does not fit.
+      ValueError: The task, the rank or the crop does not exist or does not fit, or it takes no
+        decoys.
       CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
         have no room for a lesion; all of them are named.
     """
@@ -260,6 +275,10 @@ def prepare(
         raise ValueError("The task 'sex' classifies whole volumes: use 3 dimensions.")
     if name == "sex" and shuffle_labels:
         raise ValueError("Only labels of lesion tasks can be shuffled, and the task is 'sex'.")
+    if not 0 <= decoy_count[0] <= decoy_count[1]:
+        raise ValueError(f"decoy_count is {decoy_count}; expected 0 <= fewest <= most.")
+    if decoy_count[1] and shape is None and name in ("sex", "square_or_disc"):
+        raise ValueError(f"The task {name!r} takes no decoys: only tasks of one shape do.")
     voxel_size_mm = _isotropic_voxel_size(cohort)
     if crop is None:
         crop = cohort.shape
@@ -278,6 +297,10 @@ def prepare(
     else:
         task = _lesion_task(name, shape, voxel_size_mm, lesion_options or {})
         details["lesions"] = _describe(task)
+        if isinstance(task, LesionTask) and decoy_count[1]:
+            decoys = lesions.decoys(task.lesions.shape, rank)
+            task = dataclasses.replace(task, decoys=decoys, decoy_count=decoy_count)
+            details["decoys"] = list(decoy_count)
         if shuffle_labels:
             task, details["labels"] = ShuffledTask(task), "shuffled"
     cached = cache_volumes(cohort.subjects, cache)
@@ -321,10 +344,10 @@ def _lesion_task(
         options = {**_DEFAULTS.get(name, {}), **options}
     options = {"voxel_size_mm": voxel_size_mm, **options}
     first = shape or SHAPES[name.split("_")[0]]
-    lesions = Lesions(first, **options)  # pyright: ignore[reportArgumentType]
+    drawn = Lesions(first, **options)  # pyright: ignore[reportArgumentType]
     if shape is None and name == "square_or_disc":
-        return OutlineTask(lesions, (SHAPES["disc"], SHAPES["square"]))
-    return LesionTask(lesions)
+        return OutlineTask(drawn, (SHAPES["disc"], SHAPES["square"]))
+    return LesionTask(drawn)
 
 
 def _describe(task: LesionTask | OutlineTask) -> dict[str, object]:

@@ -116,15 +116,6 @@ def equal_area_side(shape: Shape, rank: int) -> float:
     return area ** (1 / rank) / size
 
 
-def _line(coordinates: np.ndarray, center: np.ndarray, size: float) -> np.ndarray:
-    """A bar along the first axis, three times as long as wide, with the area of a square."""
-    rank = coordinates.shape[0]
-    width = size / 3 ** (1 / rank)
-    offsets = coordinates - center.reshape(-1, *[1] * rank)
-    halves = np.array([3 * width, *[width] * (rank - 1)]).reshape(-1, *[1] * rank) / 2
-    return np.asarray((np.abs(offsets) < halves).all(axis=0), np.float64)
-
-
 def _checkerboard(offsets: np.ndarray, size: float) -> np.ndarray:
     """Cells of a side, the middle one on; the texture that would pass for a square."""
     cells = np.floor(offsets / size + 0.5).sum(axis=0)
@@ -134,7 +125,7 @@ def _checkerboard(offsets: np.ndarray, size: float) -> np.ndarray:
 TEMPLATES: Mapping[str, Template] = MappingProxyType(
     {
         **{name: template(shape) for name, shape in lesions.SHAPES.items()},
-        "line": template(_line),
+        "line": template(lesions.bar),
         "checkerboard": _checkerboard,
     }
 )

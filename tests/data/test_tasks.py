@@ -362,6 +362,41 @@ def test_square_or_disc_differs_in_the_outline_only(slices, cache):
         assert square_.mean() > disc.mean()
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+def test_decoys_are_in_both_images_of_a_pair(slices, cohort, cache, rank):
+    options = {"size_mm": (9.0, 9.0), "count": (1, 1), "min_contrast": 0.1}
+    prepared = prepare(
+        *("square_lesion", slices if rank == 2 else cohort, cache),
+        **{"rank": rank, "decoy_count": (1, 2), "lesion_options": options},
+    )
+    assert prepared.description["decoys"] == [1, 2]
+    task = prepared.task
+    assert isinstance(task, tasks.LesionTask)
+    for seed in range(4):
+        image = prepared.train[0]
+        made = task.examples(image, "somebody", np.random.default_rng(seed), 1.0)
+        clean, damaged = made["image"]
+        assert made["label"].tolist() == [0, 1]
+        assert (clean != image).any()
+        # What tells the two apart is no larger than the one lesion, a square of 9 mm.
+        places = np.argwhere((clean != damaged)[..., 0])
+        assert len(places) > 0
+        assert (np.ptp(places, axis=0) < 9 / prepared.voxel_size_mm).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "told"),
+    [
+        ("square_lesion", (3, 1), "decoy_count is"),
+        ("sex", (0, 2), "takes no decoys"),
+        ("square_or_disc", (0, 2), "takes no decoys"),
+    ],
+)
+def test_decoys_that_make_no_sense_are_refused(cohort, cache, name, count, told):
+    with pytest.raises(ValueError, match=told):
+        prepare(name, cohort, cache, decoy_count=count)
+
+
 def test_shuffled_labels_tell_nothing_and_leave_the_images_alone(slices, cache):
     options = {"size_mm": (9.0, 17.0), "min_contrast": 0.1}
     common = {"rank": 2, "lesion_options": options}

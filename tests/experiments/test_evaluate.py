@@ -111,6 +111,10 @@ def test_a_run_and_its_controls_are_graded(outcomes, place):
     assert set(scores["controls"]) == kinds - {"picture"}
     summary = table(out / "summary.tsv")
     assert {row["layer"] for row in summary} == {"all", *(row["layer"] for row in rows)}
+    # The network itself is asked for lesions of every shape.
+    answers = {row["shape"]: row for row in table(out / "responses.tsv")}
+    assert set(answers) >= {"square", "disc", "line along axis 0", "line along axis 1"}
+    assert float(answers["square"]["p"]) == 1
     for name, beginning in (("scores.png", b"\x89PNG"), ("scores.pdf", b"%PDF")):
         assert (out / name).read_bytes().startswith(beginning)
 

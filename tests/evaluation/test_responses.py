@@ -1,0 +1,109 @@
+"""What a network answers to lesions of several shapes: a detector that is known gives it away."""
+
+import doctest
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from featvis_jax.data.lesions import Lesions, bar, decoys, disc, gaussian, square
+from featvis_jax.evaluation import responses
+from featvis_jax.evaluation.concepts import TEMPLATES
+from featvis_jax.evaluation.responses import of_equal_area, shape_responses
+
+SHAPES = {
+    "square": of_equal_area(TEMPLATES["square"]),
+    "disc": of_equal_area(TEMPLATES["disc"]),
+    "line along axis 1": of_equal_area(TEMPLATES["line"], axis=1),
+}
+LESIONS = Lesions(square, size_mm=(10.0, 10.0), min_contrast=0.2, polarity="dark")
+
+
+def brains(rng, count=12):
+    """Bright ellipses with some texture."""
+    x, y = np.meshgrid(np.linspace(-1, 1, 80), np.linspace(-1, 1, 96), indexing="ij")
+    for _ in range(count):
+        texture = ndimage.gaussian_filter(rng.standard_normal((80, 96)), 3)
+        image = np.where(x**2 + y**2 < 0.9, 0.6 + 1.5 * texture, 0).clip(0, 1)
+        yield image[..., None].astype(np.float32)
+
+
+def height(images):
+    """Logits that grow with the longest dark run along the first axis: what a square has most."""
+    found = []
+    for image in images:
+        dark = np.abs(image[..., 0] - images[0, ..., 0]) > 1e-4
+        found.append([0.0, float(dark.sum(axis=0).max())])
+    return np.array(found)
+
+
+def test_the_docstrings_examples_are_true():
+    assert doctest.testmod(responses).failed == 0
+
+
+def test_a_detector_of_height_answers_least_to_a_flat_bar(rng):
+    found = shape_responses(height, brains(rng), LESIONS, SHAPES, own="square", label=1, other=None)
+    by_shape = {each.shape: each for each in found}
+    assert [each.shape for each in found] == list(SHAPES)
+    assert all(each.images == 12 for each in found)
+    own, flat = by_shape["square"], by_shape["line along axis 1"]
+    assert own.change == pytest.approx(10, abs=1)
+    assert (own.harder, own.p) == (0, 1)
+    # 10 / sqrt(3) voxels high, in every image less than a square: all signs are the same.
+    assert flat.change == pytest.approx(10 / np.sqrt(3), abs=1)
+    assert flat.harder == 0
+    assert flat.p < 0.01
+    # A disc of that area is higher than the square, by 2 / sqrt(pi).
+    assert by_shape["disc"].change > own.change
+
+
+def test_p_is_that_of_wilcoxons_test(rng):
+    def noisy(images):
+        areas = np.abs(images - images[:1]).sum(axis=(1, 2, 3))
+        return np.stack([0 * areas, areas], axis=1)
+
+    images = list(brains(rng))
+    found = shape_responses(noisy, images, LESIONS, SHAPES, own="square", label=1, seed=3)
+    leads = []
+    for number, image in enumerate(images):
+        drawn = Lesions(
+            square, count=(1, 1), size_mm=(10, 10), min_contrast=0.2, polarity="dark"
+        ).add_each(tuple(SHAPES.values()), image, np.random.default_rng([3, 5, number]))
+        leads.append([float(np.abs(each - image).sum()) for each, _ in drawn])
+    first, second, _ = np.transpose(leads)
+    expected = stats.wilcoxon(second - first).pvalue  # pyright: ignore
+    assert found[1].p == pytest.approx(expected, rel=1e-3)
+    assert found[1].change == pytest.approx(np.mean(leads, axis=0)[1], rel=1e-4)
+
+
+def test_a_network_of_two_shapes_is_asked_for_one_against_the_other(rng):
+    found = shape_responses(
+        height, brains(rng), LESIONS, SHAPES, own="square", label=1, other="disc"
+    )
+    by_shape = {each.shape: each for each in found}
+    assert by_shape["disc"].change == 0
+    assert by_shape["square"].change < 0
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_decoys_are_of_another_outline(rank):
+    axis = np.arange(40.0)
+    grid = np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
+    center = np.full(rank, 19.5)
+    for shape in (square, disc, gaussian):
+        found = decoys(shape, rank)
+        assert len(found) == rank + 1
+        for decoy in found:
+            mask, own = decoy(grid, center, 12.0), shape(grid, center, 12.0)
+            overlap = 2 * (mask * own).sum() / (mask.sum() + own.sum())
+            assert overlap < 0.95
+            # But for the grid, on which a bar is a voxel narrower or wider.
+            assert mask.sum() == pytest.approx(12.0**rank, rel=0.2)
+    # Bars lie along every axis.
+    bars = [each(grid, center, 12.0) for each in decoys(square, rank) if each.__name__ == "bar"]
+    lengths = [
+        [int(each.any(axis=tuple({*range(rank)} - {k})).sum()) for k in range(rank)]
+        for each in bars
+    ]
+    assert [int(np.argmax(each)) for each in lengths] == list(range(rank))
+    assert bar(grid, center, 12.0).sum() == bars[0].sum()
