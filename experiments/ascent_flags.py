@@ -115,7 +115,7 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     image = image_flags.parameterization(model)
     chosen = ascent.Recipe(
         objective=objective_flags.objective(model.network, layer),
-        penalty=None if penalty is None else penalty(layer),
+        penalty=None if penalty is None else penalty(layer, model.intensity_range),
         penalty_weight=0.0 if penalty is None else FLAGS.penalty_weight,
         parameterization=image,
         optimizer=image_flags.optimizer(image)[0],

@@ -66,7 +66,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer("best", 5, "Channels of each layer but the logits.", lower_bound=1)
 flags.DEFINE_bool("list_channels", False, "Tell which channels are graded, and do nothing.")
 flags.DEFINE_integer(
-    "judge_patches", 4096, "Patches that the judge of shapes learns from.", lower_bound=64
+    "judge_patches", 16384, "Patches that the judge of shapes learns from.", lower_bound=64
 )
 flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
 # Real images of each unit that are graded beside its pictures.

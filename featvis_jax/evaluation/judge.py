@@ -4,8 +4,8 @@ It sees patches of held-out subjects with one lesion of every shape pasted in, o
 about the patches of a picture that show most. Patches have zero mean and unit deviation, so that
 neither brightness nor contrast nor polarity tells a shape. Pictures are no anatomy: half of the
 patches have their ground phase-scrambled, half of the shapes have others like them around, and some
-are blurred or shaded. Among the patches without a shape are stripes, checkerboards, and patches
-whose shapes were phase-scrambled, none of which should be taken for one.
+are blurred, shaded or grainy. Among the patches without a shape are stripes, checkerboards, and
+patches whose shapes were phase-scrambled, none of which should be taken for one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def train_judge(
     *,
     size: float,
     templates: Mapping[str, Template] = TEMPLATES,
-    patches: int = 4096,
+    patches: int = 16384,
     epochs: int = 8,
     seed: int = 0,
 ) -> Judge:
@@ -169,7 +169,7 @@ def _patches(
             made.append(
                 _shapeless(rng, ground, templates[every[int(rng.integers(len(every)))]], size)
             )
-    return np.stack([_normalised(patch) for patch in made]), labels
+    return np.stack([_normalised(_grainy(rng, patch)) for patch in made]), labels
 
 
 def _offsets(side: int, rank: int) -> np.ndarray:
@@ -216,6 +216,12 @@ def _shapeless(
         mask = _texture(rng, _offsets(ground.shape[0], ground.ndim), size * rng.uniform(*_SIZES))
         return ground + mask * rng.uniform(*_CONTRAST) * max(float(ground.std()), 0.02)
     return phase_scrambled(_drawn(rng, ground, draw, size)[..., None], rng)[..., 0]
+
+
+def _grainy(rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
+    """A patch with white noise, as pictures have it and brains do not; half stay as they are."""
+    grain = rng.uniform(0, 0.7) * rng.integers(2) * float(patch.std())
+    return patch + grain * rng.standard_normal(patch.shape)
 
 
 def _ground(rng: np.random.Generator, images: Sequence[np.ndarray], side: int) -> np.ndarray:

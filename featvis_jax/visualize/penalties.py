@@ -66,6 +66,23 @@ def image_l2() -> Objective:
     )
 
 
+def contrast(grey: float = 0.5) -> Objective:
+    """Mean squared distance of the image from a grey level.
+
+    Whatever does not pay for its contrast fades: elements stand apart on an even ground, fewer of
+    them the larger the weight is.
+
+    Args:
+      grey: The level; the middle of the intensity range has room for both polarities.
+    """
+    return Objective(
+        f"contrast({grey:g})",
+        (),
+        lambda activations, image, unit: jnp.mean(jnp.square(image - grey)),
+        True,
+    )
+
+
 def total_variation() -> Objective:
     """Mean length of the image's gradient, by forward differences (isotropic).
 
@@ -98,10 +115,12 @@ def cohort_mean(mean: Float[Array, "*spatial channels"]) -> Objective:
 
 PENALTIES = {
     "none": None,
-    "layer_l1": layer_l1,
-    "off_target_l1": off_target_l1,
-    "image_l1": lambda layer: image_l1(),
-    "image_l2": lambda layer: image_l2(),
-    "total_variation": lambda layer: total_variation(),
+    "layer_l1": lambda layer, intensity_range: layer_l1(layer),
+    "off_target_l1": lambda layer, intensity_range: off_target_l1(layer),
+    "image_l1": lambda layer, intensity_range: image_l1(),
+    "image_l2": lambda layer, intensity_range: image_l2(),
+    "contrast": lambda layer, intensity_range: contrast(sum(intensity_range) / 2),
+    "total_variation": lambda layer, intensity_range: total_variation(),
 }
-"""Penalties by their names on the command line: functions of the target layer's name."""
+"""Penalties by their names on the command line: functions of the target layer's name, and of the
+lowest and highest intensity."""

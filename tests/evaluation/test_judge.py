@@ -52,7 +52,7 @@ def board(rng: np.random.Generator) -> np.ndarray:
 def judge():
     rng = np.random.default_rng(1)
     images = [tissue(rng) for _ in range(12)]
-    return train_judge(images[:6], images[6:], OUTLINES, size=SIZE, patches=1536, epochs=6)
+    return train_judge(images[:6], images[6:], OUTLINES, size=SIZE, patches=8192, epochs=10)
 
 
 def test_the_judge_knows_patches_of_other_subjects(judge):

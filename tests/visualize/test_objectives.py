@@ -524,7 +524,7 @@ def test_descriptions_tell_arrays_apart():
 RISING = {
     **COMBINATIONS,
     **{
-        f"away from {name}": -1.0 * make("a")
+        f"away from {name}": -1.0 * make("a", (0.0, 1.0))
         for name, make in penalties.PENALTIES.items()
         if make is not None
     },

@@ -65,6 +65,8 @@ def test_image_penalties_are_means_over_voxels(rng, spatial):
     np.testing.assert_allclose(found, np.abs(exact).mean(), rtol=1e-5)
     found = values(penalties.image_l2(), image=image)
     np.testing.assert_allclose(found, np.square(exact).mean(), rtol=1e-5)
+    found = values(penalties.contrast(0.25), image=image)
+    np.testing.assert_allclose(found, np.square(exact - 0.25).mean(), rtol=1e-5)
     found = values(penalties.cohort_mean(jnp.asarray(mean)), image=image)
     expected = np.square(exact - mean.astype(np.float64)).mean()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -133,12 +135,13 @@ def test_off_target_leaves_the_target_alone(rng):
 def test_penalties_of_the_command_line_read_what_they_say(rng, name):
     make = penalties.PENALTIES[name]
     assert make is not None
-    penalty = make("layer")
+    penalty = make("layer", (0.0, 2.0))
     of_layer = name in ("layer_l1", "off_target_l1")
     assert penalty.layers == (("layer",) if of_layer else ())
     # Only a penalty that leaves other channels alone lets the network compute one.
     assert penalty.reads_one_channel == (not of_layer)
-    assert penalty.description == (f"{name}('layer')" if of_layer else f"{name}()")
+    argument = "'layer'" if of_layer else "1" if name == "contrast" else ""
+    assert penalty.description == f"{name}({argument})"
     image = rng.random((4, 5, 1)).astype(np.float32)
     activations = rng.standard_normal((4, 5, 3)).astype(np.float32)
     assert values(penalty, activations=activations, image=image) > 0
