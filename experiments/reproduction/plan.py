@@ -53,6 +53,9 @@ TRAININGS: Mapping[str, Training] = MappingProxyType(
         "cube": Training("square_lesion", 3, "cube-lesion"),
         "gaussian-2": Training("gaussian_lesion", 2, "gaussian-lesion-2", seed=1),
         "square-2": Training("square_lesion", 2, "square-lesion-2", seed=1),
+        "square-noise-2": Training(
+            "square_lesion", 2, "square-lesion-noise-2", seed=3, start="square-2"
+        ),
         "cube-2": Training("square_lesion", 3, "cube-lesion-2", seed=1),
     }
 )
@@ -76,7 +79,7 @@ PLANTED: Mapping[str, Planted] = MappingProxyType(
     {
         "square": Planted("square lesions", "square-2"),
         "square-noise": Planted(
-            "square lesions, trained through noise", "square-2", "lucid,noise_0.1"
+            "square lesions, trained through noise", "square-noise-2", "lucid,noise_0.1"
         ),
         "gaussian": Planted("Gaussian lesions", "gaussian-2"),
         "cube": Planted("cubes, in 3-D", "cube-2"),

@@ -214,6 +214,8 @@ def test_planted_models_are_graded_by_a_second_network_beside_permuted_weights()
     after = {stage.name: stage.after for stage in paper.stages}
     assert {"train-square", "train-square-2", "logits-square"} <= set(after["grade-square"])
     assert after["train-square-noise"] == ("train-square",)
+    # So does the network that it is asked about, from a model of its own.
+    assert after["train-square-noise-2"] == ("train-square-2",)
     assert after["images-sex"] == ("train-sex",)
 
 
