@@ -66,7 +66,7 @@ def image_l2() -> Objective:
     )
 
 
-def contrast(grey: float = 0.5) -> Objective:
+def contrast(*, grey: float = 0.5) -> Objective:
     """Mean squared distance of the image from a grey level.
 
     Whatever does not pay for its contrast fades: elements stand apart on an even ground, fewer of
@@ -119,7 +119,7 @@ PENALTIES = {
     "off_target_l1": lambda layer, intensity_range: off_target_l1(layer),
     "image_l1": lambda layer, intensity_range: image_l1(),
     "image_l2": lambda layer, intensity_range: image_l2(),
-    "contrast": lambda layer, intensity_range: contrast(sum(intensity_range) / 2),
+    "contrast": lambda layer, intensity_range: contrast(grey=sum(intensity_range) / 2),
     "total_variation": lambda layer, intensity_range: total_variation(),
 }
 """Penalties by their names on the command line: functions of the target layer's name, and of the

@@ -65,7 +65,7 @@ def test_image_penalties_are_means_over_voxels(rng, spatial):
     np.testing.assert_allclose(found, np.abs(exact).mean(), rtol=1e-5)
     found = values(penalties.image_l2(), image=image)
     np.testing.assert_allclose(found, np.square(exact).mean(), rtol=1e-5)
-    found = values(penalties.contrast(0.25), image=image)
+    found = values(penalties.contrast(grey=0.25), image=image)
     np.testing.assert_allclose(found, np.square(exact - 0.25).mean(), rtol=1e-5)
     found = values(penalties.cohort_mean(jnp.asarray(mean)), image=image)
     expected = np.square(exact - mean.astype(np.float64)).mean()
