@@ -28,7 +28,7 @@ from experiments.launch import start
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import tables
 from featvis_jax.results.files import atomic_write_bytes
-from featvis_jax.visualize import transforms
+from featvis_jax.visualize import objectives, transforms
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Write the table to this TSV file, too.")
@@ -164,17 +164,21 @@ def _ascent(
 
 
 def _neuron_2d() -> Row:
-    """Channels of conv5 in the middle of its grid; the image that they see is 21 voxels wide."""
+    """Channels of conv5 in the middle of its grid, which see a small part of the image."""
     module, batch, steps = CNN(rank=2), 64, 8
-    reach = arithmetic.receptive_field(module, "conv5")
+    neuron = objectives.neuron("conv5")
+    reach = ascents.random_network(module, _SLICE).layer("conv5").receptive_field
+    assert reach is not None
     torch: list[Side] = []
     if _torch_is_installed():
         from experiments.benchmarks import pytorch
 
         options = {"neuron": True, "batch": batch, "learning_rate": 0.05}
         torch.append((batch, pytorch.ascent(module, _SLICE, "conv5", **options)))
-    whole = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, neuron=True, cropped=False)
-    cut = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, neuron=True)
+    # Without a known place nothing can be cut out for it.
+    uncut = dataclasses.replace(neuron, place=None)
+    whole = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, objective=uncut)
+    cut = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, objective=neuron)
     of_whole = min(whole.run(steps) for _ in range(2)) / steps / batch
     field = (*[reach] * module.rank, 1)
     row = _measure(

@@ -41,29 +41,6 @@ def training_flop(module: CNN, image_shape: tuple[int, ...]) -> int:
     return total
 
 
-def receptive_field(module: CNN, layer: str) -> int:
-    """Voxels of the image, along each axis, that one place of a convolution sees.
-
-    Args:
-      module: The network.
-      layer: The convolution, ``conv1`` to ``conv5``.
-
-    Example:
-      >>> receptive_field(CNN(rank=2), "conv5")
-      21
-    """
-    reach = stride = 1
-    for number, pool in enumerate(module.pools, 1):
-        reach += (module.kernel_size - 1) * stride
-        if f"conv{number}" == layer:
-            return reach
-        if pool is not None:
-            window, step = pool
-            reach += (window - 1) * stride
-            stride *= step
-    raise ValueError(f"There is no convolution {layer!r}.")
-
-
 def _convolutions(
     module: CNN, image_shape: tuple[int, ...]
 ) -> list[tuple[str, int, int, int, int]]:

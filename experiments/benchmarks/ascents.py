@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from featvis_jax.nn.cnn import CNN
+from featvis_jax.nn.network import Network
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.types import Transform
 from featvis_jax.visualize import (
@@ -19,7 +20,7 @@ from featvis_jax.visualize import (
     planning,
     presets,
 )
-from featvis_jax.visualize.objectives import Unit
+from featvis_jax.visualize.objectives import Objective, Unit
 
 
 class Compiled(NamedTuple):
@@ -36,6 +37,17 @@ class Compiled(NamedTuple):
     peak_bytes: int
 
 
+def random_network(module: CNN, image_shape: tuple[int, ...]) -> Network:
+    """A network with random weights.
+
+    Args:
+      module: The network.
+      image_shape: ``(*spatial, 1)``.
+    """
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(image_shape))
+    return linen_network(module, variables, image_shape)
+
+
 def ascent_job(
     module: CNN,
     image_shape: tuple[int, ...],
@@ -46,8 +58,7 @@ def ascent_job(
     regularization: str = "none",
     projection: Transform | None = None,
     learning_rate: float = 0.05,
-    neuron: bool = False,
-    cropped: bool = True,
+    objective: Objective | None = None,
 ) -> Compiled:
     """An ascent on the first `batch` channels of a layer; `run` always starts afresh.
 
@@ -60,15 +71,12 @@ def ascent_job(
       regularization: A strategy by name.
       projection: In place of the strategy's.
       learning_rate: Of Adam.
-      neuron: Whether each channel is driven in the middle of its grid alone.
-      cropped: Whether the network may see no more of the image than a neuron does.
+      objective: In place of the channel's mean.
     """
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(image_shape))
-    network = linen_network(module, variables, image_shape)
-    network = network._replace(may_be_cropped=network.may_be_cropped and cropped)
+    network = random_network(module, image_shape)
     strategy = presets.strategy(regularization)
     recipe = ascent.Recipe(
-        objective=objectives.neuron(layer) if neuron else objectives.channel(layer),
+        objective=objectives.channel(layer) if objective is None else objective,
         penalty=penalties.layer_l1(layer) if layer_l1 else None,
         penalty_weight=10.0 if layer_l1 else 0.0,
         parameterization=parameterizations.pixels(),
@@ -84,13 +92,15 @@ def ascent_job(
     states = init(keys)
     started = time.perf_counter()
     advance = jax.jit(ascent.advance(network, recipe), donate_argnums=1)
-    program = advance.lower(variables, states, units, jnp.int32(0), jnp.int32(1)).compile()
+    program = advance.lower(network.variables, states, units, jnp.int32(0), jnp.int32(1)).compile()
     compile_seconds = time.perf_counter() - started
 
     def run(steps: int) -> float:
         states = jax.block_until_ready(init(keys))
         started = time.perf_counter()
-        jax.block_until_ready(program(variables, states, units, jnp.int32(0), jnp.int32(steps)))
+        jax.block_until_ready(
+            program(network.variables, states, units, jnp.int32(0), jnp.int32(steps))
+        )
         return time.perf_counter() - started
 
     return Compiled(run, compile_seconds, planning.program_bytes(program))

@@ -267,28 +267,9 @@ def prepare(
       CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
         have no room for a lesion; all of them are named.
     """
-    if rank not in (2, 3):
-        raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
-    if shape is None and name not in TASKS:
-        raise ValueError(f"There is no task {name!r}; expected one of {', '.join(TASKS)}.")
-    if name == "sex" and rank != 3:
-        raise ValueError("The task 'sex' classifies whole volumes: use 3 dimensions.")
-    if name == "sex" and shuffle_labels:
-        raise ValueError("Only labels of lesion tasks can be shuffled, and the task is 'sex'.")
-    if not 0 <= decoy_count[0] <= decoy_count[1]:
-        raise ValueError(f"decoy_count is {decoy_count}; expected 0 <= fewest <= most.")
-    if decoy_count[1] and shape is None and name in ("sex", "square_or_disc"):
-        raise ValueError(f"The task {name!r} takes no decoys: only tasks of one shape do.")
+    _refuse(name, rank, shape, shuffle_labels, decoy_count)
     voxel_size_mm = _isotropic_voxel_size(cohort)
-    if crop is None:
-        crop = cohort.shape
-        if rank == 2:
-            crop = [
-                min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop[:2], _SLICE_MM, strict=True)
-            ]
-    if len(crop) != rank or min(crop) < 1:
-        raise ValueError(f"The crop is {tuple(crop)}; expected {rank} positive numbers of voxels.")
-
+    crop = _crop(crop, cohort, rank, voxel_size_mm)
     split = split_subjects(cohort, label="sex" if name == "sex" else None, seed=seed)
     details: dict[str, object] = {}
     task: LesionTask | OutlineTask | ShuffledTask | LabelTask
@@ -298,9 +279,7 @@ def prepare(
         task = _lesion_task(name, shape, voxel_size_mm, lesion_options or {})
         details["lesions"] = _describe(task)
         if isinstance(task, LesionTask) and decoy_count[1]:
-            decoys = lesions.decoys(task.lesions.shape, rank)
-            task = dataclasses.replace(task, decoys=decoys, decoy_count=decoy_count)
-            details["decoys"] = list(decoy_count)
+            task, details["decoys"] = _with_decoys(task, decoy_count, rank), list(decoy_count)
         if shuffle_labels:
             task, details["labels"] = ShuffledTask(task), "shuffled"
     cached = cache_volumes(cohort.subjects, cache)
@@ -324,7 +303,7 @@ def prepare(
         task=task,
         class_names=task.class_names,
         split=split,
-        shape=tuple(crop),
+        shape=crop,
         affine=affine,
         description={
             "cohort": cohort.name,
@@ -334,6 +313,48 @@ def prepare(
         },
         **parts,
     )
+
+
+def _refuse(
+    name: str,
+    rank: int,
+    shape: Shape | None,
+    shuffle_labels: bool,
+    decoy_count: tuple[int, int],
+) -> None:
+    """Refuse what does not exist or does not go together."""
+    if rank not in (2, 3):
+        raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
+    if shape is None and name not in TASKS:
+        raise ValueError(f"There is no task {name!r}; expected one of {', '.join(TASKS)}.")
+    if name == "sex" and rank != 3:
+        raise ValueError("The task 'sex' classifies whole volumes: use 3 dimensions.")
+    if name == "sex" and shuffle_labels:
+        raise ValueError("Only labels of lesion tasks can be shuffled, and the task is 'sex'.")
+    if not 0 <= decoy_count[0] <= decoy_count[1]:
+        raise ValueError(f"decoy_count is {decoy_count}; expected 0 <= fewest <= most.")
+    if decoy_count[1] and shape is None and name in ("sex", "square_or_disc"):
+        raise ValueError(f"The task {name!r} takes no decoys: only tasks of one shape do.")
+
+
+def _crop(
+    crop: Sequence[int] | None, cohort: Cohort, rank: int, voxel_size_mm: float
+) -> tuple[int, ...]:
+    """The spatial shape of an image, by default as the paper has it."""
+    if crop is None:
+        crop = cohort.shape
+        if rank == 2:
+            crop = [
+                min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop[:2], _SLICE_MM, strict=True)
+            ]
+    if len(crop) != rank or min(crop) < 1:
+        raise ValueError(f"The crop is {tuple(crop)}; expected {rank} positive numbers of voxels.")
+    return tuple(crop)
+
+
+def _with_decoys(task: LesionTask, count: tuple[int, int], rank: int) -> LesionTask:
+    shapes = lesions.decoys(task.lesions.shape, rank)
+    return dataclasses.replace(task, decoys=shapes, decoy_count=count)
 
 
 def _lesion_task(
