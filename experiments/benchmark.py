@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from experiments import startup
@@ -282,6 +283,7 @@ def _first_step() -> Row:
                 env={
                     **os.environ,
                     "JAX_COMPILATION_CACHE_DIR": cache,
+                    "JAX_NUM_CPU_DEVICES": str(jax.local_device_count("cpu")),
                     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 },
             )

@@ -81,8 +81,9 @@ def largest_size(work: Work) -> tuple[int, dict[str, LayerProgram]]:
     size = program.batch_size
     if size == planning.even_size(count, most):
         # This layer may have few channels; others could fill a larger batch.
-        share = program.memory_bytes / planning.free_memory_bytes()
-        size = max(size, min(most, int(size / max(share, 1e-9))))
+        units = -(-size // program.num_devices)
+        fit = units * planning.free_memory_bytes() / max(program.memory_bytes, 1)
+        size = max(size, min(most, int(jax.local_device_count() * fit)))
     return size, {name: program}
 
 
@@ -148,7 +149,8 @@ def text(
         batch_size, programs = largest_size(work)
     probes = _probes(work, batch_size, programs)
     shape = "x".join(map(str, work.network.image_shape[:-1]))
-    free = planning.free_memory_bytes() / 2**30
+    num_devices = min(batch_size, jax.local_device_count())
+    free = planning.free_memory_bytes(num_devices=num_devices) / 2**30
     lines = [
         f"Images of {shape} voxels, {steps} steps, --batch={batch_size}"
         + (" (the largest useful one that fits)." if found is None else "."),
@@ -179,7 +181,8 @@ def text(
     if to_do < everything:
         lines.append(f"{everything - to_do} of {everything} channels are finished already.")
     lines.append(f"Time: about {duration(total)} for {to_do} channels, compiling included.")
-    lines.append(f"Memory: {free:.1f} GiB may be used.")
+    each = "" if num_devices == 1 else f" on each of {num_devices} devices"
+    lines.append(f"Memory: {free:.1f} GiB may be used{each}.")
     size, room = _disk_bytes(work, to_do, steps), shutil.disk_usage(_existing(out)).free
     lines.append(
         f"Disk: at most {size / 2**20:.0f} MiB in {out}; {room / 2**20:.0f} MiB are free."

@@ -1,6 +1,8 @@
 """What a launcher sets up in its process before it computes anything."""
 
+import contextlib
 import ctypes
+import os
 import platform
 from pathlib import Path
 
@@ -45,7 +47,23 @@ def prepare() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if FLAGS.precision is not None:
         jax.config.update("jax_default_matmul_precision", FLAGS.precision)
+    _one_device_per_core()
     _keep_memory()
+
+
+def _one_device_per_core() -> None:
+    """Have JAX take every core that this process may use for a device, unless told otherwise.
+
+    Cores with units of their own never wait for each other, where many small operations on all of
+    them do: an ascent takes 0.7 of the time. JAX_NUM_CPU_DEVICES says another number.
+    """
+    told = jax.config.values["jax_num_cpu_devices"] > 0
+    if told or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # A process that has computed something already, as one of tests, keeps the devices it has.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
 def _keep_memory() -> None:

@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 from sklearn import metrics as sklearn_metrics
 
@@ -184,14 +187,41 @@ def evaluate(
         count = len(batch["label"])
         size = max(size, count)
         padding = [(0, size - count)] + [(0, 0)] * (batch["image"].ndim - 1)
-        logits.append(_apply(model, variables, np.pad(batch["image"], padding))[:count])
+        images = np.pad(batch["image"], padding)
+        logits.append(_apply(model, _copied(variables, images), images)[:count])
         labels.append(batch["label"])
     return _score(np.concatenate(logits), np.concatenate(labels))
 
 
 @jax.jit(static_argnums=0)
 def _apply(model: nn.Module, variables: dict[str, Variables], images: Array) -> Array:
-    return model.apply(variables, images)  # pyright: ignore[reportReturnType]
+    apply = jax.shard_map(
+        model.apply,
+        mesh=devices_for(len(images)),
+        in_specs=(P(), P("images")),
+        out_specs=P("images"),
+        check_vma=False,
+    )
+    return apply(variables, images)  # pyright: ignore[reportReturnType]
+
+
+def devices_for(num_images: int) -> jax.sharding.Mesh:
+    """As many devices of this process as share a batch evenly, along an axis ``"images"``.
+
+    Args:
+      num_images: Images of the batch.
+
+    Example:
+      >>> devices_for(32).size <= jax.local_device_count()
+      True
+    """
+    present = jax.local_devices()
+    return jax.sharding.Mesh(np.array(present[: math.gcd(num_images, len(present))]), ("images",))
+
+
+def _copied(values: PyTree[Array], images: Array | np.ndarray) -> PyTree[Array]:
+    """A copy on each of the devices that share a batch, unless they have one."""
+    return jax.device_put(values, NamedSharding(devices_for(len(images)), P()))
 
 
 def _score(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Evaluation:
@@ -228,6 +258,9 @@ def training_step(
 ) -> TrainingStep:
     """Make the function that takes one optimizer step on a batch.
 
+    The devices of this process share the batch, as far as it divides by their number, and average
+    their gradients.
+
     Args:
       model: A network with a ``"statistics"`` collection.
       optimizer: From optax.
@@ -240,11 +273,22 @@ def training_step(
     def update(
         params: Variables, opt_state: optax.OptState, images: Array, labels: Array
     ) -> tuple[Variables, optax.OptState, Array]:
-        def loss(params: Variables) -> Array:
-            logits = _apply(model, {"params": params, "statistics": statistics}, images)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        def of_part(params: Variables, images: Array, labels: Array) -> tuple[Array, Variables]:
+            def loss(params: Variables) -> Array:
+                logits = cast(
+                    Array, model.apply({"params": params, "statistics": statistics}, images)
+                )
+                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        value, gradient = jax.value_and_grad(loss)(params)
+            return lax.pmean(jax.value_and_grad(loss)(params), "images")
+
+        value, gradient = jax.shard_map(
+            of_part,
+            mesh=devices_for(len(images)),
+            in_specs=(P(), P("images"), P("images")),
+            out_specs=P(),
+            check_vma=False,
+        )(params, images, labels)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
@@ -315,7 +359,9 @@ def fit(
             with contextlib.suppress(_Asked):
                 for batch in _until(stop, itertools.islice(batches, last - step)):
                     params, opt_state, loss = update(
-                        params, opt_state, batch["image"], batch["label"]
+                        *_copied((params, opt_state), batch["image"]),
+                        batch["image"],
+                        batch["label"],
                     )
                     losses.append(loss)
                     step += 1

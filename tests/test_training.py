@@ -4,7 +4,10 @@ import functools
 import itertools
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -516,3 +519,40 @@ def test_weights_that_overflow_in_the_last_step_are_seen_in_validation(tmp_path)
         fit(tmp_path, options)
     # What is not finite is not saved.
     assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
+
+
+@pytest.fixture(scope="module")
+def trained_on(tmp_path_factory):
+    """The weights and losses of a training on a number of simulated devices."""
+    place = tmp_path_factory.mktemp("devices")
+    program = Path(__file__).with_name("training_devices.py")
+
+    def start(devices, size):
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(program.parents[1]),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        result = place / f"{devices}-{size}.npz"
+        command = [sys.executable, program, result, str(size)]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+        def finish():
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+            with np.load(result) as found:
+                return dict(found)
+
+        return finish
+
+    started = {how: start(*how) for how in [(1, 6), (4, 6), (1, 16), (8, 16)]}
+    return {how: finish() for how, finish in started.items()}
+
+
+@pytest.mark.parametrize(("size", "devices", "sharing"), [(6, 4, 2), (16, 8, 8)])
+def test_devices_that_share_a_batch_take_the_steps_of_one(trained_on, size, devices, sharing):
+    one, several = trained_on[1, size], trained_on[devices, size]
+    assert several["devices"] == sharing
+    np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(several["weights"], one["weights"], rtol=1e-4, atol=1e-6)

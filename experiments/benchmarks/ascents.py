@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from featvis_jax.nn.cnn import CNN
@@ -21,6 +22,7 @@ from featvis_jax.visualize import (
     presets,
 )
 from featvis_jax.visualize.objectives import Objective, Unit
+from featvis_jax.visualize.sharding import ShardedAscent
 
 
 class Compiled(NamedTuple):
@@ -29,7 +31,7 @@ class Compiled(NamedTuple):
     Attributes:
       run: Takes a number of steps and returns the seconds that they took.
       compile_seconds: What compilation took.
-      peak_bytes: Arguments, results and temporaries of the compiled program.
+      peak_bytes: Arguments, results and temporaries of the compiled program, on all devices.
     """
 
     run: Callable[[int], float]
@@ -85,25 +87,24 @@ def ascent_job(
         projection=strategy.projection if projection is None else projection,
         steps=256,
     )
-    channels = [place % network.layer(layer).channels for place in range(batch)]
-    units = Unit(jnp.asarray(channels, jnp.int32))
-    init = jax.jit(jax.vmap(lambda key: ascent.init(key, recipe, image_shape)))
-    keys = jax.random.split(jax.random.key(0), batch)
-    states = init(keys)
+    channels = np.arange(batch, dtype=np.int32) % network.layer(layer).channels
+    sharded = ShardedAscent(network, recipe, batch, jax.local_devices())
+    units, variables = Unit(sharded.dealt(channels)), sharded.copied(network.variables)
+    key_data = jax.device_get(jax.random.key_data(jax.random.split(jax.random.key(0), batch)))
+    keys = jax.random.wrap_key_data(sharded.dealt(key_data))
+    init = sharded.compile_init()
     started = time.perf_counter()
-    advance = jax.jit(ascent.advance(network, recipe), donate_argnums=1)
-    program = advance.lower(network.variables, states, units, jnp.int32(0), jnp.int32(1)).compile()
+    program = sharded.compile_advance()
     compile_seconds = time.perf_counter() - started
 
     def run(steps: int) -> float:
         states = jax.block_until_ready(init(keys))
+        bounds = sharded.copied((np.int32(0), np.int32(steps)))
         started = time.perf_counter()
-        jax.block_until_ready(
-            program(network.variables, states, units, jnp.int32(0), jnp.int32(steps))
-        )
+        jax.block_until_ready(program(variables, states, units, *bounds))
         return time.perf_counter() - started
 
-    return Compiled(run, compile_seconds, planning.program_bytes(program))
+    return Compiled(run, compile_seconds, sharded.num_devices * planning.program_bytes(program))
 
 
 def transform_job(transform: Transform, image_shape: tuple[int, ...], *, batch: int) -> Compiled:

@@ -4,6 +4,8 @@ import time
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.ascents import Compiled
 from featvis_jax import training
@@ -21,10 +23,12 @@ def training_job(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Co
     """
     optimizer = training.Schedule().optimizer()
     variables = training.initialize(module, image_shape, mean=0.5, std=0.25, seed=0)
-    params = variables["params"]
-    opt_state = optimizer.init(params)
+    devices = training.devices_for(batch)
+    copied, dealt = NamedSharding(devices, P()), NamedSharding(devices, P("images"))
+    params = jax.device_put(variables["params"], copied)
+    opt_state = jax.device_put(optimizer.init(params), copied)
     images = jax.random.uniform(jax.random.key(1), (batch, *image_shape))
-    labels = jnp.arange(batch) % module.num_classes
+    images, labels = jax.device_put((images, jnp.arange(batch) % module.num_classes), dealt)
     step = training.training_step(module, optimizer, variables["statistics"])
     started = time.perf_counter()
     program = (
@@ -40,4 +44,4 @@ def training_job(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Co
         jax.block_until_ready(params)
         return time.perf_counter() - started
 
-    return Compiled(run, compile_seconds, planning.program_bytes(program))
+    return Compiled(run, compile_seconds, devices.size * planning.program_bytes(program))

@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
-from featvis_jax.visualize.ascent import Recipe, State
+from featvis_jax.visualize.ascent import Recipe
 from featvis_jax.visualize.objectives import Unit
+from featvis_jax.visualize.sharding import ShardedAscent
 
 # A call to the device should be long enough to hide its cost, and short enough that progress is
 # seen and a run can be stopped.
@@ -66,6 +64,7 @@ class LayerProgram:
 
     Attributes:
       batch_size: Units per batch, on all devices together.
+      num_devices: Devices that share a batch.
       compile_seconds: Time that compilation took.
       memory_bytes: What a step of a batch needs at its peak on a device, as the compiler says.
     """
@@ -95,39 +94,10 @@ class LayerProgram:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         started = time.monotonic()
-        devices = _devices(num_devices, num_units if batch_size is None else batch_size)
-        mesh = jax.sharding.Mesh(np.array(devices), ("units",))
-        own, shared = P("units"), P()
-        self._own, self._shared = (NamedSharding(mesh, spec) for spec in (own, shared))
-        self._steps, self._variants = recipe.steps, recipe.variants
-        self._variables = jax.device_put(network.variables, self._shared)
-
-        def on_devices(function: Callable[..., Any], *arguments: P) -> Callable[..., Any]:
-            return jax.shard_map(
-                function, mesh=mesh, in_specs=arguments, out_specs=own, check_vma=False
-            )
-
-        init = on_devices(jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape)), own)
-        advance = on_devices(ascent.advance(network, recipe), shared, own, own, shared, shared)
-        measure = on_devices(ascent.measure(network, recipe), shared, own, own)
-
-        def keys(size: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((size,), jax.random.key(0).dtype, sharding=self._own)
-
-        def arguments(size: int) -> tuple[State, Unit]:
-            def owned(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._own)
-
-            states = jax.eval_shape(init, keys(size))
-            unit = Unit(jax.ShapeDtypeStruct((size,), jnp.int32))  # pyright: ignore
-            return jax.tree.map(owned, (states, unit))
+        devices = _devices(num_devices)
 
         def compile_batch(size: int) -> jax.stages.Compiled:
-            bound = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._shared)
-            lowered = jax.jit(advance, donate_argnums=1).lower(
-                self._variables, *arguments(self._padded(size)), bound, bound
-            )
-            return lowered.compile()
+            return ShardedAscent(network, recipe, size, devices).compile_advance()
 
         if batch_size is None:
             self.batch_size, self._advance = planning.largest_batch(
@@ -135,21 +105,13 @@ class LayerProgram:
             )
         else:
             self.batch_size, self._advance = batch_size, compile_batch(batch_size)
-        size = self._padded(self.batch_size)
-        self._init = jax.jit(init).lower(keys(size)).compile()
-        self._measure = jax.jit(measure).lower(self._variables, *arguments(size)).compile()
+        self._sharded = ShardedAscent(network, recipe, self.batch_size, devices)
+        self._init, self._measure = self._sharded.compile_init(), self._sharded.compile_measure()
+        self._variables = self._sharded.copied(network.variables)
+        self._steps, self._variants = recipe.steps, recipe.variants
+        self.num_devices = self._sharded.num_devices
         self.compile_seconds = time.monotonic() - started
         self.memory_bytes = planning.program_bytes(self._advance)
-
-    def _padded(self, size: int) -> int:
-        """The next multiple of the number of devices."""
-        count = self._own.num_devices
-        return -(-size // count) * count
-
-    def _dealt(self, values: np.ndarray, size: int) -> Array:
-        """Values of a batch's units dealt out to the devices; the last one fills up."""
-        filled = np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
-        return jax.device_put(filled, self._own)
 
     def run(
         self,
@@ -166,15 +128,14 @@ class LayerProgram:
           on_steps: Called after each call to the device with the steps that it took.
         """
         started = time.monotonic()
-        size = self._padded(len(batch.channels))
-        units = Unit(self._dealt(np.array(batch.channels, np.int32), size))
-        key_data = self._dealt(jax.device_get(jax.random.key_data(keys)), size)
+        units = Unit(self._sharded.dealt(np.array(batch.channels, np.int32)))
+        key_data = self._sharded.dealt(jax.device_get(jax.random.key_data(keys)))
         states = self._init(jax.random.wrap_key_data(key_data))
         first = self._measure(self._variables, states, units)
         done, chunk = 0, 1
         while done < self._steps:
             stop = min(done + chunk, self._steps)
-            bounds = jax.device_put((np.int32(done), np.int32(stop)), self._shared)
+            bounds = self._sharded.copied((np.int32(done), np.int32(stop)))
             chunk_started = time.monotonic()
             states = self._advance(self._variables, states, units, *bounds)
             jax.block_until_ready(states.finite)
@@ -206,15 +167,15 @@ class LayerProgram:
         return FinishedBatch(finished, time.monotonic() - started)
 
 
-def _devices(wanted: int | None, num_units: int) -> list[Any]:
-    """That many devices of this process, or all, but no more than there are units."""
+def _devices(wanted: int | None) -> list[Any]:
+    """That many devices of this process, or all."""
     present = jax.local_devices()
     if wanted is not None and not 1 <= wanted <= len(present):
         raise ValueError(
             f"num_devices is {wanted}; this process sees {len(present)} ({present[0].platform}): "
             "expected a number from 1 to that."
         )
-    return present[: min(num_units, len(present) if wanted is None else wanted)]
+    return present[:wanted]
 
 
 def visualize(

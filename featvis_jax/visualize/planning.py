@@ -14,9 +14,9 @@ from featvis_jax.nn.network import Network
 _BYTES = 4  # Of a float32.
 # Part of the free memory that a program may take; the rest is for the system and fragmentation.
 _SHARE_OF_MEMORY = 0.8
-# Beyond these batches throughput no longer grows (see docs/performance.md); on CPU smaller ones
-# keep the activations of a batch near the caches.
-_LARGEST_BATCH = {"cpu": 16, "gpu": 64, "tpu": 64}
+# Beyond these batches a device is no faster (see docs/performance.md); on CPU smaller ones keep the
+# activations of a batch near the caches.
+_LARGEST_BATCH = {"cpu": 4, "gpu": 64, "tpu": 64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,8 @@ def largest_batch(
     """Find the largest useful batch whose program fits into memory.
 
     Starts from the largest batch that pays on these devices, split evenly over the units, and
-    shrinks it by what the compiled program says it needs on each of them.
+    shrinks it by what the compiled program says it needs on each of them. Where devices share a
+    memory that does not hold a unit for each, fewer of them run.
 
     Args:
       compile_batch: Compiles the program for a batch size.
@@ -106,11 +107,13 @@ def largest_batch(
     """
     if num_units < 1:
         raise ValueError(f"num_units is {num_units}; expected at least 1.")
-    free = free_memory_bytes(num_devices=num_devices) if memory_bytes is None else memory_bytes
-    size = even_size(num_units, largest_useful_size(num_devices=num_devices))
+    present = jax.local_device_count() if num_devices is None else num_devices
+    size = even_size(num_units, largest_useful_size(num_devices=present))
     while True:
         program = compile_batch(size)
-        needed = program_bytes(program)
+        needed, free = program_bytes(program), memory_bytes
+        if free is None:
+            free = free_memory_bytes(num_devices=min(size, present))
         if needed <= free:
             return size, program
         if size == 1:

@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "2",  # Whatever the machine has.
     "PYTHONPATH": str(REPOSITORY),
     # What one launcher compiled, the next one finds.
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

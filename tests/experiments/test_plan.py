@@ -17,7 +17,7 @@ class Program:
     def __init__(self, network, recipe, *, num_units, batch_size=None):
         self.batch_size = batch_size or planning.even_size(num_units, MOST)
         self.batch_size = min(self.batch_size, recipe)
-        self.memory_bytes = 10 * self.batch_size
+        self.memory_bytes, self.num_devices = 10 * self.batch_size, 1
 
 
 def work(fits: int = 1000, channels=CHANNELS) -> plan.Work:
@@ -41,8 +41,8 @@ def test_the_deepest_layer_is_compiled_and_its_few_channels_limit_nobody(monkeyp
 
 
 def test_memory_limits_the_batches_of_all_layers(monkeypatch):
-    monkeypatch.setattr(planning, "free_memory_bytes", lambda: 59)
-    assert plan.largest_size(work())[0] == 5
+    monkeypatch.setattr(planning, "free_memory_bytes", lambda: 39)
+    assert plan.largest_size(work())[0] == 3
 
 
 def test_a_program_that_had_to_shrink_sets_the_size(monkeypatch):

@@ -1,5 +1,10 @@
 """What a launcher sets up: where programs are kept, how exactly products are computed."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 from absl import flags
@@ -7,6 +12,7 @@ from absl.testing import flagsaver
 
 from experiments import startup
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
@@ -63,3 +69,29 @@ def test_the_precision_is_that_of_the_flag(precision):
     text = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((4, 4), "float32")).as_text()
     name = {"float32": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "DEFAULT"}[precision]
     assert name in text
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, len(os.sched_getaffinity(0))),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+    ],
+)
+def test_every_core_is_a_device_unless_told_otherwise(told, expected):
+    program = (
+        "import jax; from absl import flags; from experiments import startup; "
+        "flags.FLAGS(['', '--compilation_cache=']); startup.prepare(); "
+        "print(jax.local_device_count())"
+    )
+    others = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    silent = {name: value for name, value in os.environ.items() if name not in others}
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**silent, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY), **told},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(found.stdout) == expected

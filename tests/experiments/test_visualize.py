@@ -331,7 +331,7 @@ def test_a_trial_tells_what_a_run_would_take_and_writes_nothing(outcomes, place)
     outcome = outcomes["trial"]
     assert outcome["status"] == 0, outcome["errors"]
     lines = outcome["output"].splitlines()
-    assert lines[0].startswith("Images of 40x44 voxels, 256 steps, --batch=16 (the largest")
+    assert lines[0].startswith("Images of 40x44 voxels, 256 steps, --batch=8 (the largest")
     assert [line.split()[:2] for line in lines[2:4]] == [["conv1", "2"], ["logits", "2"]]
     assert "1 x 2" in lines[2]
     told = "\n".join(lines[4:])

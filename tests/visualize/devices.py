@@ -1,6 +1,8 @@
-"""Visualizes three units on as many devices as there are; a program for test_devices.py.
+"""Visualizes some units on the devices of this process; a program for test_devices.py.
 
-python devices.py RESULT.npz [CHANNEL ...]
+python devices.py RESULT.npz CHANNEL,CHANNEL,... [COORDINATOR PROCESS]
+
+With a coordinator's address, one of two processes that JAX knows to belong together.
 """
 
 import sys
@@ -41,7 +43,8 @@ def main(result: str, channels: list[int]) -> None:
     draws = jax.vmap(lambda key: jax.random.bits(key, (4,)))(keys)
     np.savez(
         result,
-        devices=jax.device_count(),
+        devices=jax.local_device_count(),
+        devices_of_all=jax.device_count(),
         channels=[unit.channel for unit in done.units],
         images=[unit.image for unit in done.units],
         objective=[unit.objective_trace for unit in done.units],
@@ -50,4 +53,7 @@ def main(result: str, channels: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [int(channel) for channel in sys.argv[2:]])
+    name, numbers, *together = sys.argv[1:]
+    if together:
+        jax.distributed.initialize(together[0], num_processes=2, process_id=int(together[1]))
+    main(name, [int(number) for number in numbers.split(",")])

@@ -1,6 +1,7 @@
 """The same images on one device and on eight, in one process and in two."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,11 @@ CHANNELS = [0, 3, 4, 7, 8, 9, 11, 12, 13, 15]  # Ten, which eight devices do not
 def visualized(tmp_path_factory):
     """What some channels become on a number of simulated devices."""
     place = tmp_path_factory.mktemp("devices")
+    with socket.socket() as port:
+        port.bind(("localhost", 0))
+        coordinator = f"localhost:{port.getsockname()[1]}"
 
-    def start(name, channels, devices):
+    def start(name, channels, devices, *together):
         result = place / f"{name}.npz"
         arguments = [sys.executable, Path(__file__).with_name("devices.py"), result]
         environment = {
@@ -34,15 +38,15 @@ def visualized(tmp_path_factory):
             "PYTHONPATH": str(REPOSITORY),
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         }
-        process = subprocess.Popen(
-            [*arguments, *map(str, channels)], env=environment, stderr=subprocess.PIPE, text=True
-        )
+        arguments += [",".join(map(str, channels)), *together]
+        process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
 
         def finish():
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors
             with np.load(result) as found:
                 assert found["devices"] == devices
+                assert found["devices_of_all"] == devices * (2 if together else 1)
                 return dict(found)
 
         return finish
@@ -51,8 +55,8 @@ def visualized(tmp_path_factory):
     started = {
         "one": start("one", CHANNELS, 1),
         "eight": start("eight", CHANNELS, 8),
-        "first process": start("first", CHANNELS[:5], 2),
-        "second process": start("second", CHANNELS[5:], 2),
+        "first process": start("first", CHANNELS[:5], 2, coordinator, "0"),
+        "second process": start("second", CHANNELS[5:], 2, coordinator, "1"),
     }
     return {name: finish() for name, finish in started.items()}
 

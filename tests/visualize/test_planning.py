@@ -94,9 +94,9 @@ def test_a_batch_of_nothing_is_refused(batch_size):
     ("backend", "num_units", "expected"),
     [
         ("cpu", 1, 1),
-        ("cpu", 16, 16),
-        ("cpu", 17, 9),  # Two batches of 9 and 8, and not of 16 and 1.
-        ("cpu", 64, 16),
+        ("cpu", 4, 4),
+        ("cpu", 5, 3),  # Two batches of 3 and 2, and not of 4 and 1.
+        ("cpu", 64, 4),
         ("gpu", 64, 64),
         ("gpu", 65, 33),
         ("some_other", 64, 16),
@@ -128,7 +128,7 @@ def test_with_memory_enough_the_units_are_split_evenly(
 def test_the_batch_shrinks_until_it_fits(
     unchecked, monkeypatch, bytes_per_unit, fixed_bytes, memory, expected
 ):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     compiler = Compiler(bytes_per_unit * GIB, fixed_bytes * GIB)
     size, program = unchecked(compiler, num_units=16, memory_bytes=int(memory * GIB))
     assert size == program.size
@@ -146,6 +146,20 @@ def test_one_unit_that_does_not_fit_is_a_memory_error_with_numbers(unchecked, mo
     ):
         unchecked(compiler, num_units=16, memory_bytes=int(2.5 * GIB))
     assert compiler.sizes[-1] == 1
+
+
+def test_devices_whose_memory_does_not_hold_a_unit_each_run_in_smaller_number(
+    unchecked, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    total = 10 * GIB  # Shared by all that run.
+    monkeypatch.setattr(planning, "free_memory_bytes", lambda *, num_devices: total / num_devices)
+
+    def compile_batch(size):  # 8 devices, each with its part of the batch.
+        return FakeProgram(-(-size // min(size, 8)), 3 * GIB)
+
+    size, program = unchecked(compile_batch, num_units=64, num_devices=8)
+    assert (size, program.size) == (3, 1)
 
 
 @pytest.mark.parametrize("memory_bytes", [0, -5])

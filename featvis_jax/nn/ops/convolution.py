@@ -5,6 +5,8 @@
   about ten times faster;
 * an image gradient is a SAME convolution with the mirrored kernel, which XLA hands to a fast
   library, and not the transpose of a convolution, which it does not;
+* of 16 channels or fewer the library is not asked: neighbouring columns, taken for channels, make
+  them enough;
 * the weight gradient is fastest one image at a time: the patches of one image fit in the cache and
   meet the output gradient in a single matrix product;
 * a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
@@ -33,6 +35,9 @@ def conv(
     images: Batch, kernel: Kernel, *, padding: str = "VALID", strides: int = 1
 ) -> Float[Array, "batch *out out_channels"]:
     """Cross-correlate images with a kernel, as deep learning's "convolution" does.
+
+    On CPU, what is not finite may reach the two or three columns beside those that see it, but no
+    other image.
 
     Args:
       images: ``(batch, *spatial, in_channels)``.
@@ -150,7 +155,41 @@ def _cpu_conv(images: Array, kernel: Array) -> Array:
         folded = _fold_leading_axis(images, window[0])
         flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
         return _cpu_conv(folded, flat_kernel).reshape(images.shape[0], *shape, outputs)
-    return shifted(_same_conv(images, kernel), [(w - 1) // 2 for w in window], shape)
+    return _flat_conv(images, kernel)
+
+
+def _flat_conv(images: Array, kernel: Array) -> Array:
+    """A VALID convolution in 2-D, by XLA's library for SAME ones."""
+    (rows, columns), (inputs, outputs) = kernel.shape[:2], kernel.shape[2:]
+    block = _columns_per_block(inputs, outputs)
+    height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
+    # Blocks of results, and the blocks of inputs that each of them sees.
+    blocks, reach = -(-width // block), -(-(columns - 1) // block) + 1
+    # Its last results may see columns behind the image, but they are cut off.
+    pad = (blocks + reach - 1) * block - images.shape[2]
+    images = lax.pad(
+        images, jnp.zeros((), images.dtype), [(0, 0, 0), (0, 0, 0), (0, pad, 0), (0, 0, 0)]
+    )
+    seen = images.reshape(*images.shape[:2], -1, block * inputs)
+    # One filter for each column of a block of results: the kernel, so many columns further right.
+    moved = [
+        jnp.pad(kernel, ((0, 0), (i, reach * block - columns - i), (0, 0), (0, 0)))
+        for i in range(block)
+    ]
+    filters = jnp.stack(moved, axis=3).reshape(rows, reach, block * inputs, block * outputs)
+    found = shifted(
+        _same_conv(seen, filters), ((rows - 1) // 2, (reach - 1) // 2), (height, blocks)
+    )
+    return found.reshape(-1, height, blocks * block, outputs)[:, :, :width]
+
+
+def _columns_per_block(inputs: int, outputs: int) -> int:
+    """How many neighbouring columns to take for channels, so that the library is worth its while.
+
+    They are computed from more columns than they need: of 4 two are, of 8 four with a window of 3.
+    """
+    most = max(inputs, outputs)
+    return 1 if most > 16 else 2 if most > 8 else 4
 
 
 def _shifted_sum(images: Array, kernel: Array) -> Array:
@@ -179,7 +218,7 @@ def _same_conv(images: Array, kernel: Array) -> Array:
 def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
     window, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
     spatial = [n + w - 1 for n, w in zip(out.shape[1:-1], window, strict=True)]
-    if inputs == 1:
+    if inputs == 1 and len(window) == 2:
         products = out @ kernel.reshape(-1, outputs).T
         return functools.reduce(
             jnp.add,
@@ -198,8 +237,12 @@ def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
         )
     # A convolution of `out` with the mirrored kernel; half of its border is what SAME adds.
     mirrored = jnp.flip(kernel, (0, 1)).swapaxes(-1, -2)
-    pads = [(w // 2, (w - 1) // 2) for w in window]
-    return _same_conv(jnp.pad(out, ((0, 0), *pads, (0, 0))), mirrored)
+    if _columns_per_block(inputs, outputs) == 1:
+        pads = [(w // 2, (w - 1) // 2) for w in window]
+        return _same_conv(jnp.pad(out, ((0, 0), *pads, (0, 0))), mirrored)
+    # XLA would route the gradient of a pooling into blocks of columns element by element.
+    out = jnp.pad(out, ((0, 0), *((w - 1, w - 1) for w in window), (0, 0)))
+    return apart(lambda kernel, images: _flat_conv(images, kernel), mirrored, out)
 
 
 def _cpu_kernel_gradient(images: Array, out: Array) -> Array:

@@ -1,0 +1,104 @@
+"""One ascent on several devices: the units of a batch are dealt out, and never meet again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, PyTree
+
+from featvis_jax.nn.network import Network
+from featvis_jax.visualize import ascent
+from featvis_jax.visualize.ascent import State
+from featvis_jax.visualize.objectives import Unit
+from featvis_jax.visualize.recipe import Recipe
+
+
+class ShardedAscent:
+    """The functions of `ascent` for batches of one size, each device with units of its own.
+
+    Attributes:
+      num_devices: Devices that share a batch; one without a unit of its own would repeat another.
+    """
+
+    def __init__(self, network: Network, recipe: Recipe, size: int, devices: Sequence[Any]):
+        """Deal out; nothing is compiled yet.
+
+        Args:
+          network: The trained network.
+          recipe: What to do.
+          size: Units of a batch.
+          devices: The devices that there are.
+
+        Raises:
+          ValueError: The recipe cannot work.
+        """
+        mesh = jax.sharding.Mesh(np.array(devices[:size]), ("units",))
+        own, shared = P("units"), P()
+        self._own, self._shared = (NamedSharding(mesh, spec) for spec in (own, shared))
+        self.num_devices = mesh.size
+        self._size = -(-size // mesh.size) * mesh.size
+        self._variables = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._shared),
+            network.variables,
+        )
+
+        def sharded(function: Callable[..., Any], *arguments: P, donate: int | None = None) -> Any:
+            mapped = jax.shard_map(
+                function, mesh=mesh, in_specs=arguments, out_specs=own, check_vma=False
+            )
+            return jax.jit(mapped, donate_argnums=donate)
+
+        def init(keys: Array) -> State:
+            return jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape))(keys)
+
+        advance, measure = ascent.advance(network, recipe), ascent.measure(network, recipe)
+        self._init = sharded(init, own)
+        self._advance = sharded(advance, shared, own, own, shared, shared, donate=1)
+        self._measure = sharded(measure, shared, own, own)
+
+    def compile_init(self) -> jax.stages.Compiled:
+        """Compile ``keys -> states``."""
+        return self._init.lower(self._keys()).compile()
+
+    def compile_advance(self) -> jax.stages.Compiled:
+        """Compile ``(variables, states, units, first, stop) -> states``; `states` is donated."""
+        bound = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._shared)
+        return self._advance.lower(self._variables, *self._units(), bound, bound).compile()
+
+    def compile_measure(self) -> jax.stages.Compiled:
+        """Compile ``(variables, states, units) -> measurements``."""
+        return self._measure.lower(self._variables, *self._units()).compile()
+
+    def dealt(self, values: np.ndarray) -> Array:
+        """Values of a batch's units, each on its unit's device; the last one fills up.
+
+        Args:
+          values: ``(units, ...)``, at most as many as a batch has.
+        """
+        filling = np.repeat(values[-1:], self._size - len(values), axis=0)
+        return jax.device_put(np.concatenate([values, filling]), self._own)
+
+    def copied(self, values: PyTree[Any]) -> PyTree[Array]:
+        """Values that all devices need, on each of them.
+
+        Args:
+          values: Weights, or a step's number.
+        """
+        return jax.device_put(values, self._shared)
+
+    def _keys(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self._size,), jax.random.key(0).dtype, sharding=self._own)
+
+    def _units(self) -> tuple[State, Unit]:
+        states = jax.eval_shape(self._init, self._keys())
+        unit = Unit(jax.ShapeDtypeStruct((self._size,), jnp.int32))  # pyright: ignore
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._own),
+            (states, unit),
+        )
