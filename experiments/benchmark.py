@@ -302,7 +302,7 @@ JOBS: dict[str, Callable[[], Row]] = {
         "conv5_2d_layer_l1", _SLICE, "conv5", batches=(8, 16, 64), steps=8, layer_l1=True
     ),
     "neuron_2d": _neuron_2d,
-    "conv5_3d": lambda: _ascent("conv5_3d", _HALF, "conv5", batches=(1, 2), steps=2),
+    "conv5_3d": lambda: _ascent("conv5_3d", _HALF, "conv5", batches=(1, 2), steps=6),
     "full_3d": lambda: _ascent("full_3d", _WHOLE, "conv5", batches=(1,), steps=1),
     "paper_2d": _paper_2d,
     "train_2d": lambda: _training("train_2d", _SLICE, batch=32, steps=2),

@@ -23,7 +23,7 @@ flags.DEFINE_enum(
 )
 
 # Constants of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def prepare() -> None:
@@ -69,12 +69,12 @@ def _one_device_per_core() -> None:
 def _keep_memory() -> None:
     """Have glibc keep freed memory, since a step asks for the same large blocks again and again.
 
-    Given back and taken anew they cost a page fault for every 4 KiB. The thresholds are the largest
-    that an int holds; another allocator has no mallopt and needs none.
+    Given back and taken anew they cost a page fault for every 4 KiB. Another allocator has no
+    mallopt and needs none.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_MMAP_THRESHOLD, 2**30)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, -1)
     mallopt(_ARENA_MAX, 1)

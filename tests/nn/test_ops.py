@@ -29,6 +29,9 @@ CONVOLUTIONS = [
     ((7, 6, 5), (3, 2, 2), 4, 1),
     ((7, 6, 5), (3, 3, 3), 3, 2),
     ((5, 6, 7), (3, 3, 3), 1, 8),
+    # Enough channels for Winograd's products, with an even and an odd number of results.
+    ((6, 4, 5), (3, 2, 3), 16, 32),
+    ((5, 4, 3), (3, 3, 3), 32, 17),
     ((5, 4, 3), (1, 1, 1), 1, 1),
 ]
 POOLINGS = [

@@ -10,14 +10,14 @@
 * the weight gradient is fastest one image at a time: the patches of one image fit in the cache and
   meet the output gradient in a single matrix product;
 * a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
-  the channels (its taps).
+  the channels (its taps), or, of many channels, four in place of six by Winograd's way.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -151,11 +151,46 @@ def _cpu_conv(images: Array, kernel: Array) -> Array:
             jnp.add,
             [shifted(products[..., i : i + 1], tap, shape) for i, tap in enumerate(taps(window))],
         )
+    if _winograd_pays(kernel):
+        return _winograd(images, kernel, _cpu_conv)
     if len(window) == 3:
         folded = _fold_leading_axis(images, window[0])
         flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
         return _cpu_conv(folded, flat_kernel).reshape(images.shape[0], *shape, outputs)
     return _flat_conv(images, kernel)
+
+
+def _winograd_pays(kernel: Array) -> bool:
+    """Whether a third of the products is worth two more passes over the activations."""
+    return kernel.ndim == 5 and kernel.shape[0] == 3 and math.prod(kernel.shape[-2:]) >= 512
+
+
+def _winograd(images: Array, kernel: Array, flat_conv: Callable[[Array, Array], Array]) -> Array:
+    """A convolution in 3-D by ones in 2-D, four for every two results along the leading axis.
+
+    The fold has six products there, Winograd's F(2, 3) four.
+
+    Args:
+      images: ``(batch, *spatial, channels)``.
+      kernel: ``(3, *window, in_channels, out_channels)``.
+      flat_conv: What is done along the other axes.
+
+    References:
+      Winograd, Arithmetic complexity of computations, 1980
+      Lavin and Gray, Fast algorithms for convolutional neural networks, 2016
+    """
+    batch, length = images.shape[0], images.shape[1] - 2
+    pairs = -(-length // 2)
+    images = jnp.pad(images, ((0, 0), (0, length % 2), *((0, 0),) * (images.ndim - 2)))
+    a, b, c, d = (images[:, i : i + 2 * pairs - 1 : 2] for i in range(4))
+    first, second, third = kernel
+    sums = (first + second + third) / 2, (first - second + third) / 2
+    m, n, o, p = (
+        flat_conv(part.reshape(-1, *part.shape[2:]), filters)
+        for part, filters in zip((a - c, b + c, c - b, b - d), (first, *sums, third), strict=True)
+    )
+    found = jnp.stack([m + n + o, n - o - p], axis=1)
+    return found.reshape(batch, 2 * pairs, *found.shape[2:])[:, :length]
 
 
 def _flat_conv(images: Array, kernel: Array) -> Array:
@@ -227,6 +262,10 @@ def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
     if outputs == 1:
         placed = jnp.concatenate([_placed(out, tap, spatial) for tap in taps(window)], axis=-1)
         return placed @ kernel.reshape(-1, inputs)
+    if _winograd_pays(kernel):
+        # What an input gets is a convolution, along the leading axis with the mirrored kernel.
+        out = jnp.pad(out, ((0, 0), (2, 2), (0, 0), (0, 0), (0, 0)))
+        return _winograd(out, jnp.flip(kernel, 0), _cpu_image_gradient)
     if len(window) == 3:
         flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
         folded = _cpu_image_gradient(out.reshape(-1, *out.shape[2:]), flat_kernel)
