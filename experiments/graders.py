@@ -218,17 +218,11 @@ def responses(
     for axis in range(rank):
         shapes[f"line along axis {axis}"] = of_equal_area(concepts.TEMPLATES["line"], axis=axis)
     detect = detector(model.network, logits_of(model), batch_size=1 + len(shapes))
-    others = list(truth.names.values())
-    return {
-        name: shape_responses(
-            detect,
-            pipeline.spread(held_out.all, max_images=_LABELLED),
-            truth.task.lesions,
-            shapes,
-            own=name,
-            label=label,
-            other=next((other for other in others if other != name), None),
-            seed=seed,
-        )
-        for label, name in truth.names.items()
-    }
+    return shape_responses(
+        detect,
+        pipeline.spread(held_out.all, max_images=_LABELLED),
+        truth.task.lesions,
+        shapes,
+        own=truth.names,
+        seed=seed,
+    )

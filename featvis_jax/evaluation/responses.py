@@ -43,11 +43,9 @@ def shape_responses(
     lesions: Lesions,
     shapes: Mapping[str, Shape],
     *,
-    own: str,
-    label: int,
-    other: str | None = None,
+    own: Mapping[int, str],
     seed: int = 0,
-) -> list[Response]:
+) -> dict[str, list[Response]]:
     """Draw one lesion into each image, in one shape after the other, and ask the network.
 
     Places, sizes and grey levels are the same for all shapes.
@@ -57,37 +55,43 @@ def shape_responses(
       images: Clean images of held-out subjects.
       lesions: How lesions are drawn; one in each image, whatever their count is.
       shapes: By name, all of one area at one size.
-      own: The one that the network was trained on.
-      label: Its class.
-      other: The shape of the other class; by default that class is clean.
+      own: The shape that the network was trained on, by class. Where two classes have one, each
+        is measured from images with the other's; else from clean images.
       seed: Of the lesions.
 
     Returns:
-      A response for every shape, in their order.
+      For every class, by the name of its shape, a response to each of the shapes, in their order.
 
     References:
       Wilcoxon, Individual comparisons by ranking methods, 1945
     """
     one = dataclasses.replace(lesions, count=(1, 1))
-    leads: list[np.ndarray] = []
+    leads: dict[int, list[np.ndarray]] = {label: [] for label in own}
     for number, image in enumerate(images):
         rng = np.random.default_rng([seed, 5, number])
         drawn = one.add_each(tuple(shapes.values()), image, rng)
-        stack = np.stack([image, *(damaged for damaged, _ in drawn)])
-        leads.append(lead(detect(stack), label))
-    by_shape = dict(zip(("", *shapes), np.transpose(leads), strict=True))
-    base = by_shape[other or ""]
-    change = {name: by_shape[name] - base for name in shapes}
-    return [
-        Response(
-            name,
-            float(values.mean()),
-            float((values > change[own]).mean()),
-            _p(values - change[own]),
-            len(leads),
-        )
-        for name, values in change.items()
-    ]
+        logits = detect(np.stack([image, *(damaged for damaged, _ in drawn)]))
+        for label, found in leads.items():
+            found.append(lead(logits, label))
+    answers = {}
+    for label, name in own.items():
+        by_shape = dict(zip(("", *shapes), np.transpose(leads[label]), strict=True))
+        other = next((each for each in own.values() if each != name), "")
+        change = {shape: by_shape[shape] - by_shape[other] for shape in shapes}
+        answers[name] = [_response(shape, change[shape], change[name]) for shape in shapes]
+    return answers
+
+
+def _response(
+    shape: str, change: Float[np.ndarray, " n"], to_own: Float[np.ndarray, " n"]
+) -> Response:
+    return Response(
+        shape,
+        change=float(change.mean()),
+        harder=float((change > to_own).mean()),
+        p=_p(change - to_own),
+        images=len(change),
+    )
 
 
 def _p(difference: Float[np.ndarray, " n"]) -> float:

@@ -42,7 +42,7 @@ def test_the_docstrings_examples_are_true():
 
 
 def test_a_detector_of_height_answers_least_to_a_flat_bar(rng):
-    found = shape_responses(height, brains(rng), LESIONS, SHAPES, own="square", label=1, other=None)
+    found = shape_responses(height, brains(rng), LESIONS, SHAPES, own={1: "square"})["square"]
     by_shape = {each.shape: each for each in found}
     assert [each.shape for each in found] == list(SHAPES)
     assert all(each.images == 12 for each in found)
@@ -63,7 +63,8 @@ def test_p_is_that_of_wilcoxons_test(rng):
         return np.stack([0 * areas, areas], axis=1)
 
     images = list(brains(rng))
-    found = shape_responses(noisy, images, LESIONS, SHAPES, own="square", label=1, seed=3)
+    answers = shape_responses(noisy, images, LESIONS, SHAPES, own={1: "square"}, seed=3)
+    found = answers["square"]
     leads = []
     for number, image in enumerate(images):
         drawn = Lesions(
@@ -77,12 +78,13 @@ def test_p_is_that_of_wilcoxons_test(rng):
 
 
 def test_a_network_of_two_shapes_is_asked_for_one_against_the_other(rng):
-    found = shape_responses(
-        height, brains(rng), LESIONS, SHAPES, own="square", label=1, other="disc"
-    )
-    by_shape = {each.shape: each for each in found}
-    assert by_shape["disc"].change == 0
-    assert by_shape["square"].change < 0
+    own = {0: "disc", 1: "square"}
+    found = shape_responses(height, brains(rng), LESIONS, SHAPES, own=own)
+    assert list(found) == ["disc", "square"]
+    to_disc, to_square = ({each.shape: each.change for each in found[name]} for name in found)
+    # A disc is higher than a square, and what one class gains the other loses.
+    assert to_square["disc"] == to_disc["square"] == 0
+    assert to_square["square"] == to_disc["disc"] < 0
 
 
 @pytest.mark.parametrize("rank", [2, 3])

@@ -278,8 +278,11 @@ def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
     mirrored = jnp.flip(kernel, (0, 1)).swapaxes(-1, -2)
     if _columns_per_block(inputs, outputs) == 1:
         pads = [(w // 2, (w - 1) // 2) for w in window]
-        return _same_conv(jnp.pad(out, ((0, 0), *pads, (0, 0))), mirrored)
-    # XLA would route the gradient of a pooling into blocks of columns element by element.
+        # Behind the barrier XLA cannot move the border into the convolution, which its fast
+        # library would then not take.
+        out = lax.optimization_barrier(jnp.pad(out, ((0, 0), *pads, (0, 0))))
+        return _same_conv(out, mirrored)
+    # Apart, since XLA would route the gradient of a pooling into blocks of columns one by one.
     out = jnp.pad(out, ((0, 0), *((w - 1, w - 1) for w in window), (0, 0)))
     return apart(lambda kernel, images: _flat_conv(images, kernel), mirrored, out)
 
@@ -291,25 +294,24 @@ def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
         folded = _fold_leading_axis(images, window[0])
         flat = _cpu_kernel_gradient(folded, out.reshape(-1, *out.shape[2:]))
         return jnp.moveaxis(flat.reshape(*window[1:], window[0], inputs, outputs), 2, 0)
-    if inputs == 1:
-        return _lax_kernel_gradient(images, out)
     # With `out` zero-padded to rows of the input's length, every tap of a flattened image is one
     # contiguous run, so that the patches cost no strided copies.
     length = math.prod(spatial)
     starts = [
         sum(t * math.prod(spatial[i + 1 :]) for i, t in enumerate(tap)) for tap in taps(window)
     ]
-    out = jnp.pad(out, ((0, 0), *((0, w - 1) for w in window), (0, 0)))
-    out = out.reshape(-1, length, outputs)
-    # Transposed before the loop: within it XLA would transpose every tap anew.
-    rows = images.reshape(-1, length, inputs).swapaxes(1, 2)
-    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, starts[-1])))
+
+    def rows(image: Array, out: Array) -> tuple[Array, Array]:
+        row = jnp.pad(image.reshape(length, inputs).T, ((0, 0), (0, starts[-1])))
+        padded = jnp.pad(out, (*((0, w - 1) for w in window), (0, 0)))
+        return row, padded.reshape(length, outputs)
 
     def one_image(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        row, gradient = pair
+        # Apart, since XLA would transpose the image anew for every tap.
+        row, gradient = apart(rows, *pair)
         patches = jnp.concatenate([row[:, s : s + length] for s in starts])
         return total + patches @ gradient, None
 
     zero = jnp.zeros((len(starts) * inputs, outputs), out.dtype)
-    total, _ = lax.scan(one_image, zero, (rows, out))
+    total, _ = lax.scan(one_image, zero, (images, out))
     return total.reshape(*window, inputs, outputs)
