@@ -46,6 +46,9 @@ def scores_figure(
     if not rows:
         raise ValueError("rows is empty; expected at least one share to plot.")
     layers = list(dict.fromkeys(row["layer"] for row in rows))
+    if len(layers) == 2 and "all" in layers:
+        layers.remove("all")  # One layer is all there is.
+        rows = [row for row in rows if row["layer"] != "all"]
     kinds = sorted(
         dict.fromkeys(row["control"] for row in rows), key=lambda name: name != "picture"
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from featvis_jax.results import plots
+from featvis_jax.results.scores_figure import scores_figure
 
 ROWS = [
     {"step": step, "split": split, "loss": 0.7 - step / 200 + gap, "balanced_accuracy": value,
@@ -103,3 +104,11 @@ def test_a_class_without_examples_is_drawn_without_division_by_zero():
 def test_a_matrix_that_does_not_fit_the_classes_is_refused(matrix):
     with pytest.raises(ValueError, match=r"expected counts of shape \(2, 2\)"):
         inspect.unwrap(plots.confusion_matrix)(matrix, ["a", "b"])
+
+
+def test_of_one_layer_the_total_is_not_plotted_twice():
+    row = {"control": "picture", "score": "named", "share": 0.9, "low": 0.8, "high": 0.95}
+    rows = [{**row, "layer": layer, "n": 20, "chance": 0.1} for layer in ("all", "logits", "conv5")]
+    alone = scores_figure(rows[1:2], title="square_lesion")
+    assert scores_figure(rows[:2], title="square_lesion") == alone
+    assert scores_figure(rows, title="square_lesion") != alone

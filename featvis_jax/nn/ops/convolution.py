@@ -202,9 +202,7 @@ def _flat_conv(images: Array, kernel: Array) -> Array:
     blocks, reach = -(-width // block), -(-(columns - 1) // block) + 1
     # Its last results may see columns behind the image, but they are cut off.
     pad = (blocks + reach - 1) * block - images.shape[2]
-    images = lax.pad(
-        images, jnp.zeros((), images.dtype), [(0, 0, 0), (0, 0, 0), (0, pad, 0), (0, 0, 0)]
-    )
+    images = jnp.pad(images, ((0, 0), (0, 0), (0, pad), (0, 0)))
     seen = images.reshape(*images.shape[:2], -1, block * inputs)
     # One filter for each column of a block of results: the kernel, so many columns further right.
     moved = [
@@ -219,9 +217,10 @@ def _flat_conv(images: Array, kernel: Array) -> Array:
 
 
 def _columns_per_block(inputs: int, outputs: int) -> int:
-    """How many neighbouring columns to take for channels, so that the library is worth its while.
+    """How many neighbouring columns to take for channels, until there are the library's 32.
 
-    They are computed from more columns than they need: of 4 two are, of 8 four with a window of 3.
+    Each result of a block then has products with columns that it does not see, and zeros for them:
+    with a window of 3 a block of two columns meets 4, a block of four 8.
     """
     most = max(inputs, outputs)
     return 1 if most > 16 else 2 if most > 8 else 4
