@@ -19,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 
 from experiments import startup
 from experiments.benchmarks import arithmetic, ascents, trainings
+from experiments.benchmarks.torch_process import TorchProcess
 from experiments.launch import start
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import tables
@@ -78,7 +80,7 @@ Side = tuple[int, Callable[[int], float]]
 def _measure(
     job: str,
     compiled: dict[int, ascents.Compiled],
-    torch: Sequence[Side],
+    torch: Sequence[tuple[int, TorchProcess]],
     *,
     flop: int,
     steps: int,
@@ -87,6 +89,8 @@ def _measure(
     """Time each side at each of its batch sizes, in turns, and compare the best of each."""
     own_sides: list[Side] = [(batch, job.run) for batch, job in compiled.items()]
     own, theirs, matmul = _in_turns(own_sides, torch, steps=steps)
+    for _, process in torch:
+        process.close()
     batch = min(own, key=own.__getitem__)
     rate = flop / own[batch] / 1e9
     row = Row(
@@ -135,6 +139,20 @@ def _torch_is_installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def _torch(
+    job: str,
+    module: CNN,
+    image_shape: tuple[int, ...],
+    batches: Sequence[int],
+    **options: Any,
+) -> list[tuple[int, TorchProcess]]:
+    """PyTorch's side of a job, where it is installed."""
+    if not _torch_is_installed():
+        return []
+    options |= {"rank": module.rank, "image_shape": image_shape}
+    return [(batch, TorchProcess(job, batch=batch, **options)) for batch in batches]
+
+
 def _ascent(
     job: str,
     image_shape: tuple[int, ...],
@@ -145,13 +163,8 @@ def _ascent(
     layer_l1: bool = False,
 ) -> Row:
     module = CNN(rank=len(image_shape) - 1)
-    torch: list[Side] = []
-    if _torch_is_installed():
-        from experiments.benchmarks import pytorch
-
-        for batch in batches:
-            options = {"layer_l1": layer_l1, "batch": batch, "learning_rate": 0.05}
-            torch.append((batch, pytorch.ascent(module, image_shape, layer, **options)))
+    options = {"layer": layer, "layer_l1": layer_l1, "learning_rate": 0.05}
+    torch = _torch("ascent", module, image_shape, batches, **options)
     return _measure(
         job,
         {
@@ -170,12 +183,8 @@ def _neuron_2d() -> Row:
     neuron = objectives.neuron("conv5")
     reach = ascents.random_network(module, _SLICE).layer("conv5").receptive_field
     assert reach is not None
-    torch: list[Side] = []
-    if _torch_is_installed():
-        from experiments.benchmarks import pytorch
-
-        options = {"neuron": True, "batch": batch, "learning_rate": 0.05}
-        torch.append((batch, pytorch.ascent(module, _SLICE, "conv5", **options)))
+    options = {"layer": "conv5", "neuron": True, "learning_rate": 0.05}
+    torch = _torch("ascent", module, _SLICE, [batch], **options)
     # Without a known place nothing can be cut out for it.
     uncut = dataclasses.replace(neuron, place=None)
     whole = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, objective=uncut)
@@ -195,11 +204,7 @@ def _neuron_2d() -> Row:
 
 def _training(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -> Row:
     module = CNN(rank=len(image_shape) - 1)
-    torch: list[Side] = []
-    if _torch_is_installed():
-        from experiments.benchmarks import pytorch
-
-        torch.append((batch, pytorch.training(module, image_shape, batch=batch)))
+    torch = _torch("training", module, image_shape, [batch])
     return _measure(
         job,
         {batch: trainings.training_job(module, image_shape, batch=batch)},

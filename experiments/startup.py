@@ -48,7 +48,7 @@ def prepare() -> None:
     if FLAGS.precision is not None:
         jax.config.update("jax_default_matmul_precision", FLAGS.precision)
     _one_device_per_core()
-    _keep_memory()
+    keep_memory()
 
 
 def _one_device_per_core() -> None:
@@ -66,7 +66,7 @@ def _one_device_per_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Have glibc keep freed memory, since a step asks for the same large blocks again and again.
 
     Given back and taken anew they cost a page fault for every 4 KiB. Another allocator has no

@@ -2,12 +2,15 @@
 
 # pyright: reportMissingImports=false
 
+import json
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from experiments import startup
 from featvis_jax.nn.cnn import CNN
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -116,3 +119,22 @@ def _network(module: CNN, *, until: str | None) -> nn.Sequential:
             parts.append(_POOLING[module.rank](*pool))
         inputs = outputs
     return nn.Sequential(*parts)
+
+
+def main(job: str, text: str) -> None:
+    """Take as many steps as each line asks for, and answer with the seconds.
+
+    Args:
+      job: ``"ascent"`` or ``"training"``.
+      text: The arguments of that function as JSON, with ``"rank"`` in place of the network.
+    """
+    startup.keep_memory()
+    options = json.loads(text)
+    module, image_shape = CNN(rank=options.pop("rank")), tuple(options.pop("image_shape"))
+    run = {"ascent": ascent, "training": training}[job](module, image_shape, **options)
+    for line in sys.stdin:
+        print(run(int(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
