@@ -39,6 +39,10 @@ flags.DEFINE_string("out", None, "Write the table to this TSV file, too.")
 flags.FLAGS.set_default("compilation_cache", "")
 flags.DEFINE_integer("rounds", 5, "Rounds, in which each side has its turn.", lower_bound=1)
 
+# Rounds that do not count: until a process has taken all the memory that it will ask for, the
+# system hands it out page by page, which takes as long as the work.
+_WARM_UP_ROUNDS = 3
+
 _SLICE, _HALF, _WHOLE = (140, 192, 1), (96, 112, 96, 1), (182, 218, 182, 1)
 
 
@@ -116,19 +120,18 @@ def _in_turns(
     own: Sequence[Side], torch: Sequence[Side], *, steps: int
 ) -> tuple[dict[int, float], dict[int, float], float]:
     """Median seconds per image and step for every batch size, and the rate of a matrix product."""
-    for _, run in (*own, *torch):
-        run(1)
     times: list[dict[int, list[float]]] = [{}, {}]
     matmul = []
-    for _ in range(FLAGS.rounds):
+    for _ in range(_WARM_UP_ROUNDS + FLAGS.rounds):
         matmul.append(ascents.matmul_gflops())
         for side, found in zip((own, torch), times, strict=True):
             for batch, run in side:
                 found.setdefault(batch, []).append(run(steps) / steps / batch)
     medians = [
-        {batch: statistics.median(values) for batch, values in found.items()} for found in times
+        {batch: statistics.median(values[_WARM_UP_ROUNDS:]) for batch, values in found.items()}
+        for found in times
     ]
-    return medians[0], medians[1], statistics.median(matmul)
+    return medians[0], medians[1], statistics.median(matmul[_WARM_UP_ROUNDS:])
 
 
 def _batches(seconds: dict[int, float]) -> str:

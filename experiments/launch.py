@@ -8,13 +8,14 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from experiments import stopping
+from experiments import memory, stopping
 
 _PACKAGES = ("featvis_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def start(main: Callable[[Sequence[str]], None]) -> None:
     """Read the flags and run a launcher; the last line of its module."""
+    memory.keep()
     app.run(lambda argv: run(main, argv, last=True), flags_parser=parse)
 
 

@@ -1,9 +1,7 @@
 """What a launcher sets up in its process before it computes anything."""
 
 import contextlib
-import ctypes
 import os
-import platform
 from pathlib import Path
 
 import jax
@@ -22,12 +20,9 @@ flags.DEFINE_enum(
     "Of products on an accelerator. By default JAX's own choice: tensorfloat32 on recent GPUs.",
 )
 
-# Constants of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-
 
 def prepare() -> None:
-    """Set up JAX and the memory allocator as the flags say; once, before the first computation.
+    """Set up JAX as the flags say; once, before the first computation.
 
     Raises:
       OSError: The directory of the compilation cache cannot be made.
@@ -48,7 +43,6 @@ def prepare() -> None:
     if FLAGS.precision is not None:
         jax.config.update("jax_default_matmul_precision", FLAGS.precision)
     _one_device_per_core()
-    keep_memory()
 
 
 def _one_device_per_core() -> None:
@@ -64,17 +58,3 @@ def _one_device_per_core() -> None:
     # A process that has computed something already, as one of tests, keeps the devices it has.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores or 1)
-
-
-def keep_memory() -> None:
-    """Have glibc keep freed memory, since a step asks for the same large blocks again and again.
-
-    Given back and taken anew they cost a page fault for every 4 KiB. Another allocator has no
-    mallopt and needs none.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, -1)
-    mallopt(_ARENA_MAX, 1)

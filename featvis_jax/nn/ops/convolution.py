@@ -10,7 +10,9 @@
 * the weight gradient is fastest one image at a time: the patches of one image fit in the cache and
   meet the output gradient in a single matrix product;
 * a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
-  the channels (its taps), or, of many channels, four in place of six by Winograd's way.
+  the channels (its taps), or, of many channels, four in place of six by Winograd's way;
+* a weight gradient saves by Winograd's way what it does not have to unfold, too: in 3-D always, of
+  many channels in 2-D as well.
 """
 
 from __future__ import annotations
@@ -180,17 +182,29 @@ def _winograd(images: Array, kernel: Array, flat_conv: Callable[[Array, Array], 
       Lavin and Gray, Fast algorithms for convolutional neural networks, 2016
     """
     batch, length = images.shape[0], images.shape[1] - 2
-    pairs = -(-length // 2)
-    images = jnp.pad(images, ((0, 0), (0, length % 2), *((0, 0),) * (images.ndim - 2)))
-    a, b, c, d = (images[:, i : i + 2 * pairs - 1 : 2] for i in range(4))
     first, second, third = kernel
     sums = (first + second + third) / 2, (first - second + third) / 2
     m, n, o, p = (
         flat_conv(part.reshape(-1, *part.shape[2:]), filters)
-        for part, filters in zip((a - c, b + c, c - b, b - d), (first, *sums, third), strict=True)
+        for part, filters in zip(_differences(images), (first, *sums, third), strict=True)
     )
     found = jnp.stack([m + n + o, n - o - p], axis=1)
-    return found.reshape(batch, 2 * pairs, *found.shape[2:])[:, :length]
+    return found.reshape(batch, -1, *found.shape[2:])[:, :length]
+
+
+def _differences(images: Array) -> tuple[Array, Array, Array, Array]:
+    """What Winograd multiplies, from each four images along the leading axis that two results see.
+
+    The leading axis is padded to an even length.
+    """
+    images = _even_along_leading_axis(images)
+    pairs = images.shape[1] // 2 - 1
+    a, b, c, d = (images[:, i : i + 2 * pairs - 1 : 2] for i in range(4))
+    return a - c, b + c, c - b, b - d
+
+
+def _even_along_leading_axis(images: Array) -> Array:
+    return jnp.pad(images, ((0, 0), (0, images.shape[1] % 2), *((0, 0),) * (images.ndim - 2)))
 
 
 def _flat_conv(images: Array, kernel: Array) -> Array:
@@ -198,22 +212,36 @@ def _flat_conv(images: Array, kernel: Array) -> Array:
     (rows, columns), (inputs, outputs) = kernel.shape[:2], kernel.shape[2:]
     block = _columns_per_block(inputs, outputs)
     height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
+    filters = _block_filters(kernel, block)
     # Blocks of results, and the blocks of inputs that each of them sees.
-    blocks, reach = -(-width // block), -(-(columns - 1) // block) + 1
-    # Its last results may see columns behind the image, but they are cut off.
-    pad = (blocks + reach - 1) * block - images.shape[2]
-    images = jnp.pad(images, ((0, 0), (0, 0), (0, pad), (0, 0)))
-    seen = images.reshape(*images.shape[:2], -1, block * inputs)
-    # One filter for each column of a block of results: the kernel, so many columns further right.
-    moved = [
-        jnp.pad(kernel, ((0, 0), (i, reach * block - columns - i), (0, 0), (0, 0)))
-        for i in range(block)
-    ]
-    filters = jnp.stack(moved, axis=3).reshape(rows, reach, block * inputs, block * outputs)
+    blocks, reach = -(-width // block), filters.shape[1]
+    # The last of them may see columns behind the image, but such results are cut off.
+    seen = _in_blocks(images, block, blocks + reach - 1)
     found = shifted(
         _same_conv(seen, filters), ((rows - 1) // 2, (reach - 1) // 2), (height, blocks)
     )
     return found.reshape(-1, height, blocks * block, outputs)[:, :, :width]
+
+
+def _block_filters(kernel: Array, block: int) -> Array:
+    """What a kernel is where `block` columns are one, with the channels of all of them.
+
+    Each column of a block of results has a filter: the kernel, so many columns further right.
+    """
+    rows, columns, inputs, outputs = kernel.shape
+    reach = -(-(columns - 1) // block) + 1
+    moved = [
+        jnp.pad(kernel, ((0, 0), (i, reach * block - columns - i), (0, 0), (0, 0)))
+        for i in range(block)
+    ]
+    return jnp.stack(moved, axis=3).reshape(rows, reach, block * inputs, block * outputs)
+
+
+def _in_blocks(images: Array, block: int, count: int) -> Array:
+    """The columns of images, padded, in blocks: ``(batch, rows, count, block * channels)``."""
+    pad = count * block - images.shape[2]
+    images = jnp.pad(images, ((0, 0), (0, 0), (0, pad), (0, 0)))
+    return images.reshape(*images.shape[:2], count, -1)
 
 
 def _columns_per_block(inputs: int, outputs: int) -> int:
@@ -290,27 +318,76 @@ def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
     (inputs, outputs), spatial = (images.shape[-1], out.shape[-1]), images.shape[1:-1]
     window = tuple(n - m + 1 for n, m in zip(spatial, out.shape[1:-1], strict=True))
     if len(window) == 3:
+        if window[0] == 3:
+            return _winograd_kernel_gradient(images, out, _cpu_kernel_gradient)
         folded = _fold_leading_axis(images, window[0])
         flat = _cpu_kernel_gradient(folded, out.reshape(-1, *out.shape[2:]))
         return jnp.moveaxis(flat.reshape(*window[1:], window[0], inputs, outputs), 2, 0)
-    # With `out` zero-padded to rows of the input's length, every tap of a flattened image is one
-    # contiguous run, so that the patches cost no strided copies.
-    length = math.prod(spatial)
-    starts = [
-        sum(t * math.prod(spatial[i + 1 :]) for i, t in enumerate(tap)) for tap in taps(window)
-    ]
+    return _flat_kernel_gradient(images, out, window)
 
-    def rows(image: Array, out: Array) -> tuple[Array, Array]:
+
+def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) -> Array:
+    """The kernel gradient in 2-D, of few channels with neighbouring columns taken for channels."""
+    kernel = jax.ShapeDtypeStruct((*window, images.shape[-1], out.shape[-1]), out.dtype)
+    block = 1 if images.shape[-1] == 1 else _columns_per_block(*kernel.shape[2:])
+    as_filters = functools.partial(_block_filters, block=block)
+    filters = jax.eval_shape(as_filters, kernel)
+    (rows, reach), blocks = filters.shape[:2], -(-out.shape[2] // block)
+    images, out = _in_blocks(images, block, blocks + reach - 1), _in_blocks(out, block, blocks)
+
+    def of_image(image: Array, out: Array) -> Array:
+        if rows == 3 and math.prod(filters.shape[2:]) >= 2048:
+            found = _winograd_kernel_gradient(image[None], out[None], _product_of_patches)
+            return found.reshape(filters.shape)
+        return _product_of_patches(image, out)
+
+    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + of_image(*pair), None
+
+    total, _ = lax.scan(add, jnp.zeros(filters.shape, out.dtype), (images, out))
+    (gradient,) = jax.linear_transpose(as_filters, kernel)(total)
+    return gradient
+
+
+def _product_of_patches(image: Array, out: Array) -> Array:
+    """The kernel gradient of one image in 2-D, by a single matrix product.
+
+    With `out` zero-padded to rows of the image's length, every tap of the flattened image is one
+    contiguous run, so that the patches cost no strided copies.
+    """
+    (rows, columns, inputs), outputs = image.shape, out.shape[-1]
+    window, length = (rows - out.shape[0] + 1, columns - out.shape[1] + 1), rows * columns
+    starts = [row * columns + column for row, column in taps(window)]
+
+    def flattened(image: Array, out: Array) -> tuple[Array, Array]:
         row = jnp.pad(image.reshape(length, inputs).T, ((0, 0), (0, starts[-1])))
         padded = jnp.pad(out, (*((0, w - 1) for w in window), (0, 0)))
         return row, padded.reshape(length, outputs)
 
-    def one_image(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        # Apart, since XLA would transpose the image anew for every tap.
-        row, gradient = apart(rows, *pair)
-        patches = jnp.concatenate([row[:, s : s + length] for s in starts])
-        return total + patches @ gradient, None
+    # Apart, since XLA would transpose the image anew for every tap.
+    row, gradient = apart(flattened, image, out)
+    patches = jnp.concatenate([row[:, s : s + length] for s in starts])
+    return (patches @ gradient).reshape(*window, inputs, outputs)
 
-    zero = jnp.zeros((len(starts) * inputs, outputs), out.dtype)
-    total, _ = lax.scan(one_image, zero, (images, out))
-    return total.reshape(*window, inputs, outputs)
+
+def _winograd_kernel_gradient(
+    images: Array, out: Array, flat_gradient: Callable[[Array, Array], Array]
+) -> Array:
+    """The kernel gradient that goes with `_winograd`, by F(3, 2).
+
+    Args:
+      images: ``(batch, *spatial, in_channels)``.
+      out: ``(batch, *out, out_channels)``, two shorter along the leading axis.
+      flat_gradient: What is done along the other axes.
+    """
+
+    def factors(images: Array, out: Array) -> tuple[tuple[Array, ...], ...]:
+        out = _even_along_leading_axis(out)
+        even, odd = out[:, ::2], out[:, 1::2]
+        pairs = zip(
+            _differences(images), (even, (even + odd) / 2, (even - odd) / 2, odd), strict=True
+        )
+        return tuple(tuple(each.reshape(-1, *each.shape[2:]) for each in pair) for pair in pairs)
+
+    m, n, o, p = (flat_gradient(*pair) for pair in apart(factors, images, out))
+    return jnp.stack([m + n + o, n - o, n + o - p])
