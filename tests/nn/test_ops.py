@@ -25,6 +25,9 @@ CONVOLUTIONS = [
     ((5, 9), (2, 4), 16, 8),
     ((4, 5), (1, 1), 9, 2),
     ((6, 5), (3, 3), 17, 16),
+    # Enough for Winograd's products in the kernel gradient, with an even and an odd number of rows.
+    ((6, 7), (3, 3), 64, 32),
+    ((5, 6), (3, 2), 32, 64),
     ((7, 6, 5), (2, 2, 3), 1, 4),
     ((7, 6, 5), (3, 2, 2), 4, 1),
     ((7, 6, 5), (3, 3, 3), 3, 2),
@@ -32,6 +35,7 @@ CONVOLUTIONS = [
     # Enough channels for Winograd's products, with an even and an odd number of results.
     ((6, 4, 5), (3, 2, 3), 16, 32),
     ((5, 4, 3), (3, 3, 3), 32, 17),
+    ((5, 4, 4), (3, 3, 3), 64, 32),
     ((5, 4, 3), (1, 1, 1), 1, 1),
 ]
 POOLINGS = [
