@@ -43,7 +43,10 @@ flags.DEFINE_string("task", "square_lesion", f"What to learn: {TASK_HELP}")
 flags.DEFINE_enum("dims", None, ["2", "3"], "Slices or volumes; 2, and 3 for sex.")
 flags.DEFINE_string("out", None, "Directory for model, report and checkpoints.", required=True)
 flags.DEFINE_string(
-    "init", None, "Start from the weights of this trained model, a directory or a zoo name."
+    "init",
+    None,
+    "Start from the weights of this trained model, a directory or a zoo name; where it tells other "
+    "classes apart, from all but those of its linear head.",
 )
 flags.DEFINE_list("crop", None, "Size of an image in voxels, 140,192 for example.")
 flags.DEFINE_integer(
@@ -185,7 +188,11 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         model, (*prepared.shape, 1), mean=mean, std=std, seed=FLAGS.seed
     )
     if parent is not None:
-        variables["params"] = parent.variables["params"]
+        # What a head says of other classes would be wrong at first, and the correction large enough
+        # to spoil the features below it.
+        same = parent.card["class_names"] == list(prepared.class_names)
+        own = {} if same else {"logits": variables["params"]["logits"]}
+        variables["params"] = {**parent.variables["params"], **own}
 
     def batches(first: int) -> Iterator[pipeline.Examples]:
         return pipeline.training_batches(

@@ -61,6 +61,12 @@ flags.DEFINE_bool(
     "Keep a second image of every unit, where the network was looking: the size of the gradient, "
     "added up over all steps.",
 )
+flags.DEFINE_bool(
+    "rematerialize",
+    False,
+    "Keep for the gradient no more than convolutions and products give, and compute the rest "
+    "again: less memory for deep networks.",
+)
 flags.DEFINE_bool("list_layers", False, "Tell the layers of --model, and do nothing.")
 flags.DEFINE_bool("dry_run", False, "Tell layers, batches, memory, time and disk; write nothing.")
 flags.DEFINE_string(
@@ -308,9 +314,12 @@ def _batch_size() -> int | None:
 
 
 def _recipe(model: Model, layer: str) -> ascent.Recipe:
-    """The recipe of the flags, with a transparency map if one of them or the file asks for it."""
+    """The recipe of the flags, with what one of them or the file asks for."""
     recipe = ascent_flags.recipe(model, layer, FLAGS.regularization)
-    return recipe._replace(transparency=recipe.transparency or FLAGS.transparency)
+    return recipe._replace(
+        transparency=recipe.transparency or FLAGS.transparency,
+        rematerialize=recipe.rematerialize or FLAGS.rematerialize,
+    )
 
 
 def _configuration(model: Model, work: Work) -> dict[str, Any]:

@@ -173,6 +173,8 @@ def advance(network: Network, recipe: Recipe) -> Advance:
     """
     check(recipe, network=network)
     read = reader(network, recipe.terms)
+    if recipe.rematerialize:
+        read = jax.checkpoint(read, policy=_is_costly)
 
     def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
@@ -229,6 +231,11 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         )
 
     return run
+
+
+def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a result is kept where everything else is computed again for the gradient."""
+    return primitive.name in ("conv_general_dilated", "dot_general")
 
 
 def measure(network: Network, recipe: Recipe) -> Measure:

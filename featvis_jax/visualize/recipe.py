@@ -28,6 +28,8 @@ class Recipe(NamedTuple):
       projection: Applied to the image after each update. Needs pixels.
       variants: Number of images of each unit, optimized together.
       transparency: Whether to keep, as a second image, where the network was looking.
+      rematerialize: Whether to keep for the gradient no more than convolutions and products give,
+        and to compute the rest again: less memory for deep networks, and a little more time.
     """
 
     objective: Objective
@@ -40,6 +42,7 @@ class Recipe(NamedTuple):
     projection: Transform = identity()
     variants: int = 1
     transparency: bool = False
+    rematerialize: bool = False
 
     @property
     def terms(self) -> list[Objective]:

@@ -246,6 +246,27 @@ def test_a_changed_run_is_refused_with_the_difference(outcomes, refused, trained
     refused(outcomes["changed lesions"], [str(out), "16.0", "12.0", "--out"])
 
 
+@pytest.mark.parametrize("task", ["square_lesion", "square_or_disc"])
+def test_a_start_from_another_task_keeps_all_but_the_head(
+    launch, trained, training_flags, tmp_path, task
+):
+    parent = load_model(trained(2)[0] / "model").variables["params"]
+    ran = launch(
+        "train",
+        *training_flags[2],
+        *(f"--task={task}", f"--init={trained(2)[0] / 'model'}", "--seed=1"),
+        *("--steps=1", "--learning_rate=1e-9", f"--out={tmp_path}"),
+    )
+    assert ran.returncode == 0, ran.stderr
+    params = load_model(tmp_path / "model").variables["params"]
+    for name, weights in params.items():
+        expected = parent[name]["kernel"]
+        if (task, name) == ("square_or_disc", "logits"):
+            assert np.abs(expected).max() > 1e-5
+            expected = np.zeros_like(expected)
+        np.testing.assert_allclose(weights["kernel"], expected, atol=1e-7)
+
+
 def test_a_finished_training_is_not_run_again(outcomes, trained):
     outcome, (out, _) = outcomes["repeated"], trained(2)
     assert outcome["status"] == 0, outcome["errors"]

@@ -259,3 +259,30 @@ def test_a_unit_that_does_not_fit_into_memory_is_refused(monkeypatch):
     monkeypatch.setattr(planning, "free_memory_bytes", lambda **_: 1000)
     with pytest.raises(MemoryError, match=r"One unit needs .* GiB and .* GiB are free"):
         LayerProgram(make_network((12, 13, 1)), make_recipe(steps=1), num_units=1)
+
+
+class Deep(nn.Module):
+    """Between its convolutions lies much that the gradient needs, and that is quickly computed."""
+
+    @nn.compact
+    def __call__(self, x):
+        for number in range(8):
+            x = nn.gelu(nn.GroupNorm(4)(nn.Conv(8, (3, 3), name=f"conv{number}")(x)))
+        return nn.Conv(2, (3, 3), name="last")(x)
+
+
+def test_rematerialization_takes_less_memory_and_changes_no_image():
+    module, shape = Deep(), (40, 36, 1)
+    network = linen_network(module, module.init(jax.random.key(0), jnp.zeros((1, *shape))), shape)
+    recipe = make_recipe(objective=objectives.channel("last"), steps=4)
+    images, needed = [], []
+    for rematerialize in (False, True):
+        program = LayerProgram(
+            network, recipe._replace(rematerialize=rematerialize), num_units=1, num_devices=1
+        )
+        keys = ascent.unit_keys(0, "last", [1])
+        (unit,) = program.run(planning.Batch((1,), 1), keys).units
+        images.append(unit.image)
+        needed.append(program.memory_bytes)
+    assert needed[1] < 0.85 * needed[0]
+    np.testing.assert_allclose(images[1], images[0], rtol=1e-5, atol=1e-5)
