@@ -11,8 +11,8 @@
   meet the output gradient in a single matrix product;
 * a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
   the channels (its taps), or, of many channels, four in place of six by Winograd's way;
-* a weight gradient saves by Winograd's way what it does not have to unfold, too: in 3-D always, of
-  many channels in 2-D as well.
+* a weight gradient goes Winograd's way along the leading axis, which also saves most of the
+  unfolding: in 3-D always, in 2-D where channels are many.
 """
 
 from __future__ import annotations
@@ -337,6 +337,7 @@ def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) ->
 
     def of_image(image: Array, out: Array) -> Array:
         if rows == 3 and math.prod(filters.shape[2:]) >= 2048:
+            # Its factors are images too, whose windows are one row high.
             found = _winograd_kernel_gradient(image[None], out[None], _product_of_patches)
             return found.reshape(filters.shape)
         return _product_of_patches(image, out)
