@@ -37,7 +37,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Write the table to this TSV file, too.")
 # Compilation is measured, too.
 flags.FLAGS.set_default("compilation_cache", "")
-flags.DEFINE_integer("rounds", 5, "Rounds, in which each side has its turn.", lower_bound=1)
+flags.DEFINE_integer(
+    "rounds", 5, "Rounds that count, in which each side has its turn.", lower_bound=1
+)
 
 # Rounds that do not count: until a process has taken all the memory that it will ask for, the
 # system hands it out page by page, which takes as long as the work.

@@ -103,7 +103,7 @@ def explained(error: Exception, layer: str, batch_size: int) -> Exception:
     advice = (
         f"Give --batch={batch_size // 2}, and another --out."
         if batch_size > 1
-        else "Take an earlier layer, a smaller input grid or a larger machine."
+        else "Take an earlier layer, a smaller input grid, a larger machine, or --rematerialize."
     )
     return MemoryError(
         f"Layer {layer!r}: {batch_size} units together do not fit into memory. {advice}"

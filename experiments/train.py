@@ -183,16 +183,7 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
     images = prepared.description["images"]
     print(f"{task.name}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
 
-    mean, std = pipeline.intensity_statistics(prepared.train)
-    variables = training.initialize(
-        model, (*prepared.shape, 1), mean=mean, std=std, seed=FLAGS.seed
-    )
-    if parent is not None:
-        # What a head says of other classes would be wrong at first, and the correction large enough
-        # to spoil the features below it.
-        same = parent.card["class_names"] == list(prepared.class_names)
-        own = {} if same else {"logits": variables["params"]["logits"]}
-        variables["params"] = {**parent.variables["params"], **own}
+    variables = _first_variables(model, prepared, parent)
 
     def batches(first: int) -> Iterator[pipeline.Examples]:
         return pipeline.training_batches(
@@ -236,6 +227,22 @@ def _parent(model: CNN, prepared: tasks.Prepared) -> TrainedModel | None:
             f"{parent.module}; expected one for {prepared.shape}, {model}."
         )
     return parent
+
+
+def _first_variables(
+    model: CNN, prepared: tasks.Prepared, parent: TrainedModel | None
+) -> dict[str, Any]:
+    """Random weights or those of --init, with the statistics of the training images."""
+    mean, std = pipeline.intensity_statistics(prepared.train)
+    variables = training.initialize(
+        model, (*prepared.shape, 1), mean=mean, std=std, seed=FLAGS.seed
+    )
+    if parent is None:
+        return variables
+    # What a head says of other classes means nothing for these.
+    same_classes = parent.card["class_names"] == list(prepared.class_names)
+    own = {} if same_classes else {"logits": variables["params"]["logits"]}
+    return {**variables, "params": {**parent.variables["params"], **own}}
 
 
 def _fit(

@@ -119,8 +119,8 @@ def largest_batch(
         if size == 1:
             raise MemoryError(
                 f"One unit needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
-                "free: use a smaller input grid, an earlier layer, or a larger machine; "
-                "rematerialization may help a deep network."
+                "free: use a smaller input grid, an earlier layer, or a larger machine, or, of a "
+                "deep network, rematerialize."
             )
         size = max(1, min(size - 1, int(size * free / needed)))
 

@@ -11,7 +11,7 @@
   meet the output gradient in a single matrix product;
 * a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
   the channels (its taps), or, of many channels, four in place of six by Winograd's way;
-* a weight gradient goes Winograd's way along the leading axis, which also saves most of the
+* a weight gradient goes Winograd's way along the leading axis, which also saves a third of the
   unfolding: in 3-D always, in 2-D where channels are many.
 """
 
@@ -329,6 +329,7 @@ def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
 def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) -> Array:
     """The kernel gradient in 2-D, of few channels with neighbouring columns taken for channels."""
     kernel = jax.ShapeDtypeStruct((*window, images.shape[-1], out.shape[-1]), out.dtype)
+    # Blocks of a single channel take longer than its few patches.
     block = 1 if images.shape[-1] == 1 else _columns_per_block(*kernel.shape[2:])
     as_filters = functools.partial(_block_filters, block=block)
     filters = jax.eval_shape(as_filters, kernel)
