@@ -14,11 +14,12 @@ from scipy import ndimage
 
 from featvis_jax.visualize import parameterizations
 from featvis_jax.visualize.parameterizations import (
+    Ground,
     Parameterization,
     mean_magnitude_spectrum,
     pixels,
 )
-from featvis_jax.visualize.parameterizations.base import Shaped
+from featvis_jax.visualize.parameterizations.base import Shaped, bounds
 
 # Compiling takes nearly all of the time here, and what is compiled runs once.
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -146,12 +147,17 @@ def test_every_parameterization_has_an_example():
     assert public == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("intensity", parameterizations.INTENSITIES)
+GROUNDS = [Ground("dark"), Ground("bright", level=0.4), Ground("both", level=0.5)]
+
+
+@pytest.mark.parametrize("intensity", [*parameterizations.INTENSITIES, *GROUNDS], ids=str)
 @EVERY
 def test_images_keep_to_the_range_whichever_way(name, intensity):
     # One rank is enough for what the others share; every other test has both.
     rank = 3 if intensity == "sigmoid" else 2
     shape, keys = SHAPE[rank], jax.random.split(jax.random.key(3), 2)
+    if name == "from_image" and isinstance(intensity, Ground):
+        pytest.skip("no image is such a ground")
     made = EXAMPLES[name](rank, intensity=intensity, intensity_range=(0.1, 0.9))
 
     def mean_square(louder, key):
@@ -187,15 +193,21 @@ def test_what_can_be_made_of_an_image_gives_it_back(name, rank):
         if made.encode is None:
             assert name in ("cppn", "phase")
             continue
-        decode = QUICK_JIT(lambda image, made=made: made.decode(made.encode(image)))
-        np.testing.assert_allclose(decode(jnp.asarray(picture(rank))), picture(rank), atol=1e-5)
+        encode, decode = made.encode, made.decode
+        there_and_back = QUICK_JIT(lambda image, e=encode, d=decode: d(e(image)))
+        image = jnp.asarray(picture(rank))
+        np.testing.assert_allclose(there_and_back(image), image, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", ["pixels", "fourier", "laplacian", "cppn"])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"intensity": "tanh"}, "intensity is 'tanh'; expected one of clip, sigmoid, affine"),
+        ({"intensity": "tanh"}, "intensity is 'tanh'; expected one of clip, sigmoid, affine, or a"),
+        ({"intensity": Ground("grey")}, "the ground's polarity is 'grey'; expected one of dark, b"),  # pyright: ignore
+        ({"intensity": Ground(level=1.2)}, "the ground has level 1.2 and contrast 0.12; expected"),
+        ({"intensity": Ground(contrast=0)}, "the ground has level 0.6 and contrast 0; expected"),
+        ({"intensity": Ground("dark", level=0)}, "nothing in the range is darker than a ground of"),
         ({"intensity_range": (1.0, 0.0)}, r"intensity_range is \(1.0, 0.0\); expected two finite"),
         ({"noise": 1.5}, r"noise is 1.5; expected a share of the range in \[0, 1\]"),
     ],
@@ -204,6 +216,41 @@ def test_options_out_of_bounds_are_refused(make, options, message):
     factory = inspect.unwrap(getattr(parameterizations, make))
     with pytest.raises(ValueError, match=f"^{make}: {message}"):
         factory(**options)
+
+
+@pytest.mark.parametrize("ground", GROUNDS, ids=str)
+@RANK
+def test_a_ground_has_its_contrast_and_polarity(ground, rank):
+    raw = np.random.default_rng(rank).normal(size=SHAPE[rank])
+    low, high = -2.0, 6.0
+    found = {
+        louder: np.asarray(
+            bounds("pixels", ground, (low, high)).bring(jnp.asarray(louder * raw, jnp.float32))
+        )
+        for louder in (1, 300)
+    }
+    figure = {"dark": np.minimum(raw, 0), "bright": np.maximum(raw, 0), "both": raw}[
+        ground.polarity
+    ]
+    loudness = np.sqrt(np.square(figure).mean())
+    expected = low + 8 * (ground.level + ground.contrast * figure / loudness)
+    np.testing.assert_allclose(found[1], expected.clip(low, high), atol=1e-5)
+    # However loud the raw image is: contrast is a budget.
+    np.testing.assert_allclose(found[300], found[1], atol=1e-5)
+
+
+def test_a_ground_without_figures_is_even():
+    bring = bounds("pixels", Ground("dark"), (0.0, 1.0)).bring
+    image, gradient = jax.value_and_grad(lambda raw: bring(raw).sum())(jnp.ones((4, 5, 1)))
+    assert float(image) == pytest.approx(20 * 0.6)
+    assert np.isfinite(gradient).all()
+
+
+def test_no_image_is_made_on_a_ground():
+    with pytest.raises(ValueError, match="cannot be made of an image: use pixels, fourier or lap"):
+        parameterizations.from_image(
+            picture(2), parameterizations.fourier(intensity=Ground("dark"))
+        )
 
 
 # ------------------------------------------------------------------- statistics, against float64

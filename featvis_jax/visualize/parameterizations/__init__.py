@@ -1,6 +1,6 @@
 """What is optimized: the parameters of an image, and how they become one.
 
-All of them make slices and volumes by the same code, keep to a range of intensities in one of three
+All of them make slices and volumes by the same code, keep to a range of intensities in one of four
 ways (`base`), and start as noise whose standard deviation is a share of that range. A learning rate
 means the same for pixels, frequencies and pyramids: Adam's first steps change the image by about
 that share of the range.
@@ -8,6 +8,7 @@ that share of the range.
 
 from featvis_jax.visualize.parameterizations.base import (
     INTENSITIES,
+    Ground,
     Intensity,
     Parameterization,
     Parameters,
@@ -23,6 +24,7 @@ from featvis_jax.visualize.parameterizations.spectral import (
 
 __all__ = [
     "INTENSITIES",
+    "Ground",
     "Intensity",
     "Parameterization",
     "Parameters",

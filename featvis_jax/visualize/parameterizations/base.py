@@ -9,6 +9,8 @@ becomes intensities:
 * ``"sigmoid"``: a logistic function with the same slope in the middle. Never quite black or white.
 * ``"affine"``: stretched, so that the darkest voxel is at the lower end and the brightest at the
   upper. Contrast costs nothing, and nothing is cut off.
+* a `Ground`: an even ground, and as much contrast on it as is allowed. Contrast is what everything
+  in the image competes for.
 """
 
 from __future__ import annotations
@@ -26,8 +28,34 @@ from jaxtyping import Array, PyTree
 from featvis_jax.types import Image, Key
 
 Parameters = PyTree[Array]
-Intensity = Literal["clip", "sigmoid", "affine"]
 INTENSITIES = ("clip", "sigmoid", "affine")
+
+
+class Ground(NamedTuple):
+    """An even ground from which elements stand out, all of them together by a fixed contrast.
+
+        figure = max(raw, 0), or -max(-raw, 0) for "dark", or raw for "both"
+        image  = ground + contrast * figure / root mean square of figure, cut off at the range
+
+    An element is paid for with contrast taken from the others: what helps the unit least fades, and
+    those that stay stand apart. A penalty on contrast does the same at a price that has to be found
+    for every network anew, since it weighs against the objective; a budget does not. With elements
+    of one polarity, two that touch are one: what a unit wants has to have an outline of its own,
+    where both polarities let it tile the image with its edges.
+
+    Attributes:
+      polarity: "dark", "bright" or "both".
+      level: Of the ground, from 0, the lower end of the range, to 1, the upper.
+      contrast: Root mean square of the difference from the ground, as a share of the range, before
+        what is beyond the range is cut off. In (0, 1].
+    """
+
+    polarity: Literal["dark", "bright", "both"] = "dark"
+    level: float = 0.6
+    contrast: float = 0.12
+
+
+Intensity = Literal["clip", "sigmoid", "affine"] | Ground
 
 # A sigmoid reaches its ends nowhere: what starts there is started this share within them.
 _MARGIN = 0.005
@@ -80,27 +108,28 @@ class Bounds(NamedTuple):
       low: Lowest intensity.
       high: Highest intensity.
       bring: ``raw image -> image``.
-      undo: ``image -> raw image`` that comes out as it, as nearly as the range allows.
+      undo: ``image -> raw image`` that comes out as it, as nearly as the range allows; ``None``
+        on a ground, where no other image can.
       arguments: Of the description.
     """
 
     low: float
     high: float
     bring: Callable[[Image], Image]
-    undo: Callable[[Image], Image]
+    undo: Callable[[Image], Image] | None
     arguments: str
 
 
-def bounds(factory: str, intensity: str, intensity_range: tuple[float, float]) -> Bounds:
+def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, float]) -> Bounds:
     """Check a range and the way into it.
 
     Args:
       factory: Name of the parameterization, for errors.
-      intensity: One of `INTENSITIES`.
+      intensity: One of `INTENSITIES`, or a `Ground`.
       intensity_range: Lowest and highest intensity, usually those of the training images.
 
     Raises:
-      ValueError: The range is empty or not finite, or there is no such way.
+      ValueError: The range is empty or not finite, there is no such way, or no such ground.
 
     Example:
       >>> image = bounds("pixels", "affine", (0.0, 1.0)).bring(jnp.array([[[-0.1], [0.0], [0.3]]]))
@@ -113,9 +142,13 @@ def bounds(factory: str, intensity: str, intensity_range: tuple[float, float]) -
             f"{factory}: intensity_range is {intensity_range}; expected two finite numbers, "
             "low < high."
         )
+    arguments = f"intensity={intensity!r}, intensity_range={intensity_range}"
+    if isinstance(intensity, Ground):
+        return Bounds(low, high, _onto(factory, intensity, low, high), None, arguments)
     if intensity not in INTENSITIES:
         raise ValueError(
-            f"{factory}: intensity is {intensity!r}; expected one of {', '.join(INTENSITIES)}."
+            f"{factory}: intensity is {intensity!r}; expected one of {', '.join(INTENSITIES)}, or "
+            "a Ground."
         )
     width, middle = high - low, (low + high) / 2
 
@@ -136,8 +169,40 @@ def bounds(factory: str, intensity: str, intensity_range: tuple[float, float]) -
             return jax.scipy.special.logit(jnp.clip(share, _MARGIN, 1 - _MARGIN)) / 4
         return share - 0.5
 
-    arguments = f"intensity={intensity!r}, intensity_range={intensity_range}"
     return Bounds(low, high, bring, undo, arguments)
+
+
+def _onto(factory: str, ground: Ground, low: float, high: float) -> Callable[[Image], Image]:
+    """How raw images come onto a ground."""
+    polarity, level, contrast = ground
+    figures: dict[str, Callable[[Image], Image]] = {
+        "dark": lambda raw: -jax.nn.relu(-raw),
+        "bright": jax.nn.relu,
+        "both": lambda raw: raw,
+    }
+    if polarity not in figures:
+        raise ValueError(
+            f"{factory}: the ground's polarity is {polarity!r}; expected one of "
+            f"{', '.join(figures)}."
+        )
+    if not 0 <= level <= 1 or not 0 < contrast <= 1:
+        raise ValueError(
+            f"{factory}: the ground has level {level} and contrast {contrast}; expected shares of "
+            "the range, the level in [0, 1] and the contrast in (0, 1]."
+        )
+    if (polarity, level) in (("dark", 0), ("bright", 1)):
+        raise ValueError(
+            f"{factory}: nothing in the range is {polarity}er than a ground of level {level:g}; "
+            "expected a level that leaves room."
+        )
+
+    def bring(raw: Image) -> Image:
+        figure = figures[polarity](raw)
+        # The small number is for an image of nothing but ground.
+        loudness = jnp.sqrt(jnp.mean(jnp.square(figure)) + 1e-12)
+        return jnp.clip(low + (high - low) * (level + contrast * figure / loudness), low, high)
+
+    return bring
 
 
 def check_noise(factory: str, noise: float) -> None:

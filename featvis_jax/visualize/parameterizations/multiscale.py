@@ -72,6 +72,7 @@ def laplacian(
         return into.bring(_loudness(spatial, levels) * raw)
 
     def encode(image: Image) -> list[Array]:
+        assert into.undo is not None  # Or there is no encode.
         spatial = image.shape[:-1]
         finest = into.undo(image) / _loudness(spatial, levels)
         coarser = _shapes(spatial, levels)[1:]
@@ -83,7 +84,7 @@ def laplacian(
         decode,
         constrain=unchanged,
         is_image=False,
-        encode=encode,
+        encode=None if into.undo is None else encode,
         learning_rate=0.01,
     )
 

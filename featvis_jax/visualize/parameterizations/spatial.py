@@ -109,7 +109,7 @@ def from_image(
     if encode is None:
         raise ValueError(
             f"from_image: {parameterization.description} cannot be made of an image: use pixels, "
-            "fourier or laplacian."
+            "fourier or laplacian, and no ground."
         )
     contrast = float(np.ptp(values))
 

@@ -74,6 +74,7 @@ def fourier(
         return into.bring(_inverse(lax.complex(parts[..., 0], parts[..., 1]), spatial))
 
     def encode(image: Image) -> Shaped:
+        assert into.undo is not None  # Or there is no encode.
         spatial = image.shape[:-1]
         spectrum = jnp.fft.rfftn(into.undo(image), axes=tuple(range(len(spatial))))
         parts = jnp.stack([spectrum.real, spectrum.imag], axis=-1)
@@ -85,7 +86,7 @@ def fourier(
         decode,
         constrain=unchanged,
         is_image=False,
-        encode=encode,
+        encode=None if into.undo is None else encode,
         learning_rate=0.05,
     )
 
