@@ -48,6 +48,11 @@ class Ground(NamedTuple):
       level: Of the ground, from 0, the lower end of the range, to 1, the upper.
       contrast: Root mean square of the difference from the ground, as a share of the range, before
         what is beyond the range is cut off. In (0, 1].
+
+    Example:
+      >>> bring = bounds("pixels", Ground("dark", level=0.6, contrast=0.1), (0.0, 1.0)).bring
+      >>> [round(float(x), 2) for x in bring(jnp.array([-2.0, 5.0, 0.0, 0.0]))]
+      [0.4, 0.6, 0.6, 0.6]
     """
 
     polarity: Literal["dark", "bright", "both"] = "dark"
