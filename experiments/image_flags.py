@@ -8,7 +8,7 @@ from absl import flags
 from experiments.networks import Model
 from experiments.objective_flags import read_volume
 from featvis_jax.visualize import parameterizations
-from featvis_jax.visualize.parameterizations import INTENSITIES, Ground, Parameterization
+from featvis_jax.visualize.parameterizations import GROUNDS, INTENSITIES, Ground, Parameterization
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -18,15 +18,10 @@ flags.DEFINE_enum(
     "How an image is written down (docs/parameterizations.md). All but pixels need a "
     "--regularization that acts before the network: lucid or none.",
 )
-_GROUNDS = {
-    "dark": Ground("dark", level=0.6),
-    "bright": Ground("bright", level=0.4),
-    "both": Ground("both", level=0.5),
-}
 flags.DEFINE_enum(
     "intensity",
     None,
-    [*INTENSITIES, *_GROUNDS],
+    [*INTENSITIES, *GROUNDS],
     "How the range is kept; a default for each of them. dark, bright and both: elements of that "
     "polarity on an even ground, with a fixed --contrast that they compete for.",
 )
@@ -51,18 +46,15 @@ def parameterization(model: Model) -> Parameterization:
       ValueError: A file does not fit, or the model has no spectrum to keep to.
     """
     options: dict[str, Any] = {"intensity_range": model.intensity_range}
-    if FLAGS.contrast is not None and FLAGS.intensity not in _GROUNDS:
-        raise ValueError(
-            f"--contrast={FLAGS.contrast}: says how much elements stand out from a ground, and "
-            f"--intensity={FLAGS.intensity} has none: take one of {', '.join(_GROUNDS)}."
-        )
-    if FLAGS.intensity in _GROUNDS:
-        ground = _GROUNDS[FLAGS.intensity]
-        if FLAGS.contrast is not None:
-            ground = ground._replace(contrast=FLAGS.contrast)
-        options["intensity"] = ground
-    elif FLAGS.intensity is not None:
-        options["intensity"] = FLAGS.intensity
+    if FLAGS.intensity is not None:
+        options["intensity"] = GROUNDS.get(FLAGS.intensity, FLAGS.intensity)
+    if FLAGS.contrast is not None:
+        if FLAGS.intensity not in GROUNDS:
+            raise ValueError(
+                f"--contrast={FLAGS.contrast}: says how much elements stand out from a ground, and "
+                f"--intensity={FLAGS.intensity} has none: take one of {', '.join(GROUNDS)}."
+            )
+        options["intensity"] = GROUNDS[FLAGS.intensity]._replace(contrast=FLAGS.contrast)
     if FLAGS.parameterization == "phase":
         if model.spectrum is None:
             raise ValueError(

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from featvis_jax.visualize import parameterizations
 from featvis_jax.visualize.parameterizations import (
+    GROUNDS,
     Ground,
     Parameterization,
     mean_magnitude_spectrum,
@@ -147,10 +148,7 @@ def test_every_parameterization_has_an_example():
     assert public == set(EXAMPLES)
 
 
-GROUNDS = [Ground("dark"), Ground("bright", level=0.4), Ground("both", level=0.5)]
-
-
-@pytest.mark.parametrize("intensity", [*parameterizations.INTENSITIES, *GROUNDS], ids=str)
+@pytest.mark.parametrize("intensity", [*parameterizations.INTENSITIES, *GROUNDS.values()], ids=str)
 @EVERY
 def test_images_keep_to_the_range_whichever_way(name, intensity):
     # One rank is enough for what the others share; every other test has both.
@@ -218,7 +216,7 @@ def test_options_out_of_bounds_are_refused(make, options, message):
         factory(**options)
 
 
-@pytest.mark.parametrize("ground", GROUNDS, ids=str)
+@pytest.mark.parametrize("ground", GROUNDS.values(), ids=str)
 @RANK
 def test_a_ground_has_its_contrast_and_polarity(ground, rank):
     raw = np.random.default_rng(rank).normal(size=SHAPE[rank])

@@ -7,6 +7,7 @@ that share of the range.
 """
 
 from featvis_jax.visualize.parameterizations.base import (
+    GROUNDS,
     INTENSITIES,
     Ground,
     Intensity,
@@ -23,6 +24,7 @@ from featvis_jax.visualize.parameterizations.spectral import (
 )
 
 __all__ = [
+    "GROUNDS",
     "INTENSITIES",
     "Ground",
     "Intensity",

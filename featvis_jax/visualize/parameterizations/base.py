@@ -61,6 +61,12 @@ class Ground(NamedTuple):
 
 
 Intensity = Literal["clip", "sigmoid", "affine"] | Ground
+GROUNDS = {
+    "dark": Ground("dark", level=0.6),
+    "bright": Ground("bright", level=0.4),
+    "both": Ground("both", level=0.5),
+}
+"""Grounds with room for their polarity, by its name."""
 
 # A sigmoid reaches its ends nowhere: what starts there is started this share within them.
 _MARGIN = 0.005
@@ -124,6 +130,11 @@ class Bounds(NamedTuple):
     undo: Callable[[Image], Image] | None
     arguments: str
 
+    def encoder(self, write: Callable[[Image], Parameters]) -> Callable[[Image], Parameters] | None:
+        """What writes an image down, given what writes a raw one down; ``None`` without `undo`."""
+        undo = self.undo
+        return None if undo is None else lambda image: write(undo(image))
+
 
 def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, float]) -> Bounds:
     """Check a range and the way into it.
@@ -149,7 +160,8 @@ def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, 
         )
     arguments = f"intensity={intensity!r}, intensity_range={intensity_range}"
     if isinstance(intensity, Ground):
-        return Bounds(low, high, _onto(factory, intensity, low, high), None, arguments)
+        bring_onto = _onto_ground(factory, intensity, low, high)
+        return Bounds(low, high, bring_onto, None, arguments)
     if intensity not in INTENSITIES:
         raise ValueError(
             f"{factory}: intensity is {intensity!r}; expected one of {', '.join(INTENSITIES)}, or "
@@ -177,7 +189,7 @@ def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, 
     return Bounds(low, high, bring, undo, arguments)
 
 
-def _onto(factory: str, ground: Ground, low: float, high: float) -> Callable[[Image], Image]:
+def _onto_ground(factory: str, ground: Ground, low: float, high: float) -> Callable[[Image], Image]:
     """How raw images come onto a ground."""
     polarity, level, contrast = ground
     figures: dict[str, Callable[[Image], Image]] = {

@@ -71,12 +71,11 @@ def laplacian(
             raw = raw + _enlarged(level, spatial)
         return into.bring(_loudness(spatial, levels) * raw)
 
-    def encode(image: Image) -> list[Array]:
-        assert into.undo is not None  # Or there is no encode.
-        spatial = image.shape[:-1]
-        finest = into.undo(image) / _loudness(spatial, levels)
+    def write(raw: Image) -> list[Array]:
+        spatial = raw.shape[:-1]
+        finest = raw / _loudness(spatial, levels)
         coarser = _shapes(spatial, levels)[1:]
-        return [finest, *(jnp.zeros((*shape, image.shape[-1])) for shape in coarser)]
+        return [finest, *(jnp.zeros((*shape, raw.shape[-1])) for shape in coarser)]
 
     return Parameterization(
         f"laplacian(levels={levels}, {into.arguments}, noise={noise})",
@@ -84,7 +83,7 @@ def laplacian(
         decode,
         constrain=unchanged,
         is_image=False,
-        encode=None if into.undo is None else encode,
+        encode=into.encoder(write),
         learning_rate=0.01,
     )
 

@@ -73,12 +73,11 @@ def fourier(
         parts = parameters.values * _weights(spatial, decay)[..., None, None]
         return into.bring(_inverse(lax.complex(parts[..., 0], parts[..., 1]), spatial))
 
-    def encode(image: Image) -> Shaped:
-        assert into.undo is not None  # Or there is no encode.
-        spatial = image.shape[:-1]
-        spectrum = jnp.fft.rfftn(into.undo(image), axes=tuple(range(len(spatial))))
+    def write(raw: Image) -> Shaped:
+        spatial = raw.shape[:-1]
+        spectrum = jnp.fft.rfftn(raw, axes=tuple(range(len(spatial))))
         parts = jnp.stack([spectrum.real, spectrum.imag], axis=-1)
-        return Shaped(parts / _weights(spatial, decay)[..., None, None], image.shape)
+        return Shaped(parts / _weights(spatial, decay)[..., None, None], raw.shape)
 
     return Parameterization(
         f"fourier(decay={decay}, {into.arguments}, noise={noise})",
@@ -86,7 +85,7 @@ def fourier(
         decode,
         constrain=unchanged,
         is_image=False,
-        encode=None if into.undo is None else encode,
+        encode=into.encoder(write),
         learning_rate=0.05,
     )
 
