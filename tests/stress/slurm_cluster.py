@@ -17,7 +17,8 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "mpirun")
 PACKAGES = ("slurm-wlm", "munge", "openmpi-bin")
-NODES = ("featvis1", "featvis2", "featvis3")
+# Control groups have the names of nodes: those of no other cluster on this computer.
+NODES = tuple(f"featvis{os.getpid()}n{number}" for number in (1, 2, 3))
 GROUPS = Path("/sys/fs/cgroup")
 # Nodes tell of more than there is, so that scripts get what they ask for: files stand for GPUs.
 _CONFIGURATION = """
