@@ -58,7 +58,7 @@ def saved_step(stage: Stage, name: str, job: str, stops: int) -> int:
     wait(lambda: stage.log(job).count(STOPPED) >= stops or not stage.busy(job), f"stop {stops}")
     log = stage.log(job)
     if log.count(STOPPED) < stops:
-        raise Lost(f"job {job} was not stopped:\n{log[-2000:]}")
+        raise Lost(f"job {job} was not stopped (try more --steps):\n{log[-2000:]}")
     directory = stage.scratch(name) / "runs" / "square" / "checkpoints"
     step = max(int(path.name) for path in directory.iterdir() if path.name.isdigit())
     if not step > max(evaluations(log), default=0):
@@ -101,8 +101,8 @@ def requeue(stage: Stage) -> str:
 def time_limit(stage: Stage) -> str:
     """A job that needs several times its limit."""
     stage.trained()
-    # The only lines of the script that are not as they stand: limits of hours are for users.
-    options = ("--time=1", "--signal=B:USR1@30")
+    # In the place of two lines of the script. Slurm looks every 30 s: this is after 15 to 45 s.
+    options = ("--time=2", "--signal=B:USR1@75")
     scratch = stage.scratch("time_limit")
     job = stage.submit(scratch, *options, "train.sbatch", *stage.training)
     step = saved_step(stage, "time_limit", job, 1)
