@@ -1,7 +1,8 @@
 """Stopping when asked to: SIGTERM and SIGINT end a launcher at a safe place, with exit status 75.
 
 What is being written is finished first. Everything else is given up where it stands: the next run
-computes it again, to the same bits. A second signal ends the process at once.
+computes it again, to the same bits. A second SIGINT ends the process at once. A second SIGTERM does
+not: Slurm sends it twice within a second to what it preempts, and SIGKILL to what stays.
 """
 
 import contextlib
@@ -100,7 +101,7 @@ def _handle(number: int, frame: types.FrameType | None) -> None:
     if _State.asked is None and number != signal.SIGALRM:
         _State.asked, _State.seen = signal.Signals(number).name, True
     elif number != signal.SIGALRM:
-        return  # The second one is for the watching thread.
+        return  # What comes after the first one is for the watching thread.
     if _State.holding:
         return
     check()
@@ -128,7 +129,9 @@ def _watch(reading: int) -> None:
         if received[0] not in _SIGNALS:
             continue
         if impatient is not None:
-            os._exit(128 + received[0])
+            if received[0] == signal.SIGINT:
+                os._exit(128 + received[0])
+            continue
         impatient = threading.Timer(_PATIENCE_S, _give_up, args=(received[0],))
         impatient.daemon = True
         impatient.start()

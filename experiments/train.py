@@ -179,6 +179,9 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
     }
     _keep_settings(out, settings)
+    if _is_finished(out):
+        print(f"The training in {out} is finished: the model is in {out / 'model'}.")
+        return
     atomic_write_bytes(out / "split.json", prepared.split.to_json())
     images = prepared.description["images"]
     print(f"{task.name}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
@@ -356,6 +359,16 @@ def _keep_settings(out: Path, settings: Mapping[str, Any]) -> None:
     if path.exists():
         manifest.refuse_mismatch(out, json.loads(path.read_bytes()), settings)
     atomic_write_bytes(path, manifest.encode_json(settings))
+
+
+def _is_finished(out: Path) -> bool:
+    """Whether all that a training ends with is there and whole."""
+    try:
+        card = load_model(out / "model").card
+        report = json.loads((out / "report.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False  # What is missing or damaged is made again.
+    return card.get("report") == report and (out / "confusion.png").is_file()
 
 
 def _report(

@@ -117,6 +117,9 @@ def main(_: Sequence[str]) -> None:
     if shard is not None:
         elsewhere = shards.done_elsewhere(out, configuration)
         place = shards.shard_directory(out, *shard)
+        if not place.exists() and _units(_batches(work, layers, batch_size, shard)) <= elsewhere:
+            print(f"Shard {shard[0]} of {shard[1]}: nothing was left to do in {out}.")
+            return
     with open_run(place, configuration, environment=ascent_flags.environment()) as results:
         if shard is None:
             for held in shards.collect(results, affine=model.affine, window=model.intensity_range):
@@ -152,9 +155,7 @@ def _visualize(
     elsewhere: frozenset[tuple[str, int]],
 ) -> None:
     """Run what is not finished yet, and store it batch by batch."""
-    batches = [(layer, batch) for layer in layers for batch in work.batches(layer.name, batch_size)]
-    if shard is not None:
-        batches = batches[shard[0] - 1 :: shard[1]]
+    batches = _batches(work, layers, batch_size, shard)
     done = elsewhere | {(row.layer, row.channel) for row in results.records()}
     total = sum(batch.count for _, batch in batches) * FLAGS.steps
     with tensorboard.events(results.directory) as log, Progress(total) as progress:
@@ -189,6 +190,23 @@ def _visualize(
                 progress.count(result.record.status)
                 _log(log, result, model.intensity_range)
             log.flush()
+
+
+def _batches(
+    work: Work, layers: Sequence[Layer], batch_size: int, shard: tuple[int, int] | None
+) -> list[tuple[Layer, Batch]]:
+    """What falls to this process."""
+    batches = [(layer, batch) for layer in layers for batch in work.batches(layer.name, batch_size)]
+    return batches if shard is None else batches[shard[0] - 1 :: shard[1]]
+
+
+def _units(batches: Sequence[tuple[Layer, Batch]]) -> frozenset[tuple[str, int]]:
+    """The units of batches, without those that fill up the last."""
+    return frozenset(
+        (layer.name, channel)
+        for layer, batch in batches
+        for channel in batch.channels[: batch.count]
+    )
 
 
 def _run(program: LayerProgram, layer: str, batch: Batch, progress: Progress) -> FinishedBatch:

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, Float64, PyTree
 
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.results.files import atomic_write_bytes
+from featvis_jax.results.files import atomic_write_bytes, remove_directory
 
 _CARD, _WEIGHTS, _SPECTRUM = "card.json", "weights", "spectrum.npy"
 _REQUIRED = (
@@ -109,6 +109,9 @@ def save_model(
     if missing := [key for key in _REQUIRED if key not in card]:
         raise ValueError(f"The model card lacks {missing}.")
     directory.mkdir(parents=True, exist_ok=True)
+    # What a process that was killed has left; Orbax would warn of it.
+    for half in directory.glob(f"{_WEIGHTS}*{ocp.utils.TMP_DIR_SUFFIX}*"):
+        remove_directory(half)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / _WEIGHTS, jax.device_get(variables), force=True)
     # Orbax notes the absolute path there, which is nobody's business once the model is passed on.

@@ -333,7 +333,8 @@ def fit(
 
     update = jax.jit(training_step(model, optimizer, statistics), donate_argnums=(0, 1))
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=1)
+    # A process that was killed leaves half a checkpoint behind; nobody else writes there.
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
     with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
         state, history, losses = _begun(manager, variables["params"], optimizer)
 

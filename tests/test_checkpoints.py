@@ -130,6 +130,15 @@ def test_saving_replaces_what_was_there(copied):
     assert_same(model.variables, variables)
 
 
+def test_half_a_model_of_a_killed_process_is_removed_without_a_word(tmp_path, caplog):
+    half = tmp_path / "weights.orbax-checkpoint-tmp"
+    (half / "params").mkdir(parents=True)
+    module = CNN(rank=2, features=(3, 3, 4, 4, 4), head="mean")
+    save_model(tmp_path, module, random_variables(module, (40, 44, 1)), make_card((40, 44)))
+    assert not half.exists()
+    assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
+
+
 def test_an_incomplete_card_is_refused_before_anything_is_written(tmp_path):
     module = CNN(rank=2, features=SMALL)
     card = make_card((28, 29))

@@ -427,6 +427,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
         assert (found.best_step, found.steps) == (expected.best_step, expected.steps)
 
 
+def test_half_a_checkpoint_of_a_killed_process_is_removed_without_a_word(tmp_path, caplog):
+    half = [tmp_path / f"{step}.orbax-checkpoint-tmp" for step in (2, 3)]
+    for path in half:
+        (path / "state").mkdir(parents=True)
+    fit(tmp_path, schedule(steps=2))
+    assert [path.name for path in half if path.exists()] == []
+    assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
+
+
 @pytest.mark.parametrize("evaluate_every", [1, 3, 100])
 def test_a_run_that_is_asked_to_stop_saves_where_it_stands(tmp_path, evaluate_every):
     # Between evaluations, before one, in the midst of one, and before the last one.

@@ -195,7 +195,7 @@ def lock(directory: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{_this_process()}\n".encode(), 0)
     except BlockingIOError:
         holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
         os.close(descriptor)
@@ -207,6 +207,16 @@ def lock(directory: Path) -> int:
         os.close(descriptor)
         raise _explained(error, f"cannot lock {path} (does its file system have locks?)") from error
     return descriptor
+
+
+def _this_process() -> str:
+    """How to find this process, on its computer and in Slurm's queue."""
+    found = f"process {os.getpid()} on {socket.gethostname()}"
+    job = os.environ.get("SLURM_JOB_ID")
+    if {"SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"} <= os.environ.keys():
+        # As squeue and scancel name it.
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return found if job is None else f"{found} (Slurm job {job})"
 
 
 def unlock(descriptor: int) -> None:

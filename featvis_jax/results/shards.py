@@ -74,6 +74,8 @@ def collect(
 ) -> list[str]:
     """Take over what the shards of a run have finished, and remove those that nobody writes to.
 
+    Their timings and environments go into the run's own.
+
     Args:
         run: open for writing.
         affine: as in `Run.write_units`.
@@ -105,6 +107,7 @@ def collect(
             for layer in dict.fromkeys(record.layer for record in view.records()):
                 missing = list(_results(view, layer, without=run.finished(layer)))
                 run.write_units(missing, affine=affine, window=window)
+            run.record_shard(view)
             if lock is not None:
                 files.remove_directory(view.directory)
         finally:

@@ -288,6 +288,20 @@ class Run(RunView):
         stored["timings"].append({"name": name, "seconds": round(float(seconds), 6), **details})
         self._write(self.directory / "run.json", manifest.encode_json(stored))
 
+    def record_shard(self, shard: RunView) -> None:
+        """Add to run.json on what a shard ran and what it timed, once however often it is asked.
+
+        Args:
+            shard: a run of the same configuration, whose units this one takes over.
+        """
+        stored = manifest.read(self.directory)
+        before = manifest.encode_json(stored)
+        timings = [{**timing, "shard": shard.directory.name} for timing in shard.timings]
+        for entries, new in (("environments", shard.environments), ("timings", timings)):
+            stored[entries] += [entry for entry in new if entry not in stored[entries]]
+        if (after := manifest.encode_json(stored)) != before:
+            self._write(self.directory / "run.json", after)
+
     def _merged_traces(self, layer: str, new: Sequence[UnitResult]) -> Traces:
         """Return the traces of the units that are done together with those of new ones."""
         old = self.traces(layer)

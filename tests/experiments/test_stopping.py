@@ -124,7 +124,7 @@ def python(text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_second_signal_ends_the_process_at_once():
+def test_a_second_ctrl_c_ends_the_process_at_once():
     ran = python(
         """
         with stopping.listening(), stopping.held():
@@ -137,6 +137,23 @@ def test_a_second_signal_ends_the_process_at_once():
     )
     assert ran.stdout == "still here\n"
     assert ran.returncode == 128 + signal.SIGINT
+
+
+def test_sigterm_may_come_twice_as_slurm_sends_it_to_what_it_preempts():
+    ran = python(
+        """
+        def main(_):
+            with stopping.held():
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(0.2)
+                print("saved", flush=True)
+
+        launch.run(main, ["launcher"])
+        """
+    )
+    assert (ran.returncode, ran.stdout) == (stopping.START_AGAIN, "saved\n"), ran.stderr
+    assert ran.stderr.count(TOLD) == 1
 
 
 def test_a_signal_after_the_end_is_too_late_to_stop_anything():

@@ -215,6 +215,15 @@ def outcomes(place, drive, training_flags, trained, cohort):
     commands["changed seed"] = [*training_flags[2], f"--out={out}", "--seed=1"]
     commands["changed lesions"] = [*training_flags[2], f"--out={out}", "--lesion_size_mm=12,28"]
     commands["repeated"] = [*training_flags[2], f"--out={out}"]
+    for name, lost in {
+        "report": "report.json",
+        "picture": "confusion.png",
+        "model": "model/card.json",
+    }.items():
+        lacking = place / f"without its {name}"
+        shutil.copytree(out, lacking)
+        (lacking / lost).unlink()
+        commands[lacking.name] = [*training_flags[2], f"--out={lacking}"]
     (place / "held").mkdir()
     commands["held"] = [*training_flags[2], f"--out={place / 'held'}"]
     with files.locked(place / "held"):
@@ -270,12 +279,26 @@ def test_a_start_from_another_task_keeps_all_but_the_head(
 def test_a_finished_training_is_not_run_again(outcomes, trained):
     outcome, (out, _) = outcomes["repeated"], trained(2)
     assert outcome["status"] == 0, outcome["errors"]
-    assert "jit(_apply)" in outcome["compiled"], "else nobody listens to what is compiled"
-    assert "jit(update)" not in outcome["compiled"]
-    assert "Trained for 4 steps" in outcome["output"]
+    assert not {"jit(init)", "jit(update)", "jit(_apply)"} & set(outcome["compiled"])
+    assert outcome["output"] == (
+        f"The training in {out} is finished: the model is in {out / 'model'}.\n"
+    )
     for name, content in outcomes["kept"].items():
         assert (out / name).read_bytes() == content
-    card = json.loads((out / "model" / "card.json").read_bytes())
+    assert json.loads((out / "model" / "card.json").read_bytes()) == outcomes["card"]
+
+
+@pytest.mark.parametrize("name", ["report", "picture", "model"])
+def test_what_a_finished_training_lacks_is_made_again(outcomes, place, name):
+    outcome, out = outcomes[f"without its {name}"], place / f"without its {name}"
+    assert outcome["status"] == 0, outcome["errors"]
+    # The first of them compiles the evaluation for all.
+    assert "jit(_apply)" in outcomes["without its report"]["compiled"]
+    assert "jit(update)" not in outcome["compiled"]
+    assert "Trained for 4 steps" in outcome["output"]
+    for file, content in outcomes["kept"].items():
+        assert (out / file).read_bytes() == content
+    card = load_model(out / "model").card
     assert card["weights_sha256"] == outcomes["card"]["weights_sha256"]
 
 

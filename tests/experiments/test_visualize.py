@@ -275,6 +275,8 @@ def outcomes(place, drive, trained, visualized):
             *FLAGS[2], f"--shard={shard}", out=place / "shared out"
         )
     commands["shards together"] = command(*FLAGS[2], "--tensorboard", out=place / "shared out")
+    for name, shard in {"late shard": "1/2", "shard without a batch": "9/9"}.items():
+        commands[name] = command(*FLAGS[2], f"--shard={shard}", out=place / "shared out")
     found = dict(zip(commands, drive("visualize", list(commands.values())), strict=True))
     found["mtimes before"] = kept
     found["partial mtimes before"] = before
@@ -376,6 +378,21 @@ def test_processes_that_share_a_run_write_the_same_bytes(outcomes, visualized, p
         assert (shared / path.relative_to(out)).read_bytes() == path.read_bytes(), path
     assert len(rows_of(shared)) == 6
     assert list((shared / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("name", ["late shard", "shard without a batch"])
+def test_a_shard_with_nothing_to_do_says_so_and_leaves_nothing_behind(outcomes, place, name):
+    assert outcomes[name]["status"] == 0, outcomes[name]["errors"]
+    assert f"nothing was left to do in {place / 'shared out'}" in outcomes[name]["output"]
+    assert not (place / "shared out" / "shards").exists()
+
+
+def test_the_pages_count_the_time_of_all_processes(outcomes, place):
+    assert outcomes["shards together"]["status"] == 0
+    timings = json.loads((place / "shared out" / "run.json").read_bytes())["timings"]
+    batches = {each["shard"] for each in timings if each["name"] == "batch"}
+    assert batches == {"0001-of-0002", "0002-of-0002"}
+    assert len({json.dumps(each) for each in timings}) == len(timings)
 
 
 def test_the_defaults_work(outcomes, place):

@@ -121,6 +121,30 @@ def test_another_number_of_processes_leaves_no_gap_and_no_duplicate(tmp_path):
     assert outside_shards(out) == outside_shards(whole)
 
 
+def test_times_and_machines_of_shards_are_kept_and_counted_once(tmp_path):
+    second = shards.shard_directory(tmp_path, 2, 2)
+    for index in (1, 2):
+        place = shards.shard_directory(tmp_path, index, 2)
+        machine = {"numpy": "2", "device": f"GPU {index}"}
+        with store.open_run(place, crash_points.CONFIGURATION, environment=machine) as run:
+            run.record_timing("batch", index, layer="conv1", units=1)
+    batch = {"name": "batch", "layer": "conv1", "units": 1}
+    times = [{**batch, "seconds": index, "shard": f"000{index}-of-0002"} for index in (1, 2)]
+    # Somebody holds the second shard, which stays, and finishes another batch.
+    with store.open_run(second, crash_points.CONFIGURATION, environment=machine) as held:
+        assert len(complete(tmp_path)) == 1
+        assert store.read_run(tmp_path).timings == times
+        held.record_timing("batch", 0.5)
+    for _ in range(2):
+        assert complete(tmp_path) == []
+        found = store.read_run(tmp_path)
+        assert found.timings == [
+            *times,
+            {"name": "batch", "seconds": 0.5, "shard": "0002-of-0002"},
+        ]
+        assert [each.get("device") for each in found.environments] == [None, "GPU 1", "GPU 2"]
+
+
 def test_a_shard_of_another_configuration_is_refused_and_left_alone(tmp_path):
     place = shards.shard_directory(tmp_path, 1, 2)
     write(place, [0], {**crash_points.CONFIGURATION, "seed": 2})

@@ -5,7 +5,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -410,6 +412,27 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path):
         holder.wait()
     # The kernel's lock died with the process: nothing has to be cleaned up by hand.
     store.open_run(tmp_path / "out", {"seed": 7}, environment={}).close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "job"),
+    [
+        ({"SLURM_JOB_ID": "17"}, " (Slurm job 17)"),
+        (
+            {"SLURM_JOB_ID": "19", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"},
+            " (Slurm job 17_3)",
+        ),
+        ({}, ""),
+    ],
+)
+def test_who_holds_a_run_is_found_in_the_queue(tmp_path, monkeypatch, environment, job):
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = f"process {os.getpid()} on {socket.gethostname()}{job}"
+    with open_run(tmp_path), pytest.raises(files.RunInUse, match=re.escape(f"by {told}. Wait")):
+        open_run(tmp_path)
 
 
 def test_the_lock_holds_within_a_process_until_the_run_is_closed(tmp_path):
