@@ -1,10 +1,10 @@
-"""What the allocator does with memory that the process has used."""
+"""What the allocator does with memory that the process has used: keep it, or give it back."""
 
 import ctypes
 import platform
 
 # Constants of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 
 
 def keep_freed_memory() -> None:
@@ -21,3 +21,17 @@ def keep_freed_memory() -> None:
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, -1)
     mallopt(_ARENA_MAX, 1)
+
+
+def return_large_blocks() -> None:
+    """Have glibc take blocks of 32 MiB and more from the system after all, and give them back.
+
+    For programs that take gigabytes at once and seconds with them: their page faults cost little,
+    and a block of another size would be taken beside one that is kept.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(_MMAP_MAX, 65536)  # glibc's own default.
+    library.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+    library.malloc_trim(0)

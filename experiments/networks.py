@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen, nnx
 
 from experiments.python_files import function_name, load_function
+from featvis_jax import memory
 from featvis_jax.checkpoints import load_model, weights_hash
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch_weights import load_torch_weights
@@ -183,7 +184,7 @@ def layers_text(network: Network) -> str:
     """
     head = ("layer", "operator", "output", "channels", "receptive field", "stride")
     head = (*head, "MiB per unit*", "units that fit")
-    free = planning.free_memory_bytes()
+    free = memory.free_bytes()
     rows = []
     for layer in network.layers:
         needed = planning.estimated_unit_bytes(network, layer.name)

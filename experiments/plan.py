@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 
 from experiments.progress import duration
+from featvis_jax import memory
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
 from featvis_jax.visualize.layer import LayerProgram
@@ -82,7 +83,7 @@ def largest_size(work: Work) -> tuple[int, dict[str, LayerProgram]]:
     if size == planning.even_size(count, most):
         # This layer may have few channels; others could fill a larger batch.
         units = -(-size // program.num_devices)
-        fit = units * planning.free_memory_bytes() / max(program.memory_bytes, 1)
+        fit = units * memory.free_bytes() / max(program.memory_bytes, 1)
         size = max(size, min(most, int(jax.local_device_count() * fit)))
     return size, {name: program}
 
@@ -150,7 +151,7 @@ def text(
     probes = _probes(work, batch_size, programs)
     shape = "x".join(map(str, work.network.image_shape[:-1]))
     num_devices = min(batch_size, jax.local_device_count())
-    free = planning.free_memory_bytes(num_devices=num_devices) / 2**30
+    free = memory.free_bytes(num_devices=num_devices) / 2**30
     lines = [
         f"Images of {shape} voxels, {steps} steps, --batch={batch_size}"
         + (" (the largest useful one that fits)." if found is None else "."),

@@ -21,10 +21,15 @@ flags.DEFINE_enum(
 )
 
 
-def prepare() -> None:
+def prepare(*, threads: int | None = None) -> None:
     """Set up JAX as the flags say; once, before the first computation.
 
+    Args:
+      threads: Of computations on a CPU, by whose number XLA cuts large sums; by default what the
+        machine has.
+
     Raises:
+      ValueError: There are more devices than that many threads.
       OSError: The directory of the compilation cache cannot be made.
     """
     # A cache that JAX's own variable names is left as it is, unless the flag asks for another.
@@ -42,10 +47,34 @@ def prepare() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if FLAGS.precision is not None:
         jax.config.update("jax_default_matmul_precision", FLAGS.precision)
-    _one_device_per_core()
+    _one_device_per_core(most=threads)
+    if threads is not None:
+        _fix_threads(threads)
 
 
-def _one_device_per_core() -> None:
+def _fix_threads(number: int) -> None:
+    """Start XLA's CPU backend with so many threads, on however many cores.
+
+    XLA has no option for it. It takes the variable NPROC for what a process may use, else the
+    number of cores; there is a thread for each device at least.
+    """
+    earlier = os.environ.get("NPROC")
+    os.environ["NPROC"] = str(number)
+    try:
+        devices = jax.local_devices()
+    finally:
+        os.environ.pop("NPROC")
+        if earlier is not None:
+            os.environ["NPROC"] = earlier
+    if devices[0].platform == "cpu" and len(devices) > number:
+        raise ValueError(
+            f"--cpu_threads={number} is fewer than the {len(devices)} devices that "
+            "JAX_NUM_CPU_DEVICES or XLA_FLAGS ask for. Give at least as many, for a new --out, or "
+            "ask for fewer devices."
+        )
+
+
+def _one_device_per_core(*, most: int | None) -> None:
     """Have JAX take every core that this process may use for a device, unless told otherwise.
 
     Cores with units of their own never wait for each other, where many small operations on all of
@@ -57,4 +86,4 @@ def _one_device_per_core() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # A process that has computed something already, as one of tests, keeps the devices it has.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores or 1)
+        jax.config.update("jax_num_cpu_devices", min(cores or 1, most or cores or 1))

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cohort_flags, startup, stopping, tensorboard
+from experiments import cohort_flags, startup, stopping, tensorboard, training_plan
 from experiments.flag_values import numbers
 from experiments.launch import start, versions
 from experiments.progress import Progress
@@ -104,11 +104,14 @@ flags.DEFINE_enum("lesion_polarity", "both", ["both", "bright", "dark"], "Kind o
 
 def main(_: Sequence[str]) -> None:
     """Train in a directory that no other process writes to."""
-    startup.prepare()
     out = Path(FLAGS.out)
+    startup.prepare(threads=training_plan.threads(out))
     task = named_task(FLAGS.task)
     schedule = _schedule()
     tensorboard.library()  # Missing, it is missed before anything is done.
+    if FLAGS.dry_run:
+        _train(out, task, schedule)
+        return
     make_directory(out)
     with locked(out):
         _train(out, task, schedule)
@@ -134,7 +137,7 @@ def _rank() -> int:
 
 
 def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
-    """Train, report and save."""
+    """Train, report and save, or tell what it would take."""
     rank = _rank()
     batch = FLAGS.batch or (32 if rank == 2 else 8)
     cohort = cohort_flags.cohort_from_flags()
@@ -170,6 +173,7 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         "shape": list(prepared.shape),
         "seed": FLAGS.seed,
         "batch": batch,
+        **training_plan.settings(out, batch, (*prepared.shape, 1)),
         "validation_images": FLAGS.validation_images,
         "augment": augmentation and dataclasses.asdict(augmentation),
         **({"noise": FLAGS.noise} if FLAGS.noise else {}),
@@ -178,15 +182,32 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         **prepared.description,
         "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
     }
-    _keep_settings(out, settings)
+    _compare_settings(out, settings)
     if _is_finished(out):
         print(f"The training in {out} is finished: the model is in {out / 'model'}.")
         return
+    variables = _first_variables(model, prepared, parent)
+    image_shape = (*prepared.shape, 1)
+    step = training_plan.fitting_step(
+        model, schedule.optimizer(), variables, image_shape, batch=batch, out=out
+    )
+    if FLAGS.dry_run:
+        images = prepared.task.images_per_element * len(prepared.validation)
+        if FLAGS.validation_images:
+            images = min(images, FLAGS.validation_images)
+        print(
+            training_plan.text(
+                step, schedule, model, variables, image_shape, validation_images=images
+            )
+        )
+        return
+    training_plan.try_step(step, schedule.optimizer(), variables, image_shape)
+    # On an accelerator the parts of a new training are as large as fit.
+    settings["microbatch"] = step.microbatch
+    atomic_write_bytes(out / "settings.json", manifest.encode_json(settings))
     atomic_write_bytes(out / "split.json", prepared.split.to_json())
     images = prepared.description["images"]
     print(f"{task.name}: images of {'x'.join(map(str, prepared.shape))} voxels, {images}")
-
-    variables = _first_variables(model, prepared, parent)
 
     def batches(first: int) -> Iterator[pipeline.Examples]:
         return pipeline.training_batches(
@@ -201,8 +222,8 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         )
 
     started = time.monotonic()
-    result = _fit(out, model, variables, schedule, batches, validation)
-    report = _report(prepared, model, result, batch)
+    result = _fit(out, model, variables, schedule, step, batches, validation)
+    report = _report(prepared, model, result, step)
     save_model(
         out / "model",
         model,
@@ -253,6 +274,7 @@ def _fit(
     model: CNN,
     variables: dict[str, Any],
     schedule: training.Schedule,
+    step: training.Step,
     batches: Callable[[int], Iterator[pipeline.Examples]],
     validation: Callable[[], Iterator[pipeline.Examples]],
 ) -> training.Result:
@@ -293,6 +315,7 @@ def _fit(
                     training=batches,
                     validation=validation,
                     directory=out / "checkpoints",
+                    update=step,
                     on_step=on_step,
                     on_evaluation=on_evaluation,
                     stop=stopping.requested,
@@ -353,12 +376,11 @@ def _check(
         raise ValueError(f"No image to validate with can be made. {error}") from error
 
 
-def _keep_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Note what decides the weights, or compare it with what the run in this place began with."""
+def _compare_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training that was begun with other settings."""
     path = out / "settings.json"
     if path.exists():
         manifest.refuse_mismatch(out, json.loads(path.read_bytes()), settings)
-    atomic_write_bytes(path, manifest.encode_json(settings))
 
 
 def _is_finished(out: Path) -> bool:
@@ -372,14 +394,22 @@ def _is_finished(out: Path) -> bool:
 
 
 def _report(
-    prepared: tasks.Prepared, model: CNN, result: training.Result, batch: int
+    prepared: tasks.Prepared, model: CNN, result: training.Result, step: training.Step
 ) -> dict[str, Any]:
     """The network and the shape-blind baselines on the same images of held-out subjects."""
 
     def images(source: pipeline.Source) -> Any:
-        return pipeline.evaluation_batches(source, prepared.task, batch_size=batch, seed=FLAGS.seed)
+        return pipeline.evaluation_batches(
+            source, prepared.task, batch_size=step.batch_size, seed=FLAGS.seed
+        )
 
-    found = training.evaluate(model, result.variables, images(prepared.test))
+    found = training.evaluate(
+        model,
+        result.variables,
+        images(prepared.test),
+        microbatch=step.microbatch,
+        num_devices=step.devices.size,
+    )
     report: dict[str, Any] = {
         "subjects": list(prepared.split.test),
         "images": int(found.confusion.sum()),

@@ -1,9 +1,13 @@
-"""How much memory there is for this process: on the machine, and within its container's limit."""
+"""How much memory a program needs, and how much there is: of devices, the machine, a container."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+
+# Part of the free memory that a program may take; the rest is for the system and fragmentation.
+_SHARE = 0.8
 _ROOT = Path("/")
 # Of a control group, by its version: files with its limit and its use, and the line of memory.stat
 # with what files left behind in memory, which the kernel gives up before it refuses anything.
@@ -11,6 +15,34 @@ _GROUP_FILES = {
     "cgroup": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     "cgroup2": ("memory.max", "memory.current", "inactive_file"),
 }
+
+
+def program_bytes(program: jax.stages.Compiled) -> int:
+    """Peak memory of a compiled program on a device: arguments, results and temporaries."""
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return 0
+    return (
+        analysis.temp_size_in_bytes
+        + analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
+
+
+def free_bytes(*, num_devices: int | None = None) -> int:
+    """Memory that a program may use on each device, a margin kept.
+
+    Args:
+      num_devices: Devices that run it; by default all of this process.
+    """
+    devices = jax.local_devices()[:num_devices]
+    stats = [device.memory_stats() for device in devices]
+    if all(stat and "bytes_limit" in stat for stat in stats):
+        free = min(stat["bytes_limit"] - stat.get("bytes_in_use", 0) for stat in stats)
+        return int(_SHARE * free)
+    # Devices without memory of their own share the machine's.
+    return int(_SHARE * available_bytes() / len(devices))
 
 
 def available_bytes() -> int:

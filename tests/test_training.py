@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn import metrics
 
@@ -23,6 +25,7 @@ from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.lesions import Lesions, square
 from featvis_jax.data.pipeline import Examples, Slices, evaluation_batches, training_batches
 from featvis_jax.data.tasks import LesionTask
+from featvis_jax.nn.cnn import CNN
 
 # Adam divides float32 by integers and Orbax hands its state through as it is.
 pytestmark = pytest.mark.optax
@@ -530,38 +533,182 @@ def test_weights_that_overflow_in_the_last_step_are_seen_in_validation(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
 
 
+# Parts of a batch, and the devices that share them
+
+
+def start_on(devices: int, result: Path, *arguments: int) -> subprocess.Popen[str]:
+    """Begins a training on a number of simulated devices, with as many threads on all of them."""
+    program = Path(__file__).with_name("training_devices.py")
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(program.parents[1]),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
+        + f" --xla_force_host_platform_device_count={devices}",
+        "NPROC": "8",  # As experiments/startup.py has it.
+    }
+    command = [sys.executable, program, result, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
 @pytest.fixture(scope="module")
 def trained_on(tmp_path_factory):
-    """The weights and losses of a training on a number of simulated devices."""
+    """What a training ends with, by rank and devices; of (2, 1) as devices, stopped on two."""
     place = tmp_path_factory.mktemp("devices")
-    program = Path(__file__).with_name("training_devices.py")
+    sizes = {2: (16, 2), 3: (8, 1)}
 
-    def start(devices, size):
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(program.parents[1]),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
-        result = place / f"{devices}-{size}.npz"
-        command = [sys.executable, program, result, str(size)]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    def path(rank, devices):
+        return place / f"{rank}-{devices}.npz"
 
-        def finish():
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-            with np.load(result) as found:
-                return dict(found)
+    begun = {rank: start_on(2, path(rank, (2, 1)), rank, *sizes[rank], 3) for rank in sizes}
+    others = [
+        start_on(devices, path(rank, devices), rank, *sizes[rank], 0)
+        for rank in sizes
+        for devices in (1, 2, 8)
+    ]
+    for rank, process in begun.items():
+        finish(process)
+        others.append(start_on(1, path(rank, (2, 1)), rank, *sizes[rank], 0))
+    for process in others:
+        finish(process)
+    found = {}
+    for rank in sizes:
+        for devices in (1, 2, 8, (2, 1)):
+            with np.load(path(rank, devices)) as result:
+                found[rank, devices] = dict(result)
+    return found
 
-        return finish
 
-    started = {how: start(*how) for how in [(1, 6), (4, 6), (1, 16), (8, 16)]}
-    return {how: finish() for how, finish in started.items()}
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize(("devices", "sharing"), [(2, 2), (8, 8), ((2, 1), 1)])
+def test_weights_do_not_depend_on_the_number_of_devices(trained_on, rank, devices, sharing):
+    one, several = trained_on[rank, 1], trained_on[rank, devices]
+    assert (one["devices"], several["devices"]) == (1, sharing)
+    np.testing.assert_array_equal(several["losses"], one["losses"])
+    np.testing.assert_array_equal(several["weights"], one["weights"])
 
 
-@pytest.mark.parametrize(("size", "devices", "sharing"), [(6, 4, 2), (16, 8, 8)])
-def test_devices_that_share_a_batch_take_the_steps_of_one(trained_on, size, devices, sharing):
-    one, several = trained_on[1, size], trained_on[devices, size]
-    assert several["devices"] == sharing
-    np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-5)
-    np.testing.assert_allclose(several["weights"], one["weights"], rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("shape", [(36, 38, 1), (20, 17, 18, 1)])
+def test_the_gradient_of_a_batch_is_that_of_its_parts(rng, shape):
+    model = CNN(rank=len(shape) - 1, features=(3, 4), pools=((3, 1), (3, 2)))
+    variables = training.initialize(model, shape, mean=0.5, std=0.3, seed=0)
+    # A head that starts at zero would hide all gradients but its own.
+    kernel = variables["params"]["logits"]["kernel"]
+    variables["params"]["logits"]["kernel"] = rng.normal(0, 0.1, kernel.shape).astype(np.float32)
+    batch: Examples = {
+        "image": rng.uniform(size=(6, *shape)).astype(np.float32),
+        "label": np.array([0, 1, 1, 0, 1, 0], np.int32),
+    }
+
+    def gradient(microbatch):
+        # Plain descent: what a step takes away is the gradient.
+        step = training.compile_step(
+            model, optax.sgd(1.0), variables, shape, batch_size=6, microbatch=microbatch
+        )
+        params = jax.tree.map(jnp.array, variables["params"])
+        after, _, loss = step(params, optax.sgd(1.0).init(params), batch)
+        return jax.tree.map(lambda old, new: old - new, variables["params"], after), loss
+
+    whole, loss = gradient(6)
+    for microbatch in (1, 2, 3):
+        parts, same = gradient(microbatch)
+        assert float(same) == pytest.approx(float(loss), rel=1e-6)
+        for found, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
+
+
+class FakeStep:
+    """Stands for a compiled step of which only its memory counts."""
+
+    def __init__(self, microbatch: int, devices: int, memory_bytes: float):
+        self.microbatch, self.memory_bytes = microbatch, memory_bytes
+        self.devices = types.SimpleNamespace(size=devices)
+
+
+@pytest.fixture
+def fitting(monkeypatch):
+    """`fitting_step` on a machine of a kind, where a part of one image takes 2 GiB."""
+
+    def fit(platform, num_devices, free_gib, microbatch=None, *, batch=8, shape=(182, 218, 182, 1)):
+        module = training.step
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        monkeypatch.setattr(jax, "local_device_count", lambda: num_devices)
+        monkeypatch.setattr(jax, "local_devices", lambda: [object()] * num_devices)
+        monkeypatch.setattr(
+            module.microbatches,
+            "devices_for",
+            lambda parts, most=None: types.SimpleNamespace(
+                size=max(
+                    n for n in range(1, min(most or num_devices, num_devices) + 1) if parts % n == 0
+                )
+            ),
+        )
+        monkeypatch.setattr(
+            module,
+            "compile_step",
+            lambda *_, microbatch, num_devices, **__: FakeStep(
+                microbatch, num_devices, 2**31 * microbatch
+            ),
+        )
+
+        def free(*, num_devices):
+            return 2**30 * (free_gib / num_devices if platform == "cpu" else free_gib)
+
+        monkeypatch.setattr(module.memory, "free_bytes", free)
+        function = training.fitting_step
+        function = getattr(function, "__wrapped__", function)  # Not checked: it gets fakes.
+        step = function(None, None, {}, shape, batch_size=batch, microbatch=microbatch)
+        return step.microbatch, step.devices.size
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "free", "microbatch", "expected"),
+    [
+        ("cpu", 8, 100, None, (1, 8)),
+        # Cores share a memory: fewer of them work, and the weights are the same.
+        ("cpu", 8, 9, None, (1, 4)),
+        ("cpu", 8, 3, None, (1, 1)),
+        ("cpu", 3, 100, None, (1, 2)),
+        ("cpu", 2, 100, 4, (4, 2)),
+        ("cpu", 2, 9, 4, (4, 1)),
+        # A GPU has its own: it takes its share of the batch, in smaller parts if need be.
+        ("gpu", 1, 20, None, (8, 1)),
+        ("gpu", 1, 9, None, (4, 1)),
+        ("gpu", 4, 9, None, (2, 4)),
+        ("gpu", 4, 3, None, (1, 4)),
+        ("gpu", 1, 20, 2, (2, 1)),
+    ],
+)
+def test_a_step_takes_the_devices_and_parts_that_fit(
+    fitting, platform, devices, free, microbatch, expected
+):
+    assert fitting(platform, devices, free, microbatch) == expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "microbatch", "told"),
+    [
+        ("cpu", None, r"one image at once needs 2.0 GiB and 1.5 GiB are free: use smaller images"),
+        ("gpu", None, r"one image at once needs 2.0 GiB"),
+        ("gpu", 4, r"4 images at once needs 8.0 GiB and 1.5 GiB are free: .* fewer at once"),
+    ],
+)
+def test_what_does_not_fit_at_all_is_a_memory_error_with_numbers(
+    fitting, platform, microbatch, told
+):
+    with pytest.raises(MemoryError, match=told):
+        fitting(platform, 2, 1.5, microbatch)
+
+
+@pytest.mark.parametrize("microbatch", [3, 9, 16])
+def test_parts_that_do_not_make_up_a_batch_are_refused(fitting, microbatch):
+    told = rf"microbatch is {microbatch}, and a batch has 8 images: expected one of 1, 2, 4, 8\."
+    with pytest.raises(ValueError, match=told):
+        fitting("cpu", 2, 100, microbatch)

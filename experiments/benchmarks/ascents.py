@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from featvis_jax import memory
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.network import Network
 from featvis_jax.nn.taps import linen_network
@@ -18,7 +19,6 @@ from featvis_jax.visualize import (
     objectives,
     parameterizations,
     penalties,
-    planning,
     presets,
 )
 from featvis_jax.visualize.objectives import Objective, Unit
@@ -104,7 +104,7 @@ def ascent_job(
         jax.block_until_ready(program(variables, states, units, *bounds))
         return time.perf_counter() - started
 
-    return Compiled(run, compile_seconds, sharded.num_devices * planning.program_bytes(program))
+    return Compiled(run, compile_seconds, sharded.num_devices * memory.program_bytes(program))
 
 
 def transform_job(transform: Transform, image_shape: tuple[int, ...], *, batch: int) -> Compiled:
@@ -128,7 +128,7 @@ def transform_job(transform: Transform, image_shape: tuple[int, ...], *, batch: 
             jax.block_until_ready(program(keys, images, jnp.int32(0)))
         return time.perf_counter() - started
 
-    return Compiled(run, compile_seconds, planning.program_bytes(program))
+    return Compiled(run, compile_seconds, memory.program_bytes(program))
 
 
 def matmul_gflops(side: int = 2000, repeats: int = 5) -> float:

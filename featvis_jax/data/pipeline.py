@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypedDict, runtime_checkable
 
@@ -21,6 +22,8 @@ from featvis_jax.data.crops import center_crop
 from featvis_jax.data.lesions import NoRoomError
 from featvis_jax.data.masks import usable_slices
 
+# Batches that are read ahead, and what they may take in all.
+_READ_AHEAD, _READ_AHEAD_BYTES = 8, 2**28
 # More than any run takes; without an end grain's lengths overflow in batches of one element.
 _EPOCHS = 2**31
 
@@ -202,7 +205,7 @@ def training_batches(
         .batch(elements, batch_fn=_join)
         .slice(slice(first_step, None))
     )
-    return _read(dataset)
+    return _read(dataset, batch_size * math.prod(source.shape))
 
 
 def evaluation_batches(
@@ -241,7 +244,7 @@ def evaluation_batches(
         .map_with_index(examples)
         .batch(elements, drop_remainder=False, batch_fn=_join)
     )
-    return _read(dataset)
+    return _read(dataset, batch_size * math.prod(source.shape))
 
 
 def intensity_statistics(source: Source, *, max_images: int = 500) -> tuple[float, float]:
@@ -273,9 +276,10 @@ def spread(source: Source, *, max_images: int) -> Iterator[Float32[np.ndarray, "
         yield source[int(position)]
 
 
-def _read(dataset: grain.MapDataset[Examples]) -> Iterator[Examples]:
-    """Read ahead in threads, in order."""
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+def _read(dataset: grain.MapDataset[Examples], voxels: int) -> Iterator[Examples]:
+    """Read ahead in threads, in order; of large batches fewer."""
+    ahead = max(1, min(_READ_AHEAD, _READ_AHEAD_BYTES // (4 * voxels)))
+    options = grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)
     return iter(dataset.to_iter_dataset(options))
 
 

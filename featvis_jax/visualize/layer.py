@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from featvis_jax import memory
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
 from featvis_jax.visualize.ascent import Recipe
@@ -111,7 +112,7 @@ class LayerProgram:
         self._steps, self._variants = recipe.steps, recipe.variants
         self.num_devices = self._sharded.num_devices
         self.compile_seconds = time.monotonic() - started
-        self.memory_bytes = planning.program_bytes(self._advance)
+        self.memory_bytes = memory.program_bytes(self._advance)
 
     def run(
         self,

@@ -12,8 +12,6 @@ from featvis_jax import memory
 from featvis_jax.nn.network import Network
 
 _BYTES = 4  # Of a float32.
-# Part of the free memory that a program may take; the rest is for the system and fragmentation.
-_SHARE_OF_MEMORY = 0.8
 # Beyond these batches a device is no faster (see docs/performance.md); on CPU smaller ones keep the
 # activations of a batch near the caches.
 _LARGEST_BATCH = {"cpu": 4, "gpu": 64, "tpu": 64}
@@ -111,9 +109,9 @@ def largest_batch(
     size = even_size(num_units, largest_useful_size(num_devices=present))
     while True:
         program = compile_batch(size)
-        needed, free = program_bytes(program), memory_bytes
+        needed, free = memory.program_bytes(program), memory_bytes
         if free is None:
-            free = free_memory_bytes(num_devices=min(size, present))
+            free = memory.free_bytes(num_devices=min(size, present))
         if needed <= free:
             return size, program
         if size == 1:
@@ -151,31 +149,3 @@ def estimated_unit_bytes(network: Network, layer: str) -> int:
     before = network.layers[: names.index(network.layer(layer).name)]
     outputs = sum(math.prod(each.shape) for each in before)
     return _BYTES * (8 * math.prod(network.image_shape) + 2 * outputs)
-
-
-def program_bytes(program: jax.stages.Compiled) -> int:
-    """Peak memory of a compiled program: arguments, results and temporaries."""
-    analysis = program.memory_analysis()
-    if analysis is None:
-        return 0
-    return (
-        analysis.temp_size_in_bytes
-        + analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-    )
-
-
-def free_memory_bytes(*, num_devices: int | None = None) -> int:
-    """Memory that a program may use on each device, a margin kept.
-
-    Args:
-      num_devices: Devices that run it; by default all of this process.
-    """
-    devices = jax.local_devices()[:num_devices]
-    stats = [device.memory_stats() for device in devices]
-    if all(stat and "bytes_limit" in stat for stat in stats):
-        free = min(stat["bytes_limit"] - stat.get("bytes_in_use", 0) for stat in stats)
-        return int(_SHARE_OF_MEMORY * free)
-    # Devices without memory of their own share the machine's.
-    return int(_SHARE_OF_MEMORY * memory.available_bytes() / len(devices))

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from featvis_jax import memory
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import ascent, objectives, parameterizations, planning
@@ -94,7 +95,7 @@ def test_devices_that_are_not_there_are_refused():
 
 
 def test_devices_of_one_machine_share_its_memory():
-    assert planning.free_memory_bytes(num_devices=1) > 0
+    assert memory.free_bytes(num_devices=1) > 0
     assert planning.largest_useful_size(num_devices=8) == 8 * planning.largest_useful_size(
         num_devices=1
     )

@@ -57,8 +57,8 @@ def unchecked(monkeypatch):
     """`largest_batch` without the check that a program is one of JAX's own."""
     function = planning.largest_batch
     monkeypatch.setattr(planning, "largest_batch", getattr(function, "__wrapped__", function))
-    checked = planning.program_bytes
-    monkeypatch.setattr(planning, "program_bytes", getattr(checked, "__wrapped__", checked))
+    checked = memory.program_bytes
+    monkeypatch.setattr(memory, "program_bytes", getattr(checked, "__wrapped__", checked))
     return planning.largest_batch
 
 
@@ -113,7 +113,7 @@ def test_with_memory_enough_the_units_are_split_evenly(
 
 
 @pytest.mark.parametrize(
-    ("bytes_per_unit", "fixed_bytes", "memory", "expected"),
+    ("bytes_per_unit", "fixed_bytes", "room", "expected"),
     [
         (1.0, 0, 16.0, 16),
         (1.0, 0, 15.9, 15),
@@ -126,13 +126,13 @@ def test_with_memory_enough_the_units_are_split_evenly(
     ],
 )
 def test_the_batch_shrinks_until_it_fits(
-    unchecked, monkeypatch, bytes_per_unit, fixed_bytes, memory, expected
+    unchecked, monkeypatch, bytes_per_unit, fixed_bytes, room, expected
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     compiler = Compiler(bytes_per_unit * GIB, fixed_bytes * GIB)
-    size, program = unchecked(compiler, num_units=16, memory_bytes=int(memory * GIB))
+    size, program = unchecked(compiler, num_units=16, memory_bytes=int(room * GIB))
     assert size == program.size
-    assert planning.program_bytes(program) <= memory * GIB
+    assert memory.program_bytes(program) <= room * GIB
     # Never below what fits by half, and never twice for one size.
     assert expected / 2 <= size <= expected
     assert compiler.sizes == sorted(set(compiler.sizes), reverse=True)
@@ -153,7 +153,7 @@ def test_devices_whose_memory_does_not_hold_a_unit_each_run_in_smaller_number(
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     total = 10 * GIB  # Shared by all that run.
-    monkeypatch.setattr(planning, "free_memory_bytes", lambda *, num_devices: total / num_devices)
+    monkeypatch.setattr(memory, "free_bytes", lambda *, num_devices: total / num_devices)
 
     def compile_batch(size):  # 8 devices, each with its part of the batch.
         return FakeProgram(-(-size // min(size, 8)), 3 * GIB)
@@ -177,7 +177,7 @@ def test_a_compiled_program_needs_its_arguments_its_results_and_its_temporaries(
     def compiled(donate):
         function = jax.jit(lambda x, y: (x + 1, y @ y.T), donate_argnums=(0,) if donate else ())
         wide = jax.ShapeDtypeStruct((1000, 100), jnp.float32)
-        return planning.program_bytes(function.lower(wide, wide).compile())
+        return memory.program_bytes(function.lower(wide, wide).compile())
 
     argument = 1000 * 100 * 4
     plain, donated = compiled(False), compiled(True)
@@ -193,7 +193,7 @@ def test_a_program_that_does_not_say_what_it_needs_is_taken_as_small(unchecked):
         def memory_analysis(self):
             return None
 
-    assert planning.program_bytes(Silent()) == 0
+    assert memory.program_bytes(Silent()) == 0
 
 
 class FakeDevice:
@@ -207,15 +207,15 @@ class FakeDevice:
 def test_a_device_that_reports_its_memory_is_believed_up_to_a_margin(monkeypatch):
     stats = {"bytes_limit": 10 * GIB, "bytes_in_use": 4 * GIB}
     monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(stats)])
-    assert planning.free_memory_bytes() == pytest.approx(0.8 * 6 * GIB)
+    assert memory.free_bytes() == pytest.approx(0.8 * 6 * GIB)
 
 
 @pytest.mark.parametrize("stats", [None, {}])
 def test_else_devices_share_what_this_process_can_still_take(monkeypatch, stats):
     monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(stats)] * 4)
     monkeypatch.setattr(memory, "available_bytes", lambda: 10 * GIB)
-    assert planning.free_memory_bytes() == pytest.approx(0.8 * 10 * GIB / 4)
-    assert planning.free_memory_bytes(num_devices=2) == pytest.approx(0.8 * 10 * GIB / 2)
+    assert memory.free_bytes() == pytest.approx(0.8 * 10 * GIB / 4)
+    assert memory.free_bytes(num_devices=2) == pytest.approx(0.8 * 10 * GIB / 2)
 
 
 @pytest.mark.parametrize("layer", ["conv2", "conv5", "logits"])

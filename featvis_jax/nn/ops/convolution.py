@@ -12,7 +12,9 @@
 * a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
   the channels (its taps), or, of many channels, four in place of six by Winograd's way;
 * a weight gradient goes Winograd's way along the leading axis, which also saves a third of the
-  unfolding: in 3-D always, in 2-D where channels are many.
+  unfolding: in 3-D always, in 2-D where channels are many;
+* in 3-D it goes a few planes at a time: of a whole volume the unfolded copies would be the largest
+  part of a training's memory.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ from featvis_jax.nn.ops.windows import shifted, taps
 
 Batch = Float[Array, "batch *spatial channels"]
 Kernel = Float[Array, "*window in_channels out_channels"]
+
+# Planes of a volume whose part of a weight gradient is computed at once; more are no faster.
+_PLANES = 8
 
 
 def conv(
@@ -315,15 +320,42 @@ def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
 
 
 def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
-    (inputs, outputs), spatial = (images.shape[-1], out.shape[-1]), images.shape[1:-1]
-    window = tuple(n - m + 1 for n, m in zip(spatial, out.shape[1:-1], strict=True))
+    window = tuple(n - m + 1 for n, m in zip(images.shape[1:-1], out.shape[1:-1], strict=True))
     if len(window) == 3:
-        if window[0] == 3:
-            return _winograd_kernel_gradient(images, out, _cpu_kernel_gradient)
-        folded = _fold_leading_axis(images, window[0])
-        flat = _cpu_kernel_gradient(folded, out.reshape(-1, *out.shape[2:]))
-        return jnp.moveaxis(flat.reshape(*window[1:], window[0], inputs, outputs), 2, 0)
+        return _sum_over_planes(_kernel_gradient_of_volume, images, out)
     return _flat_kernel_gradient(images, out, window)
+
+
+def _sum_over_planes(gradient: Callable[[Array, Array], Array], images: Array, out: Array) -> Array:
+    """A kernel gradient of volumes, added up over a few planes of `out` at a time."""
+    length, width = out.shape[1], images.shape[1] - out.shape[1] + 1
+    planes = _PLANES if length >= 2 * _PLANES else length
+    parts = -(-length // planes)
+
+    def add(total: Array, number: Array) -> tuple[Array, None]:
+        image, part = number // parts, number % parts
+        # The last part begins early enough to be whole; what it shares with the one before it
+        # counts there.
+        start = jnp.minimum(part * planes, length - planes)
+        seen = lax.dynamic_slice_in_dim(images[image][None], start, planes + width - 1, axis=1)
+        own = lax.dynamic_slice_in_dim(out[image][None], start, planes, axis=1)
+        is_new = start + jnp.arange(planes) >= part * planes
+        own = jnp.where(is_new.reshape(1, -1, 1, 1, 1), own, 0)
+        return total + gradient(seen, own), None
+
+    kernel = jax.eval_shape(gradient, images, out)
+    numbers = jnp.arange(len(images) * parts)
+    return lax.scan(add, jnp.zeros(kernel.shape, kernel.dtype), numbers)[0]
+
+
+def _kernel_gradient_of_volume(images: Array, out: Array) -> Array:
+    """The kernel gradient in 3-D, by ones in 2-D."""
+    width = images.shape[1] - out.shape[1] + 1
+    if width == 3:
+        return _winograd_kernel_gradient(images, out, _cpu_kernel_gradient)
+    flat = _cpu_kernel_gradient(_fold_leading_axis(images, width), out.reshape(-1, *out.shape[2:]))
+    channels = images.shape[-1], out.shape[-1]
+    return jnp.moveaxis(flat.reshape(*flat.shape[:2], width, *channels), 2, 0)
 
 
 def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) -> Array:

@@ -1,14 +1,13 @@
-"""Training a classifier: loss, optimizer, metrics, early stopping; resumed exactly."""
+"""The loop of a training: steps, evaluations, early stopping; resumed exactly."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,76 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from jax import lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, PyTree
-from sklearn import metrics as sklearn_metrics
+from jaxtyping import Array, Float, Int
 
 from featvis_jax.data.pipeline import Examples
-
-Variables = PyTree[Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train.
-
-    Attributes:
-      steps: Most optimizer steps.
-      learning_rate: Adam's, reached after `warmup_steps`.
-      weight_decay: L2, added to the gradient as Adam did before AdamW.
-      warmup_steps: Steps over which the learning rate rises from zero.
-      decay: ``"cosine"`` to zero over all steps, or ``"constant"`` as in the paper.
-      evaluate_every: Steps between two looks at the validation set.
-      patience: Stop after so many looks without a lower validation loss.
-      hard_after: Step from which all lesions are of the final difficulty; the share of easy ones
-        falls linearly until then. 0 for no curriculum.
-    """
-
-    steps: int = 2000
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup_steps: int = 50
-    decay: str = "cosine"
-    evaluate_every: int = 100
-    patience: int = 7
-    hard_after: int = 600
-
-    def __post_init__(self) -> None:
-        """Check the numbers once."""
-        if self.steps < 1 or self.evaluate_every < 1 or self.patience < 1:
-            raise ValueError(
-                f"steps={self.steps}, evaluate_every={self.evaluate_every}, "
-                f"patience={self.patience}: each must be at least 1."
-            )
-        if self.warmup_steps < 0 or self.hard_after < 0:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps}, hard_after={self.hard_after}: neither may be "
-                "negative."
-            )
-        if self.decay not in ("cosine", "constant"):
-            raise ValueError(f"decay is {self.decay!r}; expected 'cosine' or 'constant'.")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}; expected a number from 0.")
-
-    def difficulty(self, step: int) -> float:
-        """Share of lesions of the final difficulty at a training step."""
-        return min(step / self.hard_after, 1.0) if self.hard_after else 1.0
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """Adam with L2 weight decay under the schedule."""
-        if self.decay == "cosine":
-            rate = optax.warmup_cosine_decay_schedule(
-                0.0, self.learning_rate, self.warmup_steps, max(self.steps, self.warmup_steps + 1)
-            )
-        elif self.warmup_steps:
-            rate = optax.linear_schedule(0.0, self.learning_rate, self.warmup_steps)
-        else:
-            rate = optax.constant_schedule(self.learning_rate)
-        return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.adam(rate))
+from featvis_jax.training.evaluation import Evaluation, evaluate
+from featvis_jax.training.schedule import Schedule
+from featvis_jax.training.step import Step, Variables, fitting_step
 
 
 class TrainState(NamedTuple):
@@ -116,22 +51,6 @@ class Interrupted(Exception):
 
 class _Asked(Exception):
     """Somebody asked to stop; nothing is saved yet."""
-
-
-class Evaluation(NamedTuple):
-    """What a classifier does on labelled images.
-
-    Attributes:
-      loss: Mean cross-entropy.
-      balanced_accuracy: Mean over classes of the share that is recognized.
-      auc: Area under the ROC curve; with more than two classes, one against the rest, averaged.
-      confusion: ``(true class, predicted class)`` counts.
-    """
-
-    loss: float
-    balanced_accuracy: float
-    auc: float
-    confusion: np.ndarray
 
 
 class Result(NamedTuple):
@@ -172,129 +91,6 @@ def initialize(
     return variables
 
 
-def evaluate(
-    model: nn.Module, variables: dict[str, Variables], batches: Iterable[Examples]
-) -> Evaluation:
-    """Run a classifier over labelled images.
-
-    Args:
-      model: The network.
-      variables: Its weights.
-      batches: Images and labels; a smaller last batch is padded, so that one program serves all.
-    """
-    logits, labels, size = [], [], 0
-    for batch in batches:
-        count = len(batch["label"])
-        size = max(size, count)
-        padding = [(0, size - count)] + [(0, 0)] * (batch["image"].ndim - 1)
-        images = np.pad(batch["image"], padding)
-        logits.append(_apply(model, _copied(variables, images), images)[:count])
-        labels.append(batch["label"])
-    return _score(np.concatenate(logits), np.concatenate(labels))
-
-
-@jax.jit(static_argnums=0)
-def _apply(model: nn.Module, variables: dict[str, Variables], images: Array) -> Array:
-    apply = jax.shard_map(
-        model.apply,
-        mesh=devices_for(len(images)),
-        in_specs=(P(), P("images")),
-        out_specs=P("images"),
-        check_vma=False,
-    )
-    return apply(variables, images)  # pyright: ignore[reportReturnType]
-
-
-def devices_for(num_images: int) -> jax.sharding.Mesh:
-    """As many devices of this process as share a batch evenly, along an axis ``"images"``.
-
-    Args:
-      num_images: Images of the batch.
-
-    Example:
-      >>> devices_for(32).size <= jax.local_device_count()
-      True
-    """
-    present = jax.local_devices()
-    return jax.sharding.Mesh(np.array(present[: math.gcd(num_images, len(present))]), ("images",))
-
-
-def _copied(values: PyTree[Array], images: Array | np.ndarray) -> PyTree[Array]:
-    """A copy on each of the devices that share a batch, unless they have one."""
-    return jax.device_put(values, NamedSharding(devices_for(len(images)), P()))
-
-
-def _score(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Evaluation:
-    # One logit that is no number makes every score none.
-    logits = logits.astype(np.float64) if np.isfinite(logits).all() else logits * np.nan
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    probability, classes = np.exp(log_probability), np.arange(logits.shape[1])
-    predicted = logits.argmax(axis=1)
-    if set(labels) != set(classes) or np.isnan(logits).any():
-        auc = math.nan  # A class that is absent has no ROC curve.
-    elif len(classes) == 2:
-        auc = sklearn_metrics.roc_auc_score(labels, log_probability[:, 1] - log_probability[:, 0])
-    else:
-        auc = sklearn_metrics.roc_auc_score(labels, probability, multi_class="ovr")
-    confusion = sklearn_metrics.confusion_matrix(labels, predicted, labels=classes)
-    present = confusion.sum(axis=1) > 0
-    recall = confusion.diagonal()[present] / confusion.sum(axis=1)[present]
-    return Evaluation(
-        loss=float(-log_probability[np.arange(len(labels)), labels].mean()),
-        balanced_accuracy=float(recall.mean()),
-        auc=float(auc),
-        confusion=confusion,
-    )
-
-
-TrainingStep = Callable[
-    [Variables, optax.OptState, Array, Array], tuple[Variables, optax.OptState, Array]
-]
-
-
-def training_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, statistics: Variables
-) -> TrainingStep:
-    """Make the function that takes one optimizer step on a batch.
-
-    The devices of this process share the batch, as far as it divides by their number, and average
-    their gradients.
-
-    Args:
-      model: A network with a ``"statistics"`` collection.
-      optimizer: From optax.
-      statistics: Of the training images.
-
-    Returns:
-      ``(params, opt_state, images, labels) -> (params, opt_state, loss)``, to be jitted.
-    """
-
-    def update(
-        params: Variables, opt_state: optax.OptState, images: Array, labels: Array
-    ) -> tuple[Variables, optax.OptState, Array]:
-        def of_part(params: Variables, images: Array, labels: Array) -> tuple[Array, Variables]:
-            def loss(params: Variables) -> Array:
-                logits = cast(
-                    Array, model.apply({"params": params, "statistics": statistics}, images)
-                )
-                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-            return lax.pmean(jax.value_and_grad(loss)(params), "images")
-
-        value, gradient = jax.shard_map(
-            of_part,
-            mesh=devices_for(len(images)),
-            in_specs=(P(), P("images"), P("images")),
-            out_specs=P(),
-            check_vma=False,
-        )(params, images, labels)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, value
-
-    return update
-
-
 def fit(
     model: nn.Module,
     variables: dict[str, Variables],
@@ -303,6 +99,7 @@ def fit(
     training: Callable[[int], Iterator[Examples]],
     validation: Callable[[], Iterable[Examples]],
     directory: Path,
+    update: Step | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     on_evaluation: Callable[[list[dict[str, Any]]], None] = lambda history: None,
     stop: Callable[[], bool] = lambda: False,
@@ -320,6 +117,8 @@ def fit(
       training: Maps a first step to the batches from there on (`training_batches`).
       validation: Makes the validation batches.
       directory: Where checkpoints are kept.
+      update: The step, compiled for these batches with `schedule.optimizer()`; by default one that
+        fits into memory is compiled when the first batch is there.
       on_step: Called after each step with the number of finished steps and the latest known loss.
       on_evaluation: Called after each evaluation with the rows so far.
       stop: Asked before each batch, of an evaluation too, whether to save and end.
@@ -330,8 +129,9 @@ def fit(
     """
     optimizer = schedule.optimizer()
     statistics = variables["statistics"]
-
-    update = jax.jit(training_step(model, optimizer, statistics), donate_argnums=(0, 1))
+    parts: dict[str, Any] = {}
+    if update is not None:
+        parts = {"microbatch": update.microbatch, "num_devices": update.devices.size}
 
     # A process that was killed leaves half a checkpoint behind; nobody else writes there.
     options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
@@ -359,11 +159,12 @@ def fit(
             last = min(first + schedule.evaluate_every, schedule.steps)
             with contextlib.suppress(_Asked):
                 for batch in _until(stop, itertools.islice(batches, last - step)):
-                    params, opt_state, loss = update(
-                        *_copied((params, opt_state), batch["image"]),
-                        batch["image"],
-                        batch["label"],
-                    )
+                    if update is None:
+                        shape = batch["image"].shape
+                        update = fitting_step(
+                            model, optimizer, variables, shape[1:], batch_size=shape[0]
+                        )
+                    params, opt_state, loss = update(params, opt_state, batch)
                     losses.append(loss)
                     step += 1
                     if len(losses) > 1:
@@ -371,7 +172,7 @@ def fit(
                         known_loss = float(losses[-2])
                     on_step(step, known_loss)
                 weights = {"params": params, "statistics": statistics}
-                found = evaluate(model, weights, _until(stop, validation()))
+                found = evaluate(model, weights, _until(stop, validation()), **parts)
             if found is None:
                 save(state._replace(step=jnp.int32(step), params=params, opt_state=opt_state))
                 raise Interrupted(f"Stopped and saved after step {step}.")

@@ -1,0 +1,23 @@
+"""Training a classifier: a schedule, a step in parts that fit, evaluation, the loop around them."""
+
+from featvis_jax.training.evaluation import Evaluation, evaluate
+from featvis_jax.training.loop import Interrupted, Result, TrainState, fit, initialize
+from featvis_jax.training.microbatches import default_size
+from featvis_jax.training.schedule import Schedule
+from featvis_jax.training.step import Step, Variables, compile_step, fitting_step
+
+__all__ = [
+    "Evaluation",
+    "Interrupted",
+    "Result",
+    "Schedule",
+    "Step",
+    "TrainState",
+    "Variables",
+    "compile_step",
+    "default_size",
+    "evaluate",
+    "fit",
+    "fitting_step",
+    "initialize",
+]
