@@ -74,7 +74,14 @@ def _apply(
     variables: dict[str, Variables],
     images: Array,
 ) -> Array:
-    found = microbatches.each(model.apply, variables, (images,), size=microbatch, devices=devices)
+    found = microbatches.each(
+        model.apply,
+        variables,
+        (images,),
+        size=microbatch,
+        devices=devices,
+        together=microbatches.joined,
+    )
     return found.reshape(len(images), -1)
 
 

@@ -8,6 +8,7 @@ devices. The parts also bound the memory that a step takes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def default_size(batch_size: int, image_shape: Sequence[int]) -> int:
       (4, 1)
     """
     if jax.default_backend() == "cpu":
-        most = max(1, _VOXELS_ON_CPU // int(np.prod(image_shape)))
+        most = max(1, _VOXELS_ON_CPU // math.prod(image_shape))
     else:
         most = max(1, batch_size // jax.local_device_count())
     return max(size for size in divisors(batch_size) if size <= most)
@@ -93,8 +94,9 @@ def each(
     *,
     size: int,
     devices: jax.sharding.Mesh,
+    together: Callable[[Array], Array],
 ) -> PyTree[Array]:
-    """What a function gives for each part of a batch, with a leading axis over the parts.
+    """What a function gives for each part of a batch, put together.
 
     Args:
       function: ``(shared, *part) -> results``.
@@ -102,9 +104,10 @@ def each(
       batch: Arrays ``(batch, ...)``; the first is of floats.
       size: Images of a part; the batch has a multiple of that on each device.
       devices: From `devices_for`.
+      together: `joined` or `mean`.
 
     Returns:
-      Results ``(parts, ...)``, on every device.
+      The same on every device.
     """
     # Jitted, since it is asked for its shapes and its results, each on every platform: traced once.
     function = jax.jit(_alone(jax.jit(function)))
@@ -125,8 +128,7 @@ def each(
             jax.eval_shape(lambda: function(shared, *part(0))),
         )
         found = lax.fori_loop(0, count, add, empty)
-        gather = functools.partial(lax.all_gather, axis_name=_AXIS, tiled=True)
-        return jax.tree.map(gather, found)
+        return jax.tree.map(together, found)
 
     mapped = jax.shard_map(
         on_a_device,
@@ -153,17 +155,28 @@ def _alone(function: Callable[..., PyTree[Array]]) -> Callable[..., PyTree[Array
     return alone
 
 
-def mean(results: PyTree[Array]) -> PyTree[Array]:
-    """The mean over the leading axis, added up in its order.
+def joined(own: Array) -> Array:
+    """Results of all parts, ``(parts, ...)``.
 
     Args:
-      results: Arrays ``(parts, ...)``.
+      own: Those of this device, ``(own parts, ...)``.
     """
+    return lax.all_gather(own, _AXIS, tiled=True)
 
-    def of_leaf(leaf: Array) -> Array:
-        return functools.reduce(jnp.add, list(leaf)) / len(leaf)
 
-    return jax.tree.map(of_leaf, results)
+def mean(own: Array) -> Array:
+    """The mean over all parts, added up in their order.
+
+    Args:
+      own: Results of this device, ``(own parts, ...)``.
+    """
+    flat = own.reshape(len(own), -1)
+    # Each device adds up its share of the numbers: all of them from every part would be too many.
+    share = -(-flat.shape[1] // lax.axis_size(_AXIS))
+    flat = jnp.pad(flat, ((0, 0), (0, share * lax.axis_size(_AXIS) - flat.shape[1])))
+    parts = lax.all_to_all(flat, _AXIS, split_axis=1, concat_axis=0, tiled=True)
+    total = lax.all_gather(functools.reduce(jnp.add, list(parts)) / len(parts), _AXIS, tiled=True)
+    return total[: math.prod(own.shape[1:])].reshape(own.shape[1:])
 
 
 def copied(values: PyTree[Any], devices: jax.sharding.Mesh) -> PyTree[Array]:

@@ -105,8 +105,14 @@ def compile_step(
     def update(
         params: Variables, opt_state: optax.OptState, images: Array, labels: Array
     ) -> tuple[Variables, optax.OptState, Array]:
-        found = microbatches.each(of_part, params, (images, labels), size=size, devices=devices)
-        value, gradient = microbatches.mean(found)
+        value, gradient = microbatches.each(
+            of_part,
+            params,
+            (images, labels),
+            size=size,
+            devices=devices,
+            together=microbatches.mean,
+        )
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 

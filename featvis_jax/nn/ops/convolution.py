@@ -36,6 +36,9 @@ Kernel = Float[Array, "*window in_channels out_channels"]
 
 # Planes of a volume whose part of a weight gradient is computed at once; more are no faster.
 _PLANES = 8
+# Bytes of a batch of volumes, taps along the leading axis taken for channels, beyond which it goes
+# a few planes at a time too.
+_LARGEST_FOLD = 2**28
 
 
 def conv(
@@ -161,10 +164,42 @@ def _cpu_conv(images: Array, kernel: Array) -> Array:
     if _winograd_pays(kernel):
         return _winograd(images, kernel, _cpu_conv)
     if len(window) == 3:
-        folded = _fold_leading_axis(images, window[0])
-        flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
-        return _cpu_conv(folded, flat_kernel).reshape(images.shape[0], *shape, outputs)
+        if window[0] * images.nbytes > _LARGEST_FOLD:
+            return _by_planes(functools.partial(_folded_conv, kernel=kernel), images, window[0])
+        return _folded_conv(images, kernel)
     return _flat_conv(images, kernel)
+
+
+def _folded_conv(images: Array, kernel: Array) -> Array:
+    """A VALID convolution of volumes, by one in 2-D of all their planes."""
+    (depth, *window), (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
+    flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window, depth * inputs, outputs)
+    found = _cpu_conv(_fold_leading_axis(images, depth), flat_kernel)
+    return found.reshape(len(images), -1, *found.shape[1:])
+
+
+def _by_planes(conv: Callable[[Array], Array], images: Array, width: int) -> Array:
+    """A VALID convolution of volumes, a few planes of its result at a time.
+
+    Args:
+      conv: What it is of a part of the volumes.
+      images: ``(batch, *spatial, channels)``, more than `_PLANES` results along the leading axis.
+      width: Of the window along that axis.
+    """
+    length = images.shape[1] - width + 1
+    if length <= _PLANES:
+        return conv(images)
+
+    def add(found: Array, part: Array) -> tuple[Array, None]:
+        # The last part begins early enough to be whole; where it meets the one before it, both
+        # find the same.
+        start = jnp.minimum(part * _PLANES, length - _PLANES)
+        seen = lax.dynamic_slice_in_dim(images, start, _PLANES + width - 1, axis=1)
+        return lax.dynamic_update_slice_in_dim(found, conv(seen), start, axis=1), None
+
+    result = jax.eval_shape(conv, images[:, : _PLANES + width - 1])
+    empty = jnp.zeros((len(images), length, *result.shape[2:]), result.dtype)
+    return lax.scan(add, empty, jnp.arange(-(-length // _PLANES)))[0]
 
 
 def _winograd_pays(kernel: Array) -> bool:
