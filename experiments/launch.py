@@ -8,14 +8,14 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from experiments import memory, stopping
+from experiments import allocator, stopping
 
 _PACKAGES = ("featvis_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def start(main: Callable[[Sequence[str]], None]) -> None:
     """Read the flags and run a launcher; the last line of its module."""
-    memory.keep()
+    allocator.keep_freed_memory()
     app.run(lambda argv: run(main, argv, last=True), flags_parser=parse)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from experiments import memory
+from experiments import allocator
 from featvis_jax.nn.cnn import CNN
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -128,7 +128,7 @@ def main(job: str, text: str) -> None:
       job: ``"ascent"`` or ``"training"``.
       text: The arguments of that function as JSON, with ``"rank"`` in place of the network.
     """
-    memory.keep()
+    allocator.keep_freed_memory()
     options = json.loads(text)
     module, image_shape = CNN(rank=options.pop("rank")), tuple(options.pop("image_shape"))
     run = {"ascent": ascent, "training": training}[job](module, image_shape, **options)

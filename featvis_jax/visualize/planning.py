@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 
+from featvis_jax import memory
 from featvis_jax.nn.network import Network
 
 _BYTES = 4  # Of a float32.
@@ -178,12 +178,4 @@ def free_memory_bytes(*, num_devices: int | None = None) -> int:
         free = min(stat["bytes_limit"] - stat.get("bytes_in_use", 0) for stat in stats)
         return int(_SHARE_OF_MEMORY * free)
     # Devices without memory of their own share the machine's.
-    return int(_SHARE_OF_MEMORY * _available_bytes() / len(devices))
-
-
-def _available_bytes() -> int:
-    """What the machine can still give, by the kernel's own estimate."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo has no MemAvailable: pass --batch=N instead of --batch=auto.")
+    return int(_SHARE_OF_MEMORY * memory.available_bytes() / len(devices))

@@ -1,7 +1,6 @@
 """Batches of one size, the largest that fits, and what the machine says it has."""
 
 import dataclasses
-import os
 import types
 
 import hypothesis
@@ -11,6 +10,7 @@ import optax
 import pytest
 from hypothesis import strategies
 
+from featvis_jax import memory
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import objectives, parameterizations, planning
@@ -211,11 +211,11 @@ def test_a_device_that_reports_its_memory_is_believed_up_to_a_margin(monkeypatch
 
 
 @pytest.mark.parametrize("stats", [None, {}])
-def test_else_the_machines_own_estimate_counts(monkeypatch, stats):
-    monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(stats)])
-    found = planning.free_memory_bytes()
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < found < 0.8 * total
+def test_else_devices_share_what_this_process_can_still_take(monkeypatch, stats):
+    monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(stats)] * 4)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10 * GIB)
+    assert planning.free_memory_bytes() == pytest.approx(0.8 * 10 * GIB / 4)
+    assert planning.free_memory_bytes(num_devices=2) == pytest.approx(0.8 * 10 * GIB / 2)
 
 
 @pytest.mark.parametrize("layer", ["conv2", "conv5", "logits"])

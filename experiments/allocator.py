@@ -1,4 +1,4 @@
-"""What a process does with memory that it has used."""
+"""What the allocator does with memory that the process has used."""
 
 import ctypes
 import platform
@@ -7,7 +7,7 @@ import platform
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def keep() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep freed memory, since a step asks for the same large blocks again and again.
 
     Given back and taken anew they cost a page fault for every 4 KiB. To be called before the
