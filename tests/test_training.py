@@ -532,7 +532,9 @@ def trained_on(tmp_path_factory):
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(program.parents[1]),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # Beside those that the tests run with.
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            f"--xla_force_host_platform_device_count={devices}",
         }
         result = place / f"{devices}-{size}.npz"
         command = [sys.executable, program, result, str(size)]
