@@ -64,10 +64,14 @@ def test_requirements_file_is_the_only_list_of_runtime_dependencies():
 
 
 @pytest.mark.parametrize("file_name", ["requirements.txt", "requirements-dev.txt"])
-def test_every_requirement_has_a_lower_and_an_upper_bound(file_name):
-    for requirement in requirements(file_name):
-        operators = sorted(specifier.operator for specifier in requirement.specifier)
-        assert operators == ["<", ">="], f"{file_name}: {requirement}"
+def test_every_requirement_has_a_lower_bound_and_an_upper_one_only_for_a_reason(file_name):
+    lines = (REPOSITORY / file_name).read_text(encoding="utf-8").splitlines()
+    for before, line in zip(["", *lines], lines, strict=False):
+        if not line or line.startswith(("#", "-r")):
+            continue
+        operators = sorted(specifier.operator for specifier in Requirement(line).specifier)
+        assert operators in ([">="], ["<", ">="]), f"{file_name}: {line}"
+        assert "<" not in operators or before.startswith("#"), f"{file_name}: no reason for {line}"
 
 
 def test_requirements_are_sorted_and_named_once():
@@ -178,6 +182,7 @@ def written_files() -> list[Path]:
             # Environments, caches and version control hide; continuous integration is ours.
             if not name.startswith(".") or name == ".ci"
         ]
+        names = [name for name in names if name != ".git"]  # Of a worktree, where a path is due.
         files += [Path(directory, name) for name in sorted(names)]
     return [path for path in files if path.suffix in WRITTEN_BY_US]
 
