@@ -143,6 +143,22 @@ def test_public_functions_take_the_key_first_and_options_by_keyword(path):
             assert "key" not in positional[1:], f"{place}: the key is the first argument"
 
 
+def test_the_large_programs_that_the_tests_of_launchers_look_for_are_functions_of_the_library():
+    conftest = syntax_tree(REPOSITORY / "tests" / "experiments" / "conftest.py")
+    (names,) = (
+        ast.literal_eval(node.value)
+        for node in conftest.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LARGE_PROGRAMS"
+    )
+    functions = {
+        node.name
+        for path in LIBRARY
+        for node in ast.walk(syntax_tree(path))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert names <= functions, "an old name would never be found, and so never be missed"
+
+
 def test_importing_the_library_makes_no_array_and_warns_of_nothing():
     modules = [
         relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
