@@ -40,7 +40,7 @@ test-numeric: $(INSTALLED_DEV)
 
 # XLA compiles as for such processors on any x86-64.
 test-isa: $(INSTALLED_DEV)
-	set -e; for isa in AVX2 SSE4_2; do \
+	@set -e; for isa in AVX2 SSE4_2; do \
 	  echo "As for a processor with $$isa at most:"; \
 	  JAX_PLATFORMS=cpu XLA_FLAGS="$$XLA_FLAGS --xla_cpu_max_isa=$$isa" $(MAKE) --no-print-directory test-numeric; \
 	done
