@@ -8,11 +8,13 @@ INSTALLED_DEV = $(VENV)/.installed-dev
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint clean
+.PHONY: help demo install test test-isa test-newest test-numeric lint clean
 
 help:
 	@echo "make demo   install into $(VENV), then visualize every channel of conv3 of a shipped model"
 	@echo "make test   install what tests need, then check style, types, layers and run the tests"
+	@echo "make test-isa     the numeric tests as for processors without AVX-512, and without AVX"
+	@echo "make test-newest  the numeric tests with another Python: PYTHON=python3.13"
 	@echo "make lint   the checks of make test without the tests"
 	@echo "make clean  remove $(VENV) and caches; results under runs/ stay"
 	@echo
@@ -28,6 +30,24 @@ install: $(INSTALLED)
 # With PYTEST_ARGS="-n 2" the tests of a file stay together, since they share what was trained.
 test: lint
 	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --dist=loadfile $(PYTEST_ARGS)
+
+# What a processor, a compiler or a release of JAX can change.
+NUMERIC_TESTS = tests/nn tests/visualize tests/importers tests/test_training.py tests/test_checkpoints.py
+
+test-numeric: $(INSTALLED_DEV)
+	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+	  $(PYTEST_ARGS) $(NUMERIC_TESTS)
+
+# XLA compiles as for such processors on any x86-64.
+test-isa: $(INSTALLED_DEV)
+	@set -e; for isa in AVX2 SSE4_2; do \
+	  echo "As for a processor with $$isa at most:"; \
+	  JAX_PLATFORMS=cpu XLA_FLAGS="$$XLA_FLAGS --xla_cpu_max_isa=$$isa" $(MAKE) --no-print-directory test-numeric; \
+	done
+
+# With an environment of its own for each interpreter, beside .venv.
+test-newest:
+	$(MAKE) --no-print-directory VENV=".venv-$(notdir $(PYTHON))" test-numeric
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
@@ -57,5 +77,5 @@ $(BIN)/python:
 	  echo "On Debian and Ubuntu its parts come apart: apt install python3-venv" >&2; exit 1; }
 
 clean:
-	rm -rf "$(VENV)" build dist *.egg-info .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" .venv-python* build dist *.egg-info .hypothesis .import_linter_cache .pytest_cache .ruff_cache
 	find experiments featvis_jax tests -name __pycache__ -type d -prune -exec rm -rf {} +

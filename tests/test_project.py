@@ -64,10 +64,14 @@ def test_requirements_file_is_the_only_list_of_runtime_dependencies():
 
 
 @pytest.mark.parametrize("file_name", ["requirements.txt", "requirements-dev.txt"])
-def test_every_requirement_has_a_lower_and_an_upper_bound(file_name):
-    for requirement in requirements(file_name):
-        operators = sorted(specifier.operator for specifier in requirement.specifier)
-        assert operators == ["<", ">="], f"{file_name}: {requirement}"
+def test_every_requirement_has_a_lower_bound_and_an_upper_one_only_for_a_reason(file_name):
+    lines = (REPOSITORY / file_name).read_text(encoding="utf-8").splitlines()
+    for before, line in zip(["", *lines], lines, strict=False):
+        if not line or line.startswith(("#", "-r")):
+            continue
+        operators = sorted(specifier.operator for specifier in Requirement(line).specifier)
+        assert operators in ([">="], ["<", ">="]), f"{file_name}: {line}"
+        assert "<" not in operators or before.startswith("#"), f"{file_name}: no reason for {line}"
 
 
 def test_requirements_are_sorted_and_named_once():
@@ -139,6 +143,22 @@ def test_public_functions_take_the_key_first_and_options_by_keyword(path):
             assert "key" not in positional[1:], f"{place}: the key is the first argument"
 
 
+def test_the_large_programs_that_the_tests_of_launchers_look_for_are_functions_of_the_library():
+    conftest = syntax_tree(REPOSITORY / "tests" / "experiments" / "conftest.py")
+    (names,) = (
+        ast.literal_eval(node.value)
+        for node in conftest.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LARGE_PROGRAMS"
+    )
+    functions = {
+        node.name
+        for path in LIBRARY
+        for node in ast.walk(syntax_tree(path))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert names <= functions, "an old name would never be found, and so never be missed"
+
+
 def test_importing_the_library_makes_no_array_and_warns_of_nothing():
     modules = [
         relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -178,6 +198,7 @@ def written_files() -> list[Path]:
             # Environments, caches and version control hide; continuous integration is ours.
             if not name.startswith(".") or name == ".ci"
         ]
+        names = [name for name in names if name != ".git"]  # Of a worktree, where a path is due.
         files += [Path(directory, name) for name in sorted(names)]
     return [path for path in files if path.suffix in WRITTEN_BY_US]
 

@@ -11,7 +11,9 @@ A `Recipe` says what happens in a step, `init` makes the state of each unit, and
 
 Units share nothing but the weights. Each owns its randomness: what a unit draws is a function of
 the seed, its layer and its channel, whatever it is batched with. The batch is a map over one unit's
-program, so a unit that diverges is frozen at its last finite image and disturbs no other.
+program, so a unit that diverges is frozen at its last finite image and disturbs no other. Compiled
+for another batch size or processor, a step rounds otherwise: its gradient agrees to a millionth of
+its maximum, and images stay together until a ReLU or a pooling chooses otherwise.
 
 A unit of several variants is a map over one variant's program in turn, with starts and draws of
 their own. Only an objective that asks for the others (`diversity`) couples them, through the named

@@ -34,7 +34,8 @@ def batches(channels: Sequence[int], *, batch_size: int) -> list[Batch]:
     """Deal channels into batches of one size, padding the last.
 
     The deal depends on the channels asked for and the size alone. A run that is resumed skips whole
-    batches and never repacks them, since the last bits of a result depend on the batch's shape.
+    batches and never repacks them, since a program for another size rounds otherwise, and what an
+    ascent makes of that is another image.
 
     Args:
       channels: Channel numbers, in order.

@@ -19,8 +19,9 @@ ENVIRONMENT = {
     # What one launcher compiled, the next one finds.
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
-# Whatever else is compiled before a launcher has checked its input is single small operations.
-LARGE_PROGRAMS = {"jit(init)", "jit(update)", "jit(_apply)", "jit(run)", "jit(one_unit)"}
+# Functions of the library that are compiled as a whole, by their names. Whatever else is compiled
+# before a launcher has checked its input is single small operations.
+LARGE_PROGRAMS = {"init", "update", "_apply", "run", "one_variant"}
 
 Outcomes = list[dict[str, Any]]
 

@@ -22,7 +22,8 @@ def main() -> None:
 
     def listen(event: str, duration_secs: float, **details: Any) -> None:
         if "backend_compile" in event:
-            compiled.append(str(details.get("fun_name")))
+            # The function's name, with or without "jit()" around it by the release of JAX.
+            compiled.append(str(details.get("fun_name")).removeprefix("jit(").removesuffix(")"))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     module = importlib.import_module(f"experiments.{sys.argv[1]}")

@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
-import resource
+import resource, sys
 import jax, jax.numpy as jnp
 from experiments import launch
 
@@ -23,19 +23,27 @@ def main(argv):
         jax.block_until_ready(step(jnp.ones((4096, 4096))))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-launch.start(main)
+main([]) if "plain" in sys.argv else launch.start(main)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Other allocators are left alone.")
-def test_steps_use_the_memory_of_earlier_ones():
+def page_faults(*arguments):
+    """How often 16 steps, of two blocks of 64 MiB each, had to ask the system for a page."""
     found = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, *arguments],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=True,
     )
-    # 16 steps use two blocks of 64 MiB each: 524,288 pages, every one taken anew where glibc is
-    # left alone. Some still are, where a small block lies in a large one's place: up to 65,537.
-    assert int(found.stdout) < 262_144
+    return int(found.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Other allocators are left alone.")
+def test_steps_use_the_memory_of_earlier_ones():
+    # Every page is taken anew where glibc is left alone, of whatever size this kernel has them.
+    # Of a launcher's, some are, where a small block lies in a large one's place.
+    given_back = page_faults("plain")
+    if given_back < 16 * 2**26 // os.sysconf("SC_PAGE_SIZE"):
+        pytest.skip(f"The kernel gives large pages: {given_back} faults tell nothing.")
+    assert page_faults() < given_back / 2

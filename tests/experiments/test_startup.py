@@ -71,16 +71,10 @@ def test_the_precision_is_that_of_the_flag(precision):
     assert name in text
 
 
-@pytest.mark.parametrize(
-    ("told", "expected"),
-    [
-        ({}, len(os.sched_getaffinity(0))),
-        ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
-        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
-    ],
-)
-def test_every_core_is_a_device_unless_told_otherwise(told, expected):
+def devices(told, before="pass"):
+    """How many devices a program has that is told this by its environment."""
     program = (
+        f"import os; {before}; "
         "import jax; from absl import flags; from experiments import startup; "
         "flags.FLAGS(['', '--compilation_cache=']); startup.prepare(); "
         "print(jax.local_device_count())"
@@ -94,4 +88,21 @@ def test_every_core_is_a_device_unless_told_otherwise(told, expected):
         text=True,
         check=True,
     )
-    assert int(found.stdout) == expected
+    return int(found.stdout)
+
+
+def test_a_device_count_that_is_told_holds():
+    assert devices({"JAX_NUM_CPU_DEVICES": "3"}) == 3
+    assert devices({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Here all cores may be used.")
+def test_every_core_that_the_process_may_use_is_a_device():
+    assert devices({}) == len(os.sched_getaffinity(0))
+    assert devices({}, "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})") == 1
+
+
+def test_where_the_system_does_not_say_which_may_be_used_every_core_is_a_device():
+    # As on macOS.
+    removed = "vars(os).pop('sched_getaffinity', None); os.cpu_count = lambda: 7"
+    assert devices({}, removed) == 7

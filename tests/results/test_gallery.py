@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -360,7 +361,14 @@ def test_sixty_four_channels_are_small_and_quick(tmp_path):
     view = runs.write_run(tmp_path, units, wanted=wanted, shape=(140, 192))
     start = time.process_time()
     site = inspect.unwrap(build_gallery)(view).parent
-    assert time.process_time() - start < 20
+    built = time.process_time() - start
+    # Quick is a small multiple of packing the same pictures once, on whatever processor this is.
+    start = time.process_time()
+    for unit in units:
+        zlib.compress(expected_grey(unit.image, 0, 1).astype(np.uint8).tobytes(), 9)
+        zlib.compress(unit.image.tobytes(), 9)
+    packed = time.process_time() - start
+    assert built < 20 * packed
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 15e6
 
 

@@ -170,7 +170,7 @@ def main() -> None:
     chosen = [mutation for mutation in MUTATIONS if options.only in mutation.name]
     with tempfile.TemporaryDirectory() as temporary:
         tree = Path(temporary) / "tree"
-        left_out = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache")
+        left_out = shutil.ignore_patterns(".git", ".venv*", "runs", "__pycache__", ".*_cache")
         shutil.copytree(REPOSITORY, tree, ignore=left_out)
         survivors = []
         for mutation in chosen:

@@ -8,27 +8,24 @@ With a coordinator's address, one of two processes that JAX knows to belong toge
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import objectives, parameterizations, presets
 from featvis_jax.visualize.ascent import Recipe, unit_keys
 from featvis_jax.visualize.layer import LayerProgram
 from featvis_jax.visualize.planning import batches
+from tests.visualize.smooth import smooth_network
 
 SHAPE = (44, 46, 1)
 
 
 def main(result: str, channels: list[int]) -> None:
-    """Write the images, traces and draws of some channels of conv2."""
-    module = CNN(rank=2, features=(2, 16, 4, 4, 4))
-    network = linen_network(module, module.init(jax.random.key(0), jnp.zeros(SHAPE)), SHAPE)
+    """Write the images, traces and draws of some channels of conv3."""
+    network = smooth_network(SHAPE)
     strategy = presets.strategy("lucid,rotation_30", every=2)
     recipe = Recipe(
-        objective=objectives.channel("conv2"),
+        objective=objectives.channel("conv3"),
         parameterization=parameterizations.pixels(),
         optimizer=optax.adam(0.05),
         robustness=strategy.robustness,
@@ -37,7 +34,7 @@ def main(result: str, channels: list[int]) -> None:
     )
     program = LayerProgram(network, recipe, num_units=len(channels), batch_size=len(channels))
     (batch,) = batches(channels, batch_size=len(channels))
-    keys = unit_keys(3, "conv2", channels)
+    keys = unit_keys(3, "conv3", channels)
     with jax.transfer_guard("disallow"):
         done = program.run(batch, keys)
     draws = jax.vmap(lambda key: jax.random.bits(key, (4,)))(keys)

@@ -37,7 +37,9 @@ def visualized(tmp_path_factory):
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(REPOSITORY),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # Beside those that the tests run with.
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            f"--xla_force_host_platform_device_count={devices}",
         }
         arguments += [",".join(map(str, channels)), *together]
         process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)

@@ -284,5 +284,6 @@ def test_rematerialization_takes_less_memory_and_changes_no_image():
         (unit,) = program.run(planning.Batch((1,), 1), keys).units
         images.append(unit.image)
         needed.append(program.memory_bytes)
+    # 0.69 to 0.74 of it, by processor and release of JAX.
     assert needed[1] < 0.85 * needed[0]
     np.testing.assert_allclose(images[1], images[0], rtol=1e-5, atol=1e-5)

@@ -253,7 +253,7 @@ def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:
     Args:
         flags_text: flags.txt of the run.
         record: of the channel.
-        batch: units per batch of the run; the same gives the same bits.
+        batch: units per batch of the run; the same gives, on the same machine, the same bits.
 
     Returns:
         A command for a shell, with a directory of its own.
