@@ -1,5 +1,6 @@
 """What every test shares: checked types, strict numerics, repeatable draws, the real brains."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -16,6 +17,13 @@ SHARED_COHORT = REPOSITORY.parent / "shared" / "data" / "ds002748_mni152"
 # passes for a float, as it does for a static type checker.
 install_import_hook(
     "featvis_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+# Most of the time goes to compiling what runs once, which XLA's lowest level makes half as long;
+# programs that a test starts inherit it. Of two values XLA takes the last, so that another level,
+# as any other flag, can be given: XLA_FLAGS=--xla_backend_optimization_level=3 make test
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 )
 
 # A job in a shell's background ignores SIGINT, and so would every program that a test starts.

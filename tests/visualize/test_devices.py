@@ -36,7 +36,7 @@ def visualized(tmp_path_factory):
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(REPOSITORY),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_NUM_CPU_DEVICES": str(devices),
         }
         arguments += [",".join(map(str, channels)), *together]
         process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
