@@ -111,7 +111,7 @@ def test_it_computes_the_box_alone():
 
 def test_a_padded_network_is_not_cut():
     module = CNN(rank=2, features=(2, 4, 4, 4, 4), padding="SAME")
-    variables = module.init(jax.random.key(0), jnp.zeros((28, 30, 1)))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((28, 30, 1)))
     assert not linen_network(module, variables, (28, 30, 1)).may_be_cropped
 
 
@@ -120,7 +120,7 @@ def test_a_subclass_is_not_cut():
         """Nobody knows what it computes."""
 
     module = Changed(rank=2, features=(2, 4, 4, 4, 4))
-    variables = module.init(jax.random.key(0), jnp.zeros((28, 30, 1)))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((28, 30, 1)))
     assert not linen_network(module, variables, (28, 30, 1)).may_be_cropped
 
 
