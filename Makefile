@@ -6,6 +6,8 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 INSTALLED_DEV = $(VENV)/.installed-dev
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+# Two processes on the CPU. A GPU's memory belongs to one.
+PYTEST_ARGS ?= $(if $(filter-out cpu,$(JAX_PLATFORMS)),,-n 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install test lint clean
@@ -25,7 +27,7 @@ demo: $(INSTALLED)
 install: $(INSTALLED)
 
 # On the CPU, unless the caller says otherwise: JAX_PLATFORMS=cuda make test
-# With PYTEST_ARGS="-n 2" the tests of a file stay together, since they share what was trained.
+# The tests of a file stay in one process, since they share what was trained and compiled.
 test: lint
 	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --dist=loadfile $(PYTEST_ARGS)
 

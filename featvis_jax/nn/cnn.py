@@ -92,7 +92,7 @@ class CNN(nn.Module):
       >>> import jax, jax.numpy as jnp
       >>> model = CNN(rank=3, features=(2, 4, 4, 4, 4))
       >>> image = jnp.zeros((34, 36, 38, 1))
-      >>> variables = model.init(jax.random.key(0), image)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), image)
       >>> model.apply(variables, image).shape
       (2,)
       >>> sorted(variables)

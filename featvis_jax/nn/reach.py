@@ -123,14 +123,15 @@ def _walk(
         environment[variable] = (None, value if is_value else None)
     environment.update(zip(jaxpr.invars, zip(inputs, known, strict=True), strict=True))
 
-    def read(atom: Any) -> _Result:
-        return (None, atom.val) if isinstance(atom, core.Literal) else environment[atom]
-
     for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
+        operands = [_read(environment, atom) for atom in equation.invars]
         for variable, result in zip(equation.outvars, _apply(equation, operands), strict=True):
             environment[variable] = result
-    return [read(atom) for atom in jaxpr.outvars]
+    return [_read(environment, atom) for atom in jaxpr.outvars]
+
+
+def _read(environment: dict[core.Var, _Result], atom: Any) -> _Result:
+    return (None, atom.val) if isinstance(atom, core.Literal) else environment[atom]
 
 
 # Interpolation matrices are worth knowing; weights are arguments and never known.

@@ -58,7 +58,7 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
       >>> import jax, jax.numpy as jnp
       >>> from featvis_jax.nn.cnn import CNN
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
-      >>> variables = module.init(jax.random.key(0), jnp.zeros((40, 44, 1)))
+      >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))
       >>> network = linen_network(module, variables, (40, 44, 1))
       >>> network.layer("conv2").shape, network.layer("conv2").receptive_field
       ((34, 38, 4), 7)

@@ -209,7 +209,7 @@ def visualize(
       >>> from featvis_jax.nn.taps import linen_network
       >>> from featvis_jax.visualize import objectives, parameterizations
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
-      >>> variables = module.init(jax.random.key(0), jnp.zeros((40, 44, 1)))
+      >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))
       >>> network = linen_network(module, variables, (40, 44, 1))
       >>> recipe = Recipe(
       ...     objective=objectives.channel("conv2"), steps=5,

@@ -48,7 +48,7 @@ def moved_objective(
       >>> from featvis_jax.nn.taps import linen_network
       >>> from featvis_jax.visualize.objectives import channel
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
-      >>> variables = module.init(jax.random.key(0), jnp.zeros((40, 44, 1)))
+      >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))
       >>> network = linen_network(module, variables, (40, 44, 1))
       >>> moved = moved_objective(network, channel("conv2"))
       >>> moved(variables, jax.random.key(1), jnp.zeros((40, 44, 1)), Unit(jnp.int32(0))).shape

@@ -25,7 +25,8 @@ SHAPE = (44, 46, 1)
 def main(result: str, channels: list[int]) -> None:
     """Write the images, traces and draws of some channels of conv2."""
     module = CNN(rank=2, features=(2, 16, 4, 4, 4))
-    network = linen_network(module, module.init(jax.random.key(0), jnp.zeros(SHAPE)), SHAPE)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(SHAPE))
+    network = linen_network(module, variables, SHAPE)
     strategy = presets.strategy("lucid,rotation_30", every=2)
     recipe = Recipe(
         objective=objectives.channel("conv2"),

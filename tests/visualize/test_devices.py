@@ -36,7 +36,7 @@ def visualized(tmp_path_factory):
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(REPOSITORY),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_NUM_CPU_DEVICES": str(devices),
         }
         arguments += [",".join(map(str, channels)), *together]
         process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
@@ -86,7 +86,7 @@ def test_two_processes_of_two_devices_give_the_images_of_one(visualized):
 def test_devices_that_are_not_there_are_refused():
     module = CNN(rank=2, features=(2, 4, 4, 4, 4))
     shape = (40, 44, 1)
-    variables = module.init(jax.random.key(0), jnp.zeros(shape))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(shape))
     with pytest.raises(ValueError, match=r"num_devices is 99; this process sees 1 \(cpu\)"):
         LayerProgram(
             linen_network(module, variables, shape), shortest_recipe(), num_units=99, num_devices=99

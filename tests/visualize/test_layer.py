@@ -273,7 +273,8 @@ class Deep(nn.Module):
 
 def test_rematerialization_takes_less_memory_and_changes_no_image():
     module, shape = Deep(), (40, 36, 1)
-    network = linen_network(module, module.init(jax.random.key(0), jnp.zeros((1, *shape))), shape)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+    network = linen_network(module, variables, shape)
     recipe = make_recipe(objective=objectives.channel("last"), steps=4)
     images, needed = [], []
     for rematerialize in (False, True):

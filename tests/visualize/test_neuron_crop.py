@@ -32,10 +32,14 @@ CHANGES = {
 
 def finished(network, recipe, unit):
     states = start(network, recipe, [1, 2], layer="conv3")
-    advance = jax.jit(ascent.advance(network, recipe))
-    states = advance(network.variables, states, unit, *bounds(0, STEPS))
-    measured = jax.jit(ascent.measure(network, recipe))(network.variables, states, unit)
-    return states, measured
+    advance, measure = ascent.advance(network, recipe), ascent.measure(network, recipe)
+
+    @jax.jit
+    def run(variables, states, unit):
+        states = advance(variables, states, unit, *bounds(0, STEPS))
+        return states, measure(variables, states, unit)
+
+    return run(network.variables, states, unit)
 
 
 def unit_at(position):
@@ -108,7 +112,7 @@ def test_it_computes_the_box_alone():
 
 def test_a_padded_network_is_not_cut():
     module = CNN(rank=2, features=(2, 4, 4, 4, 4), padding="SAME")
-    variables = module.init(jax.random.key(0), jnp.zeros((28, 30, 1)))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((28, 30, 1)))
     assert not linen_network(module, variables, (28, 30, 1)).may_be_cropped
 
 
@@ -117,7 +121,7 @@ def test_a_subclass_is_not_cut():
         """Nobody knows what it computes."""
 
     module = Changed(rank=2, features=(2, 4, 4, 4, 4))
-    variables = module.init(jax.random.key(0), jnp.zeros((28, 30, 1)))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((28, 30, 1)))
     assert not linen_network(module, variables, (28, 30, 1)).may_be_cropped
 
 

@@ -15,8 +15,8 @@ from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import objectives, parameterizations, planning
 from featvis_jax.visualize.ascent import Recipe
-from featvis_jax.visualize.layer import LayerProgram
 from featvis_jax.visualize.planning import Batch
+from featvis_jax.visualize.sharding import ShardedAscent
 
 GIB = 2**30
 
@@ -218,19 +218,26 @@ def test_else_devices_share_what_this_process_can_still_take(monkeypatch, stats)
     assert planning.free_memory_bytes(num_devices=2) == pytest.approx(0.8 * 10 * GIB / 2)
 
 
+@pytest.fixture(scope="module")
+def network():
+    model, shape = CNN(rank=2), (80, 90, 1)
+    return linen_network(model, jax.jit(model.init)(jax.random.key(0), jnp.zeros(shape)), shape)
+
+
 @pytest.mark.parametrize("layer", ["conv2", "conv5", "logits"])
-def test_the_estimate_from_shapes_is_near_what_compiled_programs_take(layer):
-    model = CNN(rank=2)
-    shape = (80, 90, 1)
-    network = linen_network(model, model.init(jax.random.key(0), jnp.zeros(shape)), shape)
+def test_the_estimate_from_shapes_is_near_what_compiled_programs_take(network, layer):
     recipe = Recipe(
         objective=objectives.channel(layer),
         parameterization=parameterizations.pixels(),
         optimizer=optax.sgd(0.05),
         steps=2,
     )
+    # The ascent alone is compiled, of which `LayerProgram.memory_bytes` tells.
     few, many = (
-        LayerProgram(network, recipe, num_units=n, batch_size=n).memory_bytes for n in (1, 2)
+        planning.program_bytes(
+            ShardedAscent(network, recipe, n, jax.local_devices()[:1]).compile_advance()
+        )
+        for n in (1, 2)
     )
     # What all units share, the weights above all, is not part of a unit's memory.
     assert 0.5 < (many - few) / planning.estimated_unit_bytes(network, layer) < 1.5

@@ -1,5 +1,6 @@
 """Whatever is maximized, and however the image is written down: three steps raise it."""
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -21,6 +22,7 @@ SHAPES = {2: (28, 30, 1), 3: (28, 29, 30, 1)}
 STEPS = 3
 
 
+@functools.cache
 def cnn_network(rank) -> Network:
     shape = SHAPES[rank]
     module = CNN(rank=rank, features=(2, 4, 4, 4, 4))

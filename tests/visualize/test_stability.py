@@ -1,5 +1,7 @@
 """What moving an image does to its objective."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +36,12 @@ def measured(request):
     shape = SHAPES[request.param]
     network = linen_network(Difference(), {}, shape)
 
+    @functools.cache
+    def program(**options):
+        return jax.jit(moved_objective(network, channel("features"), **options))
+
     def measure(image, number, **options):
-        moved = jax.jit(moved_objective(network, channel("features"), **options))
+        moved = program(**options)
         unit = Unit(jnp.int32(number))
         still = network.activations({}, image, ("features",))["features"][..., number].mean()
         return float(moved({}, jax.random.key(0), image, unit)), float(still)

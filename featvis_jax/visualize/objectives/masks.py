@@ -75,7 +75,7 @@ def on_layer(mask: Numbers, network: Network, layer: str) -> Float[np.ndarray, "
       >>> from featvis_jax.nn.cnn import CNN
       >>> from featvis_jax.nn.taps import linen_network
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
-      >>> variables = module.init(jax.random.key(0), jnp.zeros((40, 44, 1)))
+      >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))
       >>> network = linen_network(module, variables, (40, 44, 1))
       >>> top = np.arange(40)[:, None] < np.full((1, 44), 3)
       >>> on_layer(top, network, "conv1")[:4, 0].tolist()  # Its first place looks at voxel 1.

@@ -136,24 +136,20 @@ def crops(shape, area, ratio):
 
 
 def defined_crops(rng, shape, area, ratio):
-    """Boxes drawn as the definition says, one after the other."""
-    lengths, boxes = np.array(shape), []
-    for _ in range(DRAWS):
-        for _ in range(10):
-            content = np.prod(lengths) * rng.uniform(*area)
-            if len(shape) == 2:
-                aspect = np.exp(rng.uniform(*np.log(ratio)))
-                sides = np.array([np.sqrt(content / aspect), np.sqrt(content * aspect)]).round()
-            else:
-                e = rng.uniform(*np.log(ratio), size=3) / 2
-                sides = (content ** (1 / 3) * np.exp(e - e.mean())).round()
-            if (sides >= 1).all() and (sides <= lengths).all():
-                start = rng.integers(0, lengths - sides.astype(int) + 1)
-                break
-        else:
-            raise AssertionError("no box fitted: choose a case where the fallback is rare")
-        boxes.append((*start, *sides))
-    return np.array(boxes, int)
+    """Boxes drawn as the definition says: the first that fits of ten attempts."""
+    lengths, attempts = np.array(shape), (DRAWS, 10)
+    content = np.prod(lengths) * rng.uniform(*area, attempts)
+    if len(shape) == 2:
+        aspect = np.exp(rng.uniform(*np.log(ratio), attempts))
+        sides = np.stack([np.sqrt(content / aspect), np.sqrt(content * aspect)], -1).round()
+    else:
+        e = rng.uniform(*np.log(ratio), (*attempts, 3)) / 2
+        sides = content[..., None] ** (1 / 3) * np.exp(e - e.mean(-1, keepdims=True))
+        sides = sides.round()
+    fits = ((sides >= 1) & (sides <= lengths)).all(-1)
+    assert fits.any(axis=1).all(), "no box fitted: choose a case where the fallback is rare"
+    sides = sides[np.arange(DRAWS), fits.argmax(axis=1)].astype(int)
+    return np.hstack([rng.integers(0, lengths - sides + 1), sides])
 
 
 @pytest.mark.parametrize("shape", [(140, 192), (60, 72, 64)], ids=["2-D", "3-D"])
