@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests import xla
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Whatever else is compiled before a launcher has checked its input is single small operations.
 LARGE_PROGRAMS = {"jit(init)", "jit(update)", "jit(_apply)", "jit(run)", "jit(one_unit)"}
@@ -33,7 +31,6 @@ def environment(place: Path) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "2",  # Whatever the machine has.
         "PYTHONPATH": str(REPOSITORY),
-        "XLA_FLAGS": xla.quick_to_compile(),
         # What one launcher compiled, the next one finds.
         "JAX_COMPILATION_CACHE_DIR": str(place / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
