@@ -24,8 +24,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from jaxtyping import Float32, Float64
-from nilearn import image as nilearn_image
-from nilearn.datasets import load_mni152_template
 from scipy import ndimage
 
 # Raise it when the same parameters give other images.
@@ -192,6 +190,10 @@ def _scan_path(index: int) -> Path:
 
 
 def _load_template(voxel_size_mm: float) -> _Template:
+    # A second to import, and needed only where there is no cohort yet.
+    from nilearn import image as nilearn_image
+    from nilearn.datasets import load_mni152_template
+
     image = load_mni152_template(resolution=1)
     if voxel_size_mm != 1:
         image = nilearn_image.resample_img(image, np.eye(3) * voxel_size_mm)

@@ -1,9 +1,13 @@
 """The judge and the whole grade on pictures whose shape is known, and on pictures without one."""
 
+import inspect
+
+import jax
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from featvis_jax.evaluation import judge as judge_module
 from featvis_jax.evaluation.concepts import TEMPLATES, match_shapes, outlines, rivals
 from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.grading import SIZES, Concept, Grader
@@ -48,11 +52,24 @@ def board(rng: np.random.Generator) -> np.ndarray:
     return ((i // cell + j // cell) % 2)[..., None]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Trainings compiled well, whatever XLA_FLAGS say: they run longer than that takes."""
+    train = jax.jit(
+        inspect.unwrap(judge_module._train),
+        static_argnums=(0, 1),
+        compiler_options={"xla_backend_optimization_level": 3},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge_module, "_train", train)
+        yield
+
+
 @pytest.fixture(scope="module")
-def judge():
+def judge(optimized):
     rng = np.random.default_rng(1)
     images = [tissue(rng) for _ in range(12)]
-    return train_judge(images[:6], images[6:], OUTLINES, size=SIZE, patches=8192, epochs=10)
+    return train_judge(images[:6], images[6:], OUTLINES, size=SIZE, patches=4096, epochs=10)
 
 
 def test_the_judge_knows_patches_of_other_subjects(judge):

@@ -14,7 +14,7 @@ from featvis_jax.nn.taps import linen_network
 @pytest.mark.parametrize("shape", [(34, 36, 1), (34, 35, 36, 1)])
 def test_the_effects_are_scipys_t_by_the_root_of_the_pairs(shape, rng):
     module = CNN(rank=len(shape) - 1, features=(2, 3, 3, 3, 3))
-    variables = module.init(jax.random.key(0), jax.numpy.zeros(shape))
+    variables = jax.jit(module.init)(jax.random.key(0), jax.numpy.zeros(shape))
     network = linen_network(module, variables, shape)
     images = rng.uniform(size=(10, *shape)).astype(np.float32)
     labels = np.array([0, 1] * 5, np.int32)
@@ -22,16 +22,11 @@ def test_the_effects_are_scipys_t_by_the_root_of_the_pairs(shape, rng):
     cut = slice(None, 6), slice(6, None)  # The last batch is smaller.
     batches = [{"image": images[each], "label": labels[each]} for each in cut]
     found = class_effects(network, ["conv2", "conv3"], batches)
+    one = jax.jit(lambda image: network.activations(variables, image, ("conv2", "conv3")))
+    activations = [one(image) for image in images]
     for layer, effects in found.items():
         values = np.array(
-            [
-                np.asarray(
-                    network.activations(variables, jax.numpy.asarray(image), (layer,))[layer]
-                )
-                .reshape(-1, 3)
-                .mean(axis=0)
-                for image in images
-            ]
+            [np.asarray(each[layer]).reshape(-1, 3).mean(axis=0) for each in activations]
         )
         t = stats.ttest_rel(values[1::2], values[::2]).statistic
         np.testing.assert_allclose(effects, t / np.sqrt(5), rtol=1e-3)
@@ -62,7 +57,7 @@ def test_a_channel_that_anatomy_moves_far_more_is_found(rng):
 
 def test_images_that_are_no_pairs_are_refused():
     module = CNN(rank=2, features=(2, 3, 3, 3, 3))
-    variables = module.init(jax.random.key(0), jax.numpy.zeros((34, 36, 1)))
+    variables = jax.jit(module.init)(jax.random.key(0), jax.numpy.zeros((34, 36, 1)))
     network = linen_network(module, variables, (34, 36, 1))
     for labels in ([0, 0, 0], [1, 0], [0, 0]):
         images = np.zeros((len(labels), 34, 36, 1), np.float32)

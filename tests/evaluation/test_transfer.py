@@ -103,7 +103,7 @@ def test_a_detector_gives_the_networks_logits(rng):
     from featvis_jax.nn.taps import linen_network
 
     module = CNN(rank=2, features=(2, 3, 3, 3, 3))
-    variables = module.init(jax.random.key(0), jax.numpy.zeros((40, 44, 1)))
+    variables = jax.jit(module.init)(jax.random.key(0), jax.numpy.zeros((40, 44, 1)))
     variables["params"]["logits"]["kernel"] += 0.1
     network = linen_network(module, variables, (40, 44, 1))
     images = rng.uniform(size=(5, 40, 44, 1)).astype(np.float32)

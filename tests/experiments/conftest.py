@@ -11,14 +11,6 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": "2",  # Whatever the machine has.
-    "PYTHONPATH": str(REPOSITORY),
-    # What one launcher compiled, the next one finds.
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-}
 # Functions of the library that are compiled as a whole, by their names. Whatever else is compiled
 # before a launcher has checked its input is single small operations.
 LARGE_PROGRAMS = {"init", "update", "_apply", "run", "one_variant"}
@@ -33,14 +25,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def launch(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def environment(place: Path) -> dict[str, str]:
+    """The environment of every launcher."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "2",  # Whatever the machine has.
+        "NPROC": "8",  # As a training has it, whichever launcher starts JAX in a process.
+        "PYTHONPATH": str(REPOSITORY),
+        # What one launcher compiled, the next one finds.
+        "JAX_COMPILATION_CACHE_DIR": str(place / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture(scope="session")
+def launch(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a launcher as a program of its own."""
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", f"experiments.{name}", *arguments],
             cwd=REPOSITORY,
-            env={**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": str(place / "programs")},
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
@@ -50,14 +57,14 @@ def launch(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def drive(place: Path) -> Callable[[str, Sequence[Sequence[str]]], Outcomes]:
+def drive(environment: dict[str, str]) -> Callable[[str, Sequence[Sequence[str]]], Outcomes]:
     """Runs a launcher with many lists of flags, one after the other in one process."""
 
     def run(name: str, commands: Sequence[Sequence[str]]) -> Outcomes:
         driven = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("drive.py")), name],
             cwd=REPOSITORY,
-            env={**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": str(place / "programs")},
+            env=environment,
             input=json.dumps([list(command) for command in commands]),
             capture_output=True,
             text=True,

@@ -18,7 +18,7 @@ SHAPE = (40, 40, 1)
 @pytest.mark.optax
 def test_no_channel_notices_that_one_of_64_diverges():
     module = CNN(rank=2, features=(64, 2, 2, 2, 2))
-    variables = module.init(jax.random.key(0), jnp.zeros(SHAPE))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(SHAPE))
     recipe = ascent.Recipe(
         objective=objectives.channel("conv1"),
         parameterization=parameterizations.pixels(),

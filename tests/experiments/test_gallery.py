@@ -40,13 +40,13 @@ def test_a_run_gets_a_gallery_and_two_are_compared(launch, tmp_path):
     assert (out / "layers" / "conv1.html").is_file()
 
 
-def test_what_is_no_run_is_refused(launch, tmp_path):
-    for arguments, told in (
-        ([f"--run={tmp_path}"], "holds no run"),
-        ([], "--run"),
-        ([f"--run={tmp_path}", "--volumes=perhaps"], "volumes"),
-    ):
-        done = launch("gallery", *arguments)
-        assert done.returncode == 2
-        assert told in done.stderr
-        assert "Traceback" not in done.stderr
+def test_what_is_no_run_is_refused(drive, tmp_path):
+    told = {
+        "holds no run": [f"--run={tmp_path}"],
+        "--run": [],
+        "volumes": [f"--run={tmp_path}", "--volumes=perhaps"],
+    }
+    for text, outcome in zip(told, drive("gallery", list(told.values())), strict=True):
+        assert outcome["status"] == 2
+        assert text in outcome["errors"]
+        assert "Traceback" not in outcome["errors"]

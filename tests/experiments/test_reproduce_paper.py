@@ -403,6 +403,7 @@ def reproduced(launch, place):
     flags = [
         *("--synthetic_subjects=10", "--synthetic_voxel_size_mm=5", f"--cache={place / 'cache'}"),
         *("--channels_per_layer=2", "--compared_channels=2", "--train_steps=2", "--steps=2"),
+        "--regularization=jitter_1",
         *("--strategies=jitter_1,crop_linear", "--graded_starts=0", f"--out={out}"),
     ]
     listed = launch("reproduce_paper", *flags, "--dry_run")

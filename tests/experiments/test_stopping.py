@@ -39,18 +39,11 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def interrupted(place):
+def interrupted(environment):
     """Runs a launcher with signals, then to its end in a new process; gives what was printed."""
 
     def run(name: str, moments: str, *arguments: str) -> tuple[subprocess.CompletedProcess, ...]:
         script = Path(__file__).with_name("interrupt.py")
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(REPOSITORY),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_COMPILATION_CACHE_DIR": str(place / "programs"),
-        }
         return tuple(
             subprocess.run(
                 [sys.executable, str(script), name, each, *arguments],

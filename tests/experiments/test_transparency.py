@@ -4,10 +4,17 @@ import nibabel
 import numpy as np
 
 
-def test_a_run_keeps_and_shows_where_the_network_was_looking(launch, trained, tmp_path):
+def test_a_run_keeps_and_shows_where_the_network_was_looking(drive, trained, tmp_path):
     flags = [f"--model={trained(2)[0]}", "--layer=conv2", "--channels=1,3", "--steps=4"]
-    ran = launch("visualize", *flags, "--transparency", f"--out={tmp_path / 'with'}")
-    assert ran.returncode == 0, ran.stderr
+    ran, refused, without = drive(
+        "visualize",
+        [
+            [*flags, "--transparency", f"--out={tmp_path / 'with'}"],
+            [*flags, f"--out={tmp_path / 'with'}"],
+            [*flags, f"--out={tmp_path / 'without'}"],
+        ],
+    )
+    assert ran["status"] == 0, ran["errors"]
     for channel in ("0001", "0003"):
         image = nibabel.load(tmp_path / "with" / "images" / "conv2" / f"{channel}.nii.gz")
         seen = nibabel.load(tmp_path / "with" / "transparency" / "conv2" / f"{channel}.nii.gz")
@@ -18,11 +25,9 @@ def test_a_run_keeps_and_shows_where_the_network_was_looking(launch, trained, tm
         page = (tmp_path / "with" / "gallery" / "units" / "conv2" / f"{channel}.html").read_text()
         assert "Where the network was looking" in page
     # It is part of what the run was asked for.
-    refused = launch("visualize", *flags, f"--out={tmp_path / 'with'}")
-    assert refused.returncode == 2
-    assert "transparency" in refused.stderr
-    without = launch("visualize", *flags, f"--out={tmp_path / 'without'}")
-    assert without.returncode == 0, without.stderr
+    assert refused["status"] == 2
+    assert "transparency" in refused["errors"]
+    assert without["status"] == 0, without["errors"]
     assert not (tmp_path / "without" / "transparency").exists()
     image = tmp_path / "without" / "images" / "conv2" / "0003.nii.gz"
     assert (
