@@ -22,15 +22,16 @@ install_import_hook(
 
 # Most of the time goes to compiling what runs once. XLA's lowest level of optimization takes a
 # third of that time, with a single module for LLVM and without the fusions' own compiler, which
-# later versions cannot do without. Programs that a test starts inherit it. Of two values XLA takes
-# the last, so what the caller says counts: XLA_FLAGS=--xla_backend_optimization_level=3 make test
+# later versions cannot do without. Programs that a test starts inherit it. Whoever names a level,
+# gets it, and XLA as its users have it: XLA_FLAGS=--xla_backend_optimization_level=3 make test
 QUICK_TO_COMPILE = [
     "--xla_backend_optimization_level=0",
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([*QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")]).strip()
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = " ".join([*QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")]).strip()
 
 # A job in a shell's background ignores SIGINT, and so would every program that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
