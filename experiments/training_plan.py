@@ -58,15 +58,23 @@ def _microbatch(out: Path) -> int | None:
 
 
 def settings(out: Path, batch: int, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """What a training keeps and compares: it decides the last bits of the weights.
+    """What a training keeps and compares, since it decides the last bits of the weights.
 
     Args:
       out: Directory of the training.
       batch: Images of a step.
       image_shape: ``(*spatial, channels)``.
+
+    Raises:
+      ValueError: The batch cannot be cut into parts of that size.
     """
+    size = _microbatch(out) or training.default_size(batch, image_shape)
+    try:
+        training.check_size(size, batch)
+    except ValueError as error:
+        raise ValueError(f"--microbatch={size}: {error}") from error
     return {
-        "microbatch": _microbatch(out) or training.default_size(batch, image_shape),
+        "microbatch": size,
         "cpu_threads": threads(out) if jax.default_backend() == "cpu" else None,
     }
 
@@ -91,15 +99,12 @@ def fitting_step(
       out: Directory of the training.
 
     Raises:
-      ValueError: The batch cannot be cut into such parts.
       MemoryError: Not even one part fits.
     """
     microbatch = _microbatch(out)
     sizes = {"batch_size": batch, "microbatch": microbatch}
     try:
         step = training.fitting_step(model, optimizer, variables, image_shape, **sizes)
-    except ValueError as error:
-        raise ValueError(f"--microbatch={microbatch}: {error}") from error
     except MemoryError as error:
         raise MemoryError(
             f"{error} --crop takes a part of each image"

@@ -2,7 +2,7 @@
 
 from featvis_jax.training.evaluation import Evaluation, evaluate
 from featvis_jax.training.loop import Interrupted, Result, TrainState, fit, initialize
-from featvis_jax.training.microbatches import default_size
+from featvis_jax.training.microbatches import check_size, default_size
 from featvis_jax.training.schedule import Schedule
 from featvis_jax.training.step import Step, Variables, compile_step, fitting_step
 
@@ -14,6 +14,7 @@ __all__ = [
     "Step",
     "TrainState",
     "Variables",
+    "check_size",
     "compile_step",
     "default_size",
     "evaluate",

@@ -106,3 +106,32 @@ def test_where_the_system_does_not_say_which_may_be_used_every_core_is_a_device(
     # As on macOS.
     removed = "vars(os).pop('sched_getaffinity', None); os.cpu_count = lambda: 7"
     assert devices({}, removed) == 7
+
+
+# XLA's threads by the name that they have on Linux.
+THREADS = """
+import os, pathlib, jax
+from absl import flags
+from experiments import startup
+os.sched_getaffinity = lambda process: range({cores})
+flags.FLAGS(["", "--compilation_cache="])
+startup.prepare(threads=3)
+jax.numpy.ones(9).block_until_ready()
+names = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+print(jax.local_device_count(), sum("Eigen" in name for name in names), os.environ.get("NPROC"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Threads have names in /proc.")
+@pytest.mark.parametrize(("cores", "devices"), [(1, 1), (2, 2), (16, 3)])
+def test_a_number_of_threads_is_kept_on_any_number_of_cores(cores, devices):
+    others = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "NPROC")
+    silent = {name: value for name, value in os.environ.items() if name not in others}
+    found = subprocess.run(
+        [sys.executable, "-c", THREADS.format(cores=cores)],
+        env={**silent, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == [str(devices), "3", "None"]

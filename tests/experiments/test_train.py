@@ -167,6 +167,15 @@ REFUSED = {
     "negative seed": (["--seed=-1"], ["--seed=-1"]),
     "large seed": (["--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
     "odd batch": (["--batch=3"], ["batch_size is 3", "makes 2 images", "multiple"]),
+    "odd parts": (
+        ["--microbatch=3"],
+        ["--microbatch=3", "a batch has 4 images: expected one of 1, 2, 4"],
+    ),
+    "no part": (["--microbatch=0"], ["--microbatch=0", "positive integer"]),
+    "fewer threads than devices": (
+        ["--cpu_threads=1"],
+        ["--cpu_threads=1 is fewer than the 2 devices", "JAX_NUM_CPU_DEVICES"],
+    ),
     "empty batch": (["--batch=0"], ["--batch=0", "positive integer"]),
     "negative validation": (["--validation_images=-4"], ["--validation_images=-4"]),
     "half a pair": (["--validation_images=1"], ["max_images is 1", "makes 2 images"]),
@@ -217,6 +226,13 @@ def outcomes(place, drive, training_flags, trained, cohort):
     commands["no output"] = training_flags[2]
     commands["changed seed"] = [*training_flags[2], f"--out={out}", "--seed=1"]
     commands["changed lesions"] = [*training_flags[2], f"--out={out}", "--lesion_size_mm=12,28"]
+    commands["changed parts"] = [*training_flags[2], f"--out={out}", "--microbatch=1"]
+    commands["changed threads"] = [*training_flags[2], f"--out={out}", "--cpu_threads=4"]
+    commands["dry run"] = [
+        *training_flags[2],
+        *(f"--out={place / 'planned'}", "--dry_run", "--microbatch=2", "--steps=5"),
+    ]
+    commands["dry run of the finished"] = [*training_flags[2], f"--out={out}", "--dry_run"]
     commands["repeated"] = [*training_flags[2], f"--out={out}"]
     for name, lost in {
         "report": "report.json",
@@ -262,6 +278,25 @@ def test_a_changed_run_is_refused_with_the_difference(outcomes, refused, trained
     out, _ = trained(2)
     refused(outcomes["changed seed"], [str(out), "seed: the run has 0, asked for is 1", "--out"])
     refused(outcomes["changed lesions"], [str(out), "16.0", "12.0", "--out"])
+    refused(
+        outcomes["changed parts"], [str(out), "microbatch: the run has 4, asked for is 1", "--out"]
+    )
+    refused(
+        outcomes["changed threads"],
+        [str(out), "cpu_threads: the run has 8, asked for is 4", "--out"],
+    )
+
+
+def test_a_dry_run_tells_memory_and_time_and_writes_nothing(outcomes, place, trained):
+    outcome = outcomes["dry run"]
+    assert outcome["status"] == 0, outcome["errors"]
+    lines = outcome["output"].splitlines()
+    assert lines[0] == "Images of 40x44 voxels, 4 per step, --microbatch=2 on 2 devices."
+    assert re.fullmatch(r"Memory: \d+\.\d GiB; \d+\.\d GiB may be used\.", lines[1])
+    time = r"Time: \S+ s per step, .* per evaluation; at most .* for 5 steps and 3 evaluations\."
+    assert re.fullmatch(time, lines[2])
+    assert not (place / "planned").exists()
+    assert "is finished" in outcomes["dry run of the finished"]["output"]
 
 
 @pytest.mark.parametrize("task", NEXT_TASKS)
