@@ -624,7 +624,7 @@ class FakeStep:
 def fitting(monkeypatch):
     """`fitting_step` on a machine of a kind, where a part of one image takes 2 GiB."""
 
-    def fit(platform, num_devices, free_gib, microbatch=None, *, batch=8, shape=(182, 218, 182, 1)):
+    def fit(platform, num_devices, free_gib, microbatch=None, *, batch=8, shape=(96, 112, 96, 1)):
         module = training.step
         monkeypatch.setattr(jax, "default_backend", lambda: platform)
         monkeypatch.setattr(jax, "local_device_count", lambda: num_devices)
@@ -680,6 +680,11 @@ def test_a_step_takes_the_devices_and_parts_that_fit(
     fitting, platform, devices, free, microbatch, expected
 ):
     assert fitting(platform, devices, free, microbatch) == expected
+
+
+def test_a_large_volume_keeps_all_cores_busy_one_at_a_time(fitting):
+    assert fitting("cpu", 2, 100, shape=(182, 218, 182, 1)) == (1, 1)
+    assert fitting("gpu", 2, 100, shape=(182, 218, 182, 1)) == (4, 2)
 
 
 @pytest.mark.parametrize(

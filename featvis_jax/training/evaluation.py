@@ -49,7 +49,7 @@ def evaluate(
       batches: Images and labels; a smaller last batch is padded, so that one program serves all.
       microbatch: Images that run at once on a device; by default `microbatches.default_size` of the
         first batch.
-      num_devices: Devices to take at most; by default all of this process.
+      num_devices: Devices to take at most; by default `microbatches.most_devices`.
     """
     logits, labels, size = [], [], 0
     for batch in batches:
@@ -58,7 +58,8 @@ def evaluate(
             microbatch = microbatches.default_size(count, batch["image"].shape[1:])
         size = max(size, -(-count // microbatch) * microbatch)
         padding = [(0, size - count)] + [(0, 0)] * (batch["image"].ndim - 1)
-        devices = microbatches.devices_for(size // microbatch, most=num_devices)
+        most = num_devices or microbatches.most_devices(microbatch, batch["image"].shape[1:])
+        devices = microbatches.devices_for(size // microbatch, most=most)
         images = microbatches.dealt(np.pad(batch["image"], padding), devices)
         found = _apply(model, microbatch, devices, microbatches.copied(variables, devices), images)
         logits.append(np.asarray(found)[:count])

@@ -25,6 +25,8 @@ from featvis_jax.nn.ops.fusion import apart
 _AXIS = "microbatches"
 # On a CPU so many voxels stay near the caches of a core; more at once are no faster.
 _VOXELS_ON_CPU = 2**17
+# Parts of more voxels keep all cores busy one at a time, and take a part's memory.
+_VOXELS_FOR_ALL_CORES = 2**22
 
 
 def default_size(batch_size: int, image_shape: Sequence[int]) -> int:
@@ -69,6 +71,21 @@ def check_size(size: int, batch_size: int) -> None:
             f"microbatch is {size}, and a batch has {batch_size} images: expected one of "
             f"{', '.join(map(str, divisors(batch_size)))}."
         )
+
+
+def most_devices(size: int, image_shape: Sequence[int]) -> int:
+    """Devices that are worth taking for parts of a size: one, where each part keeps a CPU busy.
+
+    Args:
+      size: Images of a part.
+      image_shape: ``(*spatial, channels)``.
+
+    Example:
+      >>> most_devices(4, (140, 192, 1)) == jax.local_device_count()
+      True
+    """
+    is_large = size * math.prod(image_shape) > _VOXELS_FOR_ALL_CORES
+    return 1 if is_large and jax.default_backend() == "cpu" else jax.local_device_count()
 
 
 def devices_for(num_parts: int, *, most: int | None = None) -> jax.sharding.Mesh:

@@ -84,7 +84,7 @@ def compile_step(
       image_shape: ``(*spatial, channels)``.
       batch_size: Images of a batch.
       microbatch: Images of a part, a divisor of that; by default `microbatches.default_size`.
-      num_devices: Devices to take at most; by default all of this process.
+      num_devices: Devices to take at most; by default `microbatches.most_devices`.
 
     Raises:
       ValueError: The batch cannot be cut into such parts.
@@ -92,7 +92,8 @@ def compile_step(
     started = time.monotonic()
     size = microbatch or microbatches.default_size(batch_size, image_shape)
     microbatches.check_size(size, batch_size)
-    devices = microbatches.devices_for(batch_size // size, most=num_devices)
+    most = num_devices or microbatches.most_devices(size, image_shape)
+    devices = microbatches.devices_for(batch_size // size, most=most)
     statistics = variables["statistics"]
 
     def of_part(params: Variables, images: Array, labels: Array) -> tuple[Array, Variables]:
@@ -155,7 +156,8 @@ def fitting_step(
     """
     first = microbatch or microbatches.default_size(batch_size, image_shape)
     microbatches.check_size(first, batch_size)
-    choices = _choices(first, batch_size, is_fixed=microbatch is not None)
+    most = microbatches.most_devices(first, image_shape)
+    choices = _choices(first, batch_size, most, is_fixed=microbatch is not None)
     while True:
         size, num_devices = choices.pop(0)
         step = compile_step(
@@ -178,10 +180,10 @@ def fitting_step(
             )
 
 
-def _choices(first: int, batch_size: int, *, is_fixed: bool) -> list[tuple[int, int]]:
+def _choices(first: int, batch_size: int, most: int, *, is_fixed: bool) -> list[tuple[int, int]]:
     """Sizes of a part with numbers of devices, those that take less memory later."""
     if jax.default_backend() == "cpu":
-        most = microbatches.devices_for(batch_size // first).size
+        most = microbatches.devices_for(batch_size // first, most=most).size
         numbers = microbatches.divisors(batch_size // first)
         return [(first, number) for number in reversed(numbers) if number <= most]
     sizes = [size for size in microbatches.divisors(batch_size) if size <= first]
