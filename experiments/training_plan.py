@@ -42,9 +42,10 @@ flags.DEFINE_bool(
 def _begun(out: Path) -> dict[str, Any]:
     """What a training that was begun here has kept; a damaged file is told of later."""
     try:
-        return json.loads((out / "settings.json").read_bytes())
+        kept = json.loads((out / "settings.json").read_bytes())
     except (OSError, ValueError):
         return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def threads(out: Path) -> int:
