@@ -157,9 +157,7 @@ def test_what_does_not_fit_is_refused(outcomes, refused, runs, place):
 
 
 def test_permuted_weights_are_another_configuration(runs):
-    run, random = (
-        json.loads((runs[name] / "run.json").read_bytes()) for name in ("run", "random")
-    )
+    run, random = (json.loads((runs[name] / "run.json").read_bytes()) for name in ("run", "random"))
     assert "permuted by seed 1" in random["configuration"]["model"]
     assert run["configuration"]["weights_sha256"] != random["configuration"]["weights_sha256"]
     assert run["fingerprint"] != random["fingerprint"]
