@@ -1,5 +1,6 @@
 """Launchers are run as their users run them: as programs, on a small synthetic cohort."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -20,12 +21,16 @@ Outcomes = list[dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where cohorts, models and runs of all launcher tests are."""
-    return tmp_path_factory.mktemp("launchers")
+    """Where cohorts, models and runs of all launcher tests are, for all processes of pytest."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # Each process has its own below it.
+    (root / "launchers").mkdir(exist_ok=True)
+    return root / "launchers"
 
 
 @pytest.fixture(scope="session")
-def environment(place: Path) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of every launcher."""
     return {
         **os.environ,
@@ -34,7 +39,7 @@ def environment(place: Path) -> dict[str, str]:
         "NPROC": "8",  # As a training has it, whichever launcher starts JAX in a process.
         "PYTHONPATH": str(REPOSITORY),
         # What one launcher compiled, the next one finds.
-        "JAX_COMPILATION_CACHE_DIR": str(place / "programs"),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
@@ -131,15 +136,16 @@ def trained(
     training_flags: dict[int, list[str]],
 ) -> Callable[[int], tuple[Path, str]]:
     """Trains a network for slices or volumes once; gives its directory and what was printed."""
-    done: dict[int, tuple[Path, str]] = {}
 
     def train(rank: int) -> tuple[Path, str]:
-        if rank not in done:
-            out = place / f"trained-{rank}d"
-            ran = launch("train", *training_flags[rank], f"--out={out}")
-            assert ran.returncode == 0, ran.stderr
-            assert "Traceback" not in ran.stderr
-            done[rank] = out, ran.stdout
-        return done[rank]
+        out, printed = place / f"trained-{rank}d", place / f"trained-{rank}d.txt"
+        with printed.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # One process trains, the others wait for it.
+            if not printed.exists():
+                ran = launch("train", *training_flags[rank], f"--out={out}")
+                assert ran.returncode == 0, ran.stderr
+                assert "Traceback" not in ran.stderr
+                printed.write_text(ran.stdout)
+        return out, printed.read_text()
 
     return train
