@@ -5,6 +5,7 @@ import types
 import pytest
 
 from experiments import plan
+from featvis_jax import memory
 from featvis_jax.visualize import planning
 
 MOST = planning.largest_useful_size()
@@ -33,7 +34,7 @@ def programs(monkeypatch):
 
 
 def test_the_deepest_layer_is_compiled_and_its_few_channels_limit_nobody(monkeypatch):
-    monkeypatch.setattr(planning, "free_memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
     size, programs = plan.largest_size(work())
     assert size == MOST
     assert list(programs) == ["logits"]
@@ -41,12 +42,12 @@ def test_the_deepest_layer_is_compiled_and_its_few_channels_limit_nobody(monkeyp
 
 
 def test_memory_limits_the_batches_of_all_layers(monkeypatch):
-    monkeypatch.setattr(planning, "free_memory_bytes", lambda: 39)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 39)
     assert plan.largest_size(work())[0] == 3
 
 
 def test_a_program_that_had_to_shrink_sets_the_size(monkeypatch):
-    monkeypatch.setattr(planning, "free_memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10_000)
     channels = {"conv1": range(64), "conv2": range(40)}
     assert plan.largest_size(work(fits=3, channels=channels))[0] == 3
 

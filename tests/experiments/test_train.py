@@ -326,12 +326,14 @@ def test_a_finished_training_is_not_run_again(outcomes, trained):
 
 
 @pytest.mark.parametrize("name", ["report", "picture", "model"])
-def test_what_a_finished_training_lacks_is_made_again(outcomes, place, name):
+def test_what_a_finished_training_lacks_is_made_again(outcomes, trained, place, name):
     outcome, out = outcomes[f"without its {name}"], place / f"without its {name}"
     assert outcome["status"] == 0, outcome["errors"]
-    # The first of them compiles the evaluation for all.
-    assert "_apply" in outcomes["without its report"]["compiled"]
-    assert "update" not in outcome["compiled"]
+    # No step is taken: the last checkpoint is the one that there was.
+    checkpoints = [
+        {path.name for path in (each / "checkpoints").iterdir()} for each in (out, trained(2)[0])
+    ]
+    assert checkpoints[0] == checkpoints[1]
     assert "Trained for 4 steps" in outcome["output"]
     for file, content in outcomes["kept"].items():
         assert (out / file).read_bytes() == content

@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from featvis_jax import memory
 from featvis_jax.evaluation import health
 from featvis_jax.nn.taps import Network, linen_network
 from featvis_jax.visualize import (
@@ -256,7 +257,7 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_is_traced():
 
 
 def test_a_unit_that_does_not_fit_into_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(planning, "free_memory_bytes", lambda **_: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda **_: 1000)
     with pytest.raises(MemoryError, match=r"One unit needs .* GiB and .* GiB are free"):
         LayerProgram(make_network((12, 13, 1)), make_recipe(steps=1), num_units=1)
 

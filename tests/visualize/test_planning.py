@@ -234,7 +234,7 @@ def test_the_estimate_from_shapes_is_near_what_compiled_programs_take(network, l
     )
     # The ascent alone is compiled, of which `LayerProgram.memory_bytes` tells.
     few, many = (
-        planning.program_bytes(
+        memory.program_bytes(
             ShardedAscent(network, recipe, n, jax.local_devices()[:1]).compile_advance()
         )
         for n in (1, 2)
