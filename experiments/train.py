@@ -168,19 +168,9 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
     _check(model, prepared.shape, validation)
     parent = _parent(model, prepared)
     settings = {
-        "task": task.name,
-        **({} if task.sha256 is None else {"task_sha256": task.sha256}),
-        "shape": list(prepared.shape),
-        "seed": FLAGS.seed,
-        "batch": batch,
+        **_settings(task, prepared, schedule, parent, augmentation),
         **training_plan.settings(out, batch, (*prepared.shape, 1)),
-        "validation_images": FLAGS.validation_images,
-        "augment": augmentation and dataclasses.asdict(augmentation),
-        **({"noise": FLAGS.noise} if FLAGS.noise else {}),
-        "init_sha256": None if parent is None else parent.card["weights_sha256"],
-        **dataclasses.asdict(schedule),
-        **prepared.description,
-        "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
+        "batch": batch,
     }
     _compare_settings(out, settings)
     if _is_finished(out):
@@ -223,21 +213,57 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
 
     started = time.monotonic()
     result = _fit(out, model, variables, schedule, step, batches, validation)
+    _finish(out, task, prepared, parent, model, result, step)
+    minutes = (time.monotonic() - started) / 60
+    print(f"Trained for {result.steps} steps in {minutes:.0f} min; best at {result.best_step}.")
+    print(_summary(json.loads((out / "report.json").read_bytes()), prepared.class_names))
+    print(f"The model is in {out / 'model'}; the report beside it in {out / 'report.json'}.")
+
+
+def _settings(
+    task: NamedTask,
+    prepared: tasks.Prepared,
+    schedule: training.Schedule,
+    parent: TrainedModel | None,
+    augmentation: Augmentation | None,
+) -> dict[str, Any]:
+    """What decides the weights, but for how a batch is computed."""
+    return {
+        "task": task.name,
+        **({} if task.sha256 is None else {"task_sha256": task.sha256}),
+        "shape": list(prepared.shape),
+        "seed": FLAGS.seed,
+        "validation_images": FLAGS.validation_images,
+        "augment": augmentation and dataclasses.asdict(augmentation),
+        **({"noise": FLAGS.noise} if FLAGS.noise else {}),
+        "init_sha256": None if parent is None else parent.card["weights_sha256"],
+        **dataclasses.asdict(schedule),
+        **prepared.description,
+        "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
+    }
+
+
+def _finish(
+    out: Path,
+    task: NamedTask,
+    prepared: tasks.Prepared,
+    parent: TrainedModel | None,
+    model: CNN,
+    result: training.Result,
+    step: training.Step,
+) -> None:
+    """Report on the held-out subjects, and save the model."""
     report = _report(prepared, model, result, step)
     save_model(
         out / "model",
         model,
         result.variables,
-        _card(out, task, prepared, parent, result, report, batch),
+        _card(out, task, prepared, parent, result, report, step.batch_size),
         spectrum=mean_magnitude_spectrum(pipeline.spread(prepared.train, max_images=500)),
     )
     atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
     confusion = plots.confusion_matrix(report["confusion"], prepared.class_names)
     atomic_write_bytes(out / "confusion.png", confusion)
-    minutes = (time.monotonic() - started) / 60
-    print(f"Trained for {result.steps} steps in {minutes:.0f} min; best at {result.best_step}.")
-    print(_summary(report, prepared.class_names))
-    print(f"The model is in {out / 'model'}; the report beside it in {out / 'report.json'}.")
 
 
 def _parent(model: CNN, prepared: tasks.Prepared) -> TrainedModel | None:
