@@ -183,7 +183,7 @@ def _by_planes(conv: Callable[[Array], Array], images: Array, width: int) -> Arr
 
     Args:
       conv: What it is of a part of the volumes.
-      images: ``(batch, *spatial, channels)``, more than `_PLANES` results along the leading axis.
+      images: ``(batch, *spatial, channels)``.
       width: Of the window along that axis.
     """
     length = images.shape[1] - width + 1
