@@ -16,6 +16,7 @@ from experiments.networks import Model
 from experiments.python_files import load_function
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.visualize import ascent, penalties, presets
+from featvis_jax.visualize.recipe import check_units
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, networks.MODEL_HELP, required=True)
@@ -127,6 +128,11 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     if FLAGS.config is not None:
         chosen = _configured(chosen, model, layer)
     ascent.check(chosen, network=model.network)
+    channels = chosen_channels(model.network.layer(layer))
+    try:
+        check_units(chosen, model.network, layer, channels)
+    except ValueError as error:
+        raise ValueError(f"--config={FLAGS.config}: {error}") from error
     return chosen
 
 

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from featvis_jax import memory
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
-from featvis_jax.visualize.ascent import Recipe
 from featvis_jax.visualize.objectives import Unit
+from featvis_jax.visualize.recipe import Recipe, check_units
 from featvis_jax.visualize.sharding import ShardedAscent
 
 # A call to the device should be long enough to hide its cost, and short enough that progress is
@@ -192,7 +192,7 @@ def visualize(
 
     Args:
       network: The trained network.
-      recipe: Its objective and penalty read `layer`.
+      recipe: Its objective reads `layer`.
       layer: Name of the layer.
       channels: Channel numbers.
       seed: Of all random draws.
@@ -202,7 +202,8 @@ def visualize(
       Finished units, in order.
 
     Raises:
-      ValueError: There is no such layer or channel, or the recipe cannot work.
+      ValueError: There is no such layer or channel, the objective is about another layer, or the
+        recipe cannot work.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -221,12 +222,7 @@ def visualize(
       >>> all(unit.final_objective > unit.initial_objective for unit in units)
       True
     """
-    count = network.layer(layer).channels
-    if not channels or not all(0 <= channel < count for channel in channels):
-        raise ValueError(
-            f"channels is {list(channels)}; layer {layer!r} has channels 0 to {count - 1}: name at "
-            "least one of them."
-        )
+    check_units(recipe, network, layer, channels)
     program = LayerProgram(network, recipe, num_units=len(channels), batch_size=batch_size)
     for batch in planning.batches(channels, batch_size=program.batch_size):
         yield from program.run(batch, ascent.unit_keys(seed, layer, batch.channels)).units

@@ -23,6 +23,11 @@ WRONG = {
         "def recipe(given, model, layer): return given._replace(steps=7)",
         "pass --steps=7",
     ),
+    "another layer": (
+        "from featvis_jax.visualize import objectives\n"
+        "def recipe(given, *rest): return given._replace(objective=objectives.channel('conv1'))",
+        "about layer 'conv1', and units of layer 'conv5' are asked for",
+    ),
     "no gradient": (
         "from featvis_jax.visualize import transforms\n"
         "def recipe(given, model, layer): return given._replace(robustness=transforms.median())",
