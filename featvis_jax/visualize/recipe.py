@@ -86,9 +86,7 @@ def check(recipe: Recipe, *, network: Network | None = None) -> None:
         _check_fit(recipe, network)
 
 
-def check_units(
-    recipe: Recipe, network: Network, layer: str, channels: Collection[int]
-) -> None:
+def check_units(recipe: Recipe, network: Network, layer: str, channels: Collection[int]) -> None:
     """Refuse units that the recipe's objective is not about.
 
     Otherwise an image would go by the name of a layer, or by a number, that it has nothing to do
