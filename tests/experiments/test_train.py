@@ -191,7 +191,7 @@ REFUSED = {
     "unknown polarity": (["--lesion_polarity=grey"], ["--lesion_polarity=grey", "both|bright"]),
     "fine voxels": (["--synthetic_voxel_size_mm=0.5"], ["--synthetic_voxel_size_mm=0.5", "1.0"]),
     "few subjects": (["--synthetic_subjects=4"], ["--synthetic_subjects=4", "5"]),
-    "unknown start": (["--init=nobody"], ["'nobody'", "card.json", "the zoo has"]),
+    "unknown start": (["--init=nobody"], ["'nobody'", "card.json", "The zoo has"]),
     "start of volumes": (
         ["--init={place}/trained-3d/model"],
         ["--init={place}/trained-3d/model", "(36, 38, 34)", "expected one for (40, 44)"],
