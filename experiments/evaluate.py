@@ -31,7 +31,7 @@ from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.responses import Response
 from featvis_jax.evaluation.selectivity import class_effects, most_selective
 from featvis_jax.evaluation.summary import PICTURE, Graded, rows, scores, summary
-from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.scores_figure import scores_figure
 from featvis_jax.results.store import RunView
@@ -71,6 +71,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
 # Real images of each unit that are graded beside its pictures.
 _REAL = 4
+# What a grading writes beside scores.json.
+_FILES = ("responses.tsv", "scores.tsv", "summary.tsv", "scores.png", "scores.pdf")
 
 
 def main(_: Sequence[str]) -> None:
@@ -78,6 +80,8 @@ def main(_: Sequence[str]) -> None:
     startup.prepare()
     named = named_task(FLAGS.task)
     _check_flags()
+    out = Path(FLAGS.out)
+    refuse_foreign(out, "scores.json", what="grades", before=_FILES)
     runs = graded_pictures.open_runs(FLAGS.run or [], flag="--run")
     controls = _controls()
     transfer = networks.load(FLAGS.transfer_model)
@@ -90,7 +94,6 @@ def main(_: Sequence[str]) -> None:
     if FLAGS.list_channels:
         return
     pictures = _pictures(runs, controls, units, model, truth, held_out)
-    out = Path(FLAGS.out)
     make_directory(out)
     with locked(out):
         grader, by_name = graders.make_grader(

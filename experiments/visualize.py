@@ -36,10 +36,10 @@ from experiments.plan import Work
 from experiments.progress import Progress
 from featvis_jax.evaluation import health
 from featvis_jax.nn.network import Layer, Network
-from featvis_jax.results import manifest, pixels, shards
+from featvis_jax.results import pixels, shards
 from featvis_jax.results.files import make_directory
 from featvis_jax.results.gallery import build_gallery
-from featvis_jax.results.store import Run, open_run, read_run
+from featvis_jax.results.store import Run, open_run, read_run, refuse_foreign
 from featvis_jax.results.tables import LayerRecord, UnitRecord, UnitResult
 from featvis_jax.visualize import ascent, presets
 from featvis_jax.visualize.layer import FinishedBatch, FinishedUnit, LayerProgram
@@ -99,7 +99,7 @@ def main(_: Sequence[str]) -> None:
         configuration["batch"] = batch_size
     tensorboard.library()  # Missing, it is missed before anything is compiled.
     if FLAGS.dry_run:
-        manifest.refuse_foreign(out)
+        refuse_foreign(out)
         done = shards.done_elsewhere(out, configuration) if batch_size else frozenset()
         print(plan.text(work, batch_size, done, steps=FLAGS.steps, out=out))
         return
@@ -107,7 +107,7 @@ def main(_: Sequence[str]) -> None:
     programs: dict[str, LayerProgram] = {}
     if batch_size is None:
         # Compiling for a directory that cannot be used would be in vain.
-        manifest.refuse_foreign(out)
+        refuse_foreign(out)
         make_directory(out)
         # The resolved batch belongs to the configuration, and it takes a compiled program to know.
         batch_size, programs = plan.largest_size(work)

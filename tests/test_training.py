@@ -473,7 +473,7 @@ def lesion_slices(directory: Path) -> Slices:
     data = np.zeros((10, 20, 20), np.float16)
     data[:, 3:-3, 3:-3] = rng.uniform(0.3, 0.6, (10, 14, 14))
     np.save(directory / "sub-01.npy", data)
-    volume = CachedVolume("sub-01", directory / "sub-01.npy", data.shape, np.full(10, 0.5))
+    volume = CachedVolume("sub-01", directory / "sub-01.npy", data.shape, np.full(10, 0.5), "")
     return Slices([volume], (20, 20))
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64
 from nibabel.affines import voxel_sizes
 
 from featvis_jax.data import lesions, pipeline
-from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.cache import cache_volumes, checksums
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.crops import center_crop
 from featvis_jax.data.errors import CohortError
@@ -206,6 +206,7 @@ class Prepared:
       shape: Spatial shape of an image.
       affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
       description: All of this in words and numbers, for the model card.
+      files_sha256: Checksum of the cohort's table and of every scan, by their paths.
     """
 
     task: Task
@@ -217,6 +218,7 @@ class Prepared:
     shape: tuple[int, ...]
     affine: Float64[np.ndarray, "4 4"]
     description: dict[str, object]
+    files_sha256: dict[str, str]
 
     @property
     def voxel_size_mm(self) -> float:
@@ -311,6 +313,7 @@ def prepare(
             "images": {part: len(images) for part, images in parts.items()},
             **details,
         },
+        files_sha256=checksums(cohort, cached),
         **parts,
     )
 

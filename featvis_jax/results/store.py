@@ -26,8 +26,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import manifest, nifti, pixels, sheets, tables
+from featvis_jax.results import files, manifest, nifti, pixels, sheets, tables
 from featvis_jax.results.files import (
+    SHARDS,
     atomic_write_bytes,
     file_name,
     lock,
@@ -36,6 +37,14 @@ from featvis_jax.results.files import (
     unlock,
 )
 from featvis_jax.results.tables import LayerRecord, Traces, UnitRecord, UnitResult
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise if a directory holds something, but no run; see `files.refuse_foreign`.
+
+    Processes that share a run may have begun their shards before anybody begins the run itself.
+    """
+    files.refuse_foreign(directory, "run.json", what="run", before=(SHARDS,))
 
 
 class RunView:
@@ -364,11 +373,11 @@ def open_run(
     directory = Path(directory)
     settings = json.loads(manifest.canonical(configuration, "configuration"))
     surroundings = json.loads(manifest.canonical(environment, "environment"))
-    manifest.refuse_foreign(directory)
+    refuse_foreign(directory)
     make_directory(directory)
     run = Run(directory, lock(directory))
     try:
-        manifest.refuse_foreign(directory)
+        refuse_foreign(directory)
         if (directory / "run.json").exists():
             stored = manifest.read(directory)
             manifest.refuse_mismatch(directory, stored["configuration"], settings)
