@@ -106,7 +106,7 @@ def refuse_foreign(
         before: names that it may have written before the marker, when it was killed.
 
     Raises:
-        NotADirectoryError: if it is a file.
+        FileExistsError: if it is a file.
         ValueError: if other files would be mixed with the program's.
 
     >>> import tempfile
@@ -119,8 +119,8 @@ def refuse_foreign(
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(
-            f"{directory} is a file; choose a new or empty directory with --out."
+        raise FileExistsError(
+            f"{directory} is a file, expected a directory; choose a new or empty one with --out."
         )
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     foreign = sorted(names - {LOCK, f".{marker}{PARTIAL}", *before})
