@@ -439,6 +439,22 @@ def test_half_a_checkpoint_of_a_killed_process_is_removed_without_a_word(tmp_pat
     assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+@pytest.mark.parametrize("files", ["state/**/d/*", "state/_METADATA", "history/metadata"])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, files, damage):
+    fit(tmp_path, schedule(steps=1, evaluate_every=1))
+    for path in tmp_path.glob(f"1/{files}"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+        if damage == "gone":
+            path.unlink()
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/1")) as caught:
+        fit(tmp_path, schedule(steps=2, evaluate_every=1))
+    assert "delete" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("evaluate_every", [1, 3, 100])
 def test_a_run_that_is_asked_to_stop_saves_where_it_stands(tmp_path, evaluate_every):
     # Between evaluations, before one, in the midst of one, and before the last one.
