@@ -17,6 +17,7 @@ from experiments.python_files import load_function
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.visualize import ascent, penalties, presets
 from featvis_jax.visualize.recipe import check_units
+from featvis_jax.visualize.transforms import describe, is_identity
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, networks.MODEL_HELP, required=True)
@@ -114,6 +115,14 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     if not FLAGS.penalty_weight < float("inf"):
         raise ValueError(f"--penalty_weight={FLAGS.penalty_weight}: expected a number from 0.")
     image = image_flags.parameterization(model)
+    fits = image.is_image or is_identity(strategy.projection)
+    if not fits and FLAGS.config is None:  # What --config makes of it is checked below.
+        raise ValueError(
+            f"--parameterization={FLAGS.parameterization} with --regularization={regularization}: "
+            f"{describe(strategy.projection)} acts on an image's pixels after each step, and "
+            "there are none to act on. Give --regularization=lucid, which acts before the "
+            "network, or --regularization=none."
+        )
     chosen = ascent.Recipe(
         objective=objective_flags.objective(model.network, layer),
         penalty=None if penalty is None else penalty(layer, model.intensity_range),

@@ -82,6 +82,17 @@ def test_a_wrong_file_is_told_by_its_name(model, tmp_path, name):
         assert f"--config={path}" in str(raised.value)
 
 
+@pytest.mark.parametrize("parameterization", ["fourier", "laplacian", "cppn", "phase"])
+def test_a_strategy_that_acts_on_pixels_names_the_flag_that_works(model, parameterization):
+    with flagsaver.as_parsed(parameterization=parameterization):
+        with pytest.raises(
+            ValueError, match=f"--parameterization={parameterization} .*--regularization=lucid"
+        ):
+            ascent_flags.recipe(model, "conv5", "recommended")
+        for works in ("lucid", "none"):
+            ascent_flags.recipe(model, "conv5", works)
+
+
 def test_a_missing_file_is_told(model, tmp_path):
     with (
         flagsaver.as_parsed(config=str(tmp_path / "none.py")),
