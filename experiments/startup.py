@@ -78,8 +78,8 @@ def _devices() -> list[jax.Device]:
         asked = jax.config.values["jax_platforms"] or ""
         cause = textwrap.shorten(str(error), 200) or "its package is not installed"
         raise ValueError(
-            f"JAX_PLATFORMS={asked}: JAX finds no such device ({cause}). Install what BUILD.md names "
-            "for the GPU, or unset the variable, and JAX takes what there is."
+            f"JAX_PLATFORMS={asked}: JAX finds no such device ({cause}). Install what BUILD.md "
+            "names for the GPU, or unset the variable, and JAX takes what there is."
         ) from error
 
 
