@@ -92,7 +92,7 @@ def test_one_process_is_killed_and_one_stopped_and_nothing_is_lost_or_done_twice
             sound.communicate()
             assert sound.returncode == 0
             done = shards.done_elsewhere(out, crash_points.CONFIGURATION)
-            assert sorted(done) == [("conv1", channel) for channel in (0, 1, 2, 5)]
+            assert sorted(done) == [("conv1", channel, 1) for channel in (0, 1, 2, 5)]
 
             (held,) = complete(out)
             assert f"process {stopped.pid} " in held

@@ -358,7 +358,7 @@ def test_a_damaged_table_names_file_and_line(tmp_path):
     with open_run(tmp_path) as run:
         run.write_units([unit(), unit(channel=1)], affine=AFFINE)
     path = tmp_path / "units.tsv"
-    path.write_text(path.read_text().replace("\t1\talive", "\tone\talive"))
+    path.write_text(path.read_text().replace("\t1\t1\talive", "\tone\t1\talive"))
     with pytest.raises(ValueError, match=r"units\.tsv, line 3"):
         store.read_run(tmp_path).records()
     path.write_text("channel\n")
