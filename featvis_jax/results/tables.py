@@ -53,7 +53,7 @@ class UnitRecord:
         Levels={
             "alive": "the objective rose and the image shows structure",
             "dead": "the channel does not react to its input",
-            "uniform": "the image that drives the channel most has a single intensity",
+            "uniform": "the image has a single intensity: a grey level is asked for, no pattern",
             "diverged": "the ascent left the finite numbers; the image is the last finite one",
         },
     )
