@@ -1,6 +1,7 @@
 """What --objective, --parameterization and --model can say, from the flag to the stored image."""
 
 import csv
+import shutil
 
 import jax.numpy as jnp
 import nibabel
@@ -120,12 +121,70 @@ def test_the_objective_is_the_one_that_was_asked_for(outcomes, trained, place, f
     assert float(row["final_objective"]) == pytest.approx(value, rel=1e-4)
 
 
-def test_variants_lie_beside_their_unit(outcomes, place):
+def test_variants_are_images_of_one_unit(outcomes, place):
     out = place / "vocabulary" / "variants"
-    first, second = images_of(out), images_of(out, "conv2+variant2")
-    assert list(first) == list(second) == [1, 2]
-    assert all(np.abs(first[channel] - second[channel]).max() > 0.05 for channel in first)
-    assert {row["layer"] for row in rows_of(out)} == {"conv2", "conv2/variant2"}
+    names = sorted(path.name for path in (out / "images" / "conv2").glob("*.nii.gz"))
+    both = [f"{channel:04d}{rest}.nii.gz" for channel in (1, 2) for rest in ("", "-variant2")]
+    assert names == sorted(both)
+    assert not list((out / "images").glob("*variant*"))
+    images = [nibabel.load(out / "images" / "conv2" / name).get_fdata() for name in both]
+    assert np.abs(images[0] - images[1]).max() > 0.05
+    assert np.abs(images[2] - images[3]).max() > 0.05
+    keys = [(row["layer"], row["channel"], row["variant"]) for row in rows_of(out)]
+    assert keys == [("conv2", channel, variant) for channel in "12" for variant in "12"]
+    assert "variant" not in (out / "layers.tsv").read_text()
+    assert [path.name for path in (out / "sheets").iterdir()] == ["conv2.png"]
+    assert "2 channels, 4 images: " in outcomes["variants"]["output"]
+
+
+def test_a_table_has_what_the_ascent_saw_and_what_the_image_is_worth(outcomes, place):
+    out = place / "vocabulary" / "variants"
+    rows = rows_of(out)
+    with np.load(out / "traces" / "conv2.npz", allow_pickle=False) as traces:
+        assert traces["channel"].tolist() == [1, 1, 2, 2]
+        assert traces["variant"].tolist() == [1, 2, 1, 2]
+        for row, trace in zip(rows, traces["objective"], strict=True):
+            assert float(row["transformed_objective"]) == float(trace[-1])
+            assert float(row["final_objective"]) > float(trace[-1])
+
+
+@pytest.fixture(scope="module")
+def continued(outcomes, drive, trained, place):
+    """What became of a run that had lost a variant of one channel, and of the same in shards."""
+    whole = place / "vocabulary" / "variants"
+    half = place / "vocabulary" / "half"
+    shutil.copytree(whole, half)
+    lines = (half / "units.tsv").read_text().splitlines(keepends=True)
+    (half / "units.tsv").write_text("".join(line for line in lines if "conv2\t2\t1" not in line))
+    common = [f"--model={trained(2)[0]}", "--layer=conv2", "--steps=3", "--nogallery"]
+    common += ["--regularization=none", *ASKED["variants"]]
+    shared = [*common, "--batch=1", f"--out={place / 'vocabulary' / 'shared'}"]
+    commands = {
+        "trial": [*common, "--batch=2", f"--out={half}", "--dry_run"],
+        "half": [*common, "--batch=2", f"--out={half}"],
+        "first": [*shared, "--shard=1/2"],
+        "second": [*shared, "--shard=2/2"],
+        "together": shared,
+    }
+    found = dict(zip(commands, drive("visualize", list(commands.values())), strict=True))
+    assert all(each["status"] == 0 for each in found.values()), found
+    return found
+
+
+@pytest.mark.parametrize("name", ["half", "shared"])
+def test_a_run_that_goes_on_within_variants_loses_and_repeats_none(continued, place, name):
+    whole, out = place / "vocabulary" / "variants", place / "vocabulary" / name
+    assert [row["variant"] for row in rows_of(out)] == ["1", "2", "1", "2"]
+    if name == "half":
+        assert "1 of 2 channels are finished already" in continued["trial"]["output"]
+        for path in [*(whole / "images").rglob("*.nii.gz"), whole / "traces" / "conv2.npz"]:
+            assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
+        told = [[{**row, "seconds": ""} for row in rows_of(each)] for each in (whole, out)]
+        assert told[0] == told[1]
+    else:
+        assert "run" not in continued["together"]["compiled"]
+        assert not (out / "shards").exists()
+        assert len(list((out / "images" / "conv2").glob("*.nii.gz"))) == 4
 
 
 def test_nothing_changes_outside_of_a_mask(outcomes, place, files):
