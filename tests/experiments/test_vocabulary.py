@@ -148,43 +148,20 @@ def test_a_table_has_what_the_ascent_saw_and_what_the_image_is_worth(outcomes, p
             assert float(row["final_objective"]) > float(trace[-1])
 
 
-@pytest.fixture(scope="module")
-def continued(outcomes, drive, trained, place):
-    """What became of a run that had lost a variant of one channel, and of the same in shards."""
-    whole = place / "vocabulary" / "variants"
-    half = place / "vocabulary" / "half"
+def test_a_run_that_goes_on_within_variants_loses_and_repeats_none(outcomes, drive, trained, place):
+    whole, half = (place / "vocabulary" / name for name in ("variants", "half"))
     shutil.copytree(whole, half)
     lines = (half / "units.tsv").read_text().splitlines(keepends=True)
     (half / "units.tsv").write_text("".join(line for line in lines if "conv2\t2\t1" not in line))
-    common = [f"--model={trained(2)[0]}", "--layer=conv2", "--steps=3", "--nogallery"]
-    common += ["--regularization=none", *ASKED["variants"]]
-    shared = [*common, "--batch=1", f"--out={place / 'vocabulary' / 'shared'}"]
-    commands = {
-        "trial": [*common, "--batch=2", f"--out={half}", "--dry_run"],
-        "half": [*common, "--batch=2", f"--out={half}"],
-        "first": [*shared, "--shard=1/2"],
-        "second": [*shared, "--shard=2/2"],
-        "together": shared,
-    }
-    found = dict(zip(commands, drive("visualize", list(commands.values())), strict=True))
-    assert all(each["status"] == 0 for each in found.values()), found
-    return found
-
-
-@pytest.mark.parametrize("name", ["half", "shared"])
-def test_a_run_that_goes_on_within_variants_loses_and_repeats_none(continued, place, name):
-    whole, out = place / "vocabulary" / "variants", place / "vocabulary" / name
-    assert [row["variant"] for row in rows_of(out)] == ["1", "2", "1", "2"]
-    if name == "half":
-        assert "1 of 2 channels are finished already" in continued["trial"]["output"]
-        for path in [*(whole / "images").rglob("*.nii.gz"), whole / "traces" / "conv2.npz"]:
-            assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
-        told = [[{**row, "seconds": ""} for row in rows_of(each)] for each in (whole, out)]
-        assert told[0] == told[1]
-    else:
-        assert "run" not in continued["together"]["compiled"]
-        assert not (out / "shards").exists()
-        assert len(list((out / "images" / "conv2").glob("*.nii.gz"))) == 4
+    command = [f"--model={trained(2)[0]}", "--layer=conv2", "--steps=3", "--batch=2", "--nogallery"]
+    command += ["--regularization=none", *ASKED["variants"], f"--out={half}"]
+    trial, again = drive("visualize", [[*command, "--dry_run"], command])
+    assert "1 of 2 channels are finished already" in trial["output"]
+    assert again["status"] == 0, again["errors"]
+    for path in [*(whole / "images").rglob("*.nii.gz"), whole / "traces" / "conv2.npz"]:
+        assert (half / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    told = [[{**row, "seconds": ""} for row in rows_of(each)] for each in (whole, half)]
+    assert told[0] == told[1]
 
 
 def test_nothing_changes_outside_of_a_mask(outcomes, place, files):
