@@ -1,6 +1,5 @@
 """The pictures of a grading: those of runs, of control runs, and files of any other tool."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,8 @@ from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.examples import top_examples
 from featvis_jax.evaluation.summary import PICTURE
 from featvis_jax.results.store import RunView, read_run
+from featvis_jax.results.tables import UnitRecord
 
-_VARIANT = re.compile(r"(?P<layer>.+)/variant(?P<number>\d+)")
 _SUFFIXES = (".nii", ".nii.gz", ".npy")
 
 Units = Mapping[tuple[str, int], str]
@@ -73,22 +72,12 @@ def model_of(run: RunView) -> str | None:
     return next((line[8:] for line in lines if line.startswith("--model=")), None)
 
 
-def layer_and_variant(page: str) -> tuple[str, int]:
-    """The layer and the variant, from 1, that a run keeps under a name.
-
-    >>> layer_and_variant("conv5"), layer_and_variant("block/conv/variant3")
-    (('conv5', 1), ('block/conv', 3))
-    """
-    match = _VARIANT.fullmatch(page)
-    return (page, 1) if match is None else (match["layer"], int(match["number"]))
-
-
 def channels_of(runs: Sequence[RunView]) -> dict[str, list[int]]:
     """The channels that runs have pictures of, by layer."""
     found: dict[str, set[int]] = {}
     for run in runs:
         for record in run.records():
-            found.setdefault(layer_and_variant(record.layer)[0], set()).add(record.channel)
+            found.setdefault(record.layer, set()).add(record.channel)
     return {layer: sorted(channels) for layer, channels in found.items()}
 
 
@@ -96,17 +85,15 @@ def of_run(run: RunView, units: Units, *, kind: str = PICTURE) -> list[Picture]:
     """The pictures that a run has of some units."""
     found = []
     for record in run.records():
-        layer, variant = layer_and_variant(record.layer)
-        concept = units.get((layer, record.channel))
+        concept = units.get(record.unit)
         if concept is None:
             continue
-        page, channel = record.layer, record.channel
 
-        def load(page: str = page, channel: int = channel) -> Float[np.ndarray, "*spatial 1"]:
-            return run.image(page, channel)[0]
+        def load(record: UnitRecord = record) -> Float[np.ndarray, "*spatial 1"]:
+            return run.image(*record.key)[0]
 
         name = run.directory.resolve().name
-        found.append(Picture(name, layer, channel, variant, concept, kind, load))
+        found.append(Picture(name, *record.key, concept, kind, load))
     return found
 
 

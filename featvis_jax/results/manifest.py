@@ -9,7 +9,9 @@ from typing import Any
 
 from featvis_jax.results.tables import UnitRecord
 
-FORMAT = "featvis_jax run, version 1"
+FORMAT = "featvis_jax run, version 2"
+# Kept variants as layers of their own, and told of no number through which it was measured.
+_EARLIER = ("featvis_jax run, version 1",)
 _BIDS_VERSION = "1.10.0"
 _MOST_DIFFERENCES = 20
 _RESTORE = "Restore the file, or choose another directory with --out."
@@ -111,10 +113,17 @@ def read(directory: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_bytes())
-        sound = manifest["format"] == FORMAT
+        kind = manifest["format"]
+        sound = kind == FORMAT
         sound = sound and manifest["fingerprint"] == fingerprint(manifest["configuration"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no description of a run ({error!r}). {_RESTORE}") from error
+    if kind in _EARLIER:
+        raise ValueError(
+            f"{directory} holds a run of an earlier featvis_jax ({kind!r}; expected {FORMAT!r}): "
+            "read it with the version that run.json names, or repeat it with python -m "
+            f"experiments.visualize --flagfile={directory / 'flags.txt'} and another --out."
+        )
     if not sound:
         raise ValueError(
             f"{path}: its configuration does not fit its fingerprint, or its format is not "

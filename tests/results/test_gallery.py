@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from featvis_jax.results import files, store
-from featvis_jax.results.gallery import build_comparison, build_gallery, charts, grids, similarity
+from featvis_jax.results import files, grids, store
+from featvis_jax.results.gallery import build_comparison, build_gallery, charts, similarity
 from tests.results import gallery_runs as runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
