@@ -87,6 +87,7 @@ def existing_file(path: Path | str, *, expected: str) -> Path:
     Raises:
       FileNotFoundError: There is no such file, or a pointer or a link to nothing in its place.
       IsADirectoryError: It is a directory.
+      OSError: It cannot be reached, for want of permission or by links that go in circles.
       ValueError: It is a pipe or a device, or its name cannot be one.
     """
     path = Path(path)
@@ -103,6 +104,10 @@ def existing_file(path: Path | str, *, expected: str) -> Path:
         raise FileNotFoundError(f"{path}: there is no such file; expected {expected}") from None
     except ValueError:  # A NUL in the name.
         raise ValueError(f"{str(path)!r} cannot name a file; expected {expected}") from None
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be opened ({error.strerror}); expected {expected}"
+        ) from error
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path}: a directory; expected {expected}")
     if not stat.S_ISREG(mode):

@@ -99,7 +99,7 @@ class TestTable:
         assert "line 4" in problems[1]
         assert "line 5" in problems[2]
         assert "line 7" in problems[3]
-        assert "gone.nii: no such file" in problems[4]
+        assert "gone.nii: there is no such file" in problems[4]
         assert "loop.nii: cannot be read" in problems[5]
 
     def test_needs_a_path_column(self, write_cohort):
