@@ -122,6 +122,7 @@ def of_directory(path: str, concept: str, grid: Grid) -> list[Picture]:
 
     Raises:
       FileNotFoundError: There is no such directory, or no image in it.
+      ValueError: An image cannot be read, or is not on the grid.
     """
     files = [p for p in sorted(Path(path).glob("*")) if p.name.endswith(_SUFFIXES)]
     if not files:
@@ -129,6 +130,8 @@ def of_directory(path: str, concept: str, grid: Grid) -> list[Picture]:
             f"--images={path}: no image there; expected a directory with files that end in "
             f"{', '.join(_SUFFIXES)}."
         )
+    for file in files:
+        _read(file, grid)  # One that is no good is told now, not after the judge has learned.
     return [
         Picture(
             file.name, "images", number, 1, concept, PICTURE, lambda file=file: _read(file, grid)
@@ -148,7 +151,13 @@ def _read(path: Path, grid: Grid) -> Float[np.ndarray, "*spatial 1"]:
     except ValueError as error:
         raise ValueError(f"--images: {error}") from error
     # An array comes with or without a channel.
-    return image if image.shape == (*grid.shape, 1) else image[..., None]
+    image = image if image.shape == (*grid.shape, 1) else image[..., None]
+    if image.shape != (*grid.shape, 1):
+        raise ValueError(
+            f"--images: {path} has shape {image.shape[:-1]}; --transfer_model takes {grid.shape}: "
+            "resample it to that grid."
+        )
+    return image
 
 
 def scrambled(pictures: Sequence[Picture], *, seed: int) -> list[Picture]:
