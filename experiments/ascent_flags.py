@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import image_flags, networks, objective_flags
+from experiments import grid_flags, image_flags, networks, objective_flags
 from experiments.flag_values import numbers
 from experiments.launch import versions
 from experiments.networks import Model
@@ -58,6 +58,7 @@ def load_network() -> Model:
             f"--intensity_range={','.join(FLAGS.intensity_range)}: expected LOW,HIGH, LOW < HIGH."
         )
     model = networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
+    model = grid_flags.with_grid(model)
     if FLAGS.random_weights is None:
         return model
     return networks.with_permuted_weights(model, FLAGS.random_weights)
@@ -124,7 +125,7 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
             "network, or --regularization=none."
         )
     chosen = ascent.Recipe(
-        objective=objective_flags.objective(model.network, layer),
+        objective=objective_flags.objective(model, layer),
         penalty=None if penalty is None else penalty(layer, model.intensity_range),
         penalty_weight=0.0 if penalty is None else FLAGS.penalty_weight,
         parameterization=image,

@@ -7,12 +7,17 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, read_cohort
+from featvis_jax.data import pipeline
+from featvis_jax.data.cache import CachedVolume
+from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, named, read_cohort
 from featvis_jax.data.errors import CohortError
+from featvis_jax.data.grids import Grid, GridError, described
+from featvis_jax.data.pipeline import Source
 
 CACHE = flags.DEFINE_string(
     "cache",
@@ -65,7 +70,7 @@ def volumes_directory(cohort: Cohort, *, source: str) -> Path:
 
 
 def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
-    """Read a cohort; errors name the flag that it came by.
+    """Read a cohort; errors name the flag that it came by, and what is left out is told.
 
     Args:
       path: A directory or a table.
@@ -77,8 +82,38 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
       CohortError: It cannot be read.
     """
     try:
-        return read_cohort(path, pattern=pattern)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{flag}: {error}") from error
+        cohort = read_cohort(path, pattern=pattern)
+    except OSError as error:
+        raise type(error)(f"{flag}: {error}") from error
     except CohortError as error:
         raise CohortError(f"{flag}: {error}") from error
+    if cohort.unlisted:
+        scans = named(str(scan.relative_to(path)) for scan in cohort.unlisted)
+        print(
+            f"{flag}={path}: {len(cohort.subjects)} participants; {len(cohort.unlisted)} scans "
+            f"have no row in participants.tsv and are left out: {scans}",
+            file=sys.stderr,
+        )
+    return cohort
+
+
+def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag: str) -> Source:
+    """The images of some of a cohort's subjects on a network's grid, by their place in the world.
+
+    Args:
+      cohort: The cohort.
+      volumes: The subjects' cached volumes.
+      grid: Of the network's input.
+      flag: What named the cohort, for errors: "--cohort=DIR".
+
+    Raises:
+      ValueError: The cohort's voxels are not the network's.
+    """
+    try:
+        placement = pipeline.cohort_placement(cohort, grid)
+    except GridError as error:
+        raise ValueError(
+            f"{flag}: {error}. The scans have {described(Grid(cohort.shape, cohort.affine))}, the "
+            f"network's images {described(grid)}: resample the cohort to that grid."
+        ) from error
+    return pipeline.source(volumes, grid.shape, placement=placement)

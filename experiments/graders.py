@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cohort_flags
+from experiments import cohort_flags, cohort_reading
 from experiments.networks import Model
 from experiments.task_names import NamedTask
 from featvis_jax.data import pipeline
-from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
 from featvis_jax.data.pipeline import Examples, Source
@@ -62,7 +62,8 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
       model: One that was trained on it.
 
     Raises:
-      ValueError: The task has no shapes, or the model was trained on another one.
+      ValueError: The task has no shapes, the model was trained on another one, or it tells neither
+        lesions nor voxel size.
     """
     if named.name == "sex":
         raise ValueError("--task=sex: it has no shape that a picture could show.")
@@ -72,12 +73,18 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
             f"--task={named.name}: the model {model.card['name']!r} was trained on "
             f"{model.card['task']!r}; give that task."
         )
-    size = float(np.linalg.norm(model.affine[:3, 0]))
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in drawn.items()
         if name != "shape"
-    } or {"voxel_size_mm": size}
+    }
+    if not options:
+        if model.affine is None:
+            raise ValueError(
+                f"{model.card['name']} tells no voxel size, and lesions are drawn in mm: give "
+                "--grid=FILE.nii.gz, an image of its grid."
+            )
+        options = {"voxel_size_mm": float(np.linalg.norm(model.affine[:3, 0]))}
     if named.name == "square_or_disc" and named.shape is None:
         shapes = SHAPES["disc"], SHAPES["square"]
         task = OutlineTask(Lesions(shapes[0], **options), shapes)
@@ -95,7 +102,7 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
       models: The models, all on one grid.
 
     Raises:
-      ValueError: Fewer than two are left.
+      ValueError: Fewer than two are left, or the cohort's voxels are not the models'.
     """
     ids = list(cohort.participant_ids)
     for model in models:
@@ -110,13 +117,13 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
     cached = cache_volumes(cohort.select(ids), cohort_flags.volume_cache_directory(cohort))
     volumes = list(cached.values())
     half = (len(volumes) + 1) // 2
-    shape = models[0].image_shape[:-1]
-    return HeldOut(
-        pipeline.source(volumes[:half], shape),
-        pipeline.source(volumes[half:], shape),
-        pipeline.source(volumes, shape),
-        pipeline.source(volumes[:_FEW], shape),
-    )
+
+    def source(chosen: Sequence[CachedVolume]) -> Source:
+        flag = f"--cohort={cohort_flags.COHORT.value}"
+        return cohort_reading.source(cohort, chosen, models[0].grid, flag=flag)
+
+    parts = volumes[:half], volumes[half:], volumes, volumes[:_FEW]
+    return HeldOut(*map(source, parts))
 
 
 def labelled(truth: Truth, source: Source, *, seed: int) -> Iterator[Examples]:

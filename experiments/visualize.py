@@ -343,6 +343,7 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
     return {
         "model": model.card["name"],
         "weights_sha256": model.card["weights_sha256"],
+        "affine": None if model.affine is None else model.affine.tolist(),
         "layers": dict(work.channels),
         "objective": {name: recipe.objective.description for name, recipe in recipes.items()},
         "penalty": {
@@ -366,7 +367,7 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
 
 def _flags_text() -> str:
     """The flags of this launcher, one a line, for --flagfile."""
-    names = ("model", "batch", "tensorboard", "objective", "parameterization", "precision")
+    names = ("model", "grid", "batch", "tensorboard", "objective", "parameterization", "precision")
     modules = {FLAGS.find_module_defining_flag(name) for name in names}
     own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
     # None belongs to the run: two write nothing, a shard is one process of several, and where

@@ -17,11 +17,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cohort_flags, startup, stopping
+from experiments import cohort_flags, cohort_reading, startup, stopping
 from experiments.launch import start
 from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.grids import Grid
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
@@ -96,21 +97,22 @@ def held_out(model: TrainedModel) -> tuple[tasks.Prepared, pipeline.Source]:
     if drawn is not None:
         kept = {name: drawn[name] for name in _LESION_OPTIONS}
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
-    shape = model.image_shape[:-1]
+    grid = Grid(model.image_shape[:-1], model.affine)
     cache = cohort_flags.volume_cache_directory(cohort)
     prepared = tasks.prepare(
         card["task"],
         cohort,
-        rank=len(shape),
+        rank=len(grid.shape),
         cache=cache,
-        crop=shape,
+        grid=grid,
         seed=FLAGS.seed,
         lesion_options=options,
     )
     if card["data"]["cohort"] != cohort.name:
         return prepared, prepared.test
     cached = cache_volumes(cohort.select(card["report"]["subjects"]), cache)
-    return prepared, pipeline.source(list(cached.values()), shape)
+    flag = f"--cohort={cohort_flags.COHORT.value}"
+    return prepared, cohort_reading.source(cohort, list(cached.values()), grid, flag=flag)
 
 
 def _classified(

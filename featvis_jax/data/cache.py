@@ -24,6 +24,7 @@ from featvis_jax.data.errors import CohortError, VolumeError
 from featvis_jax.data.headers import DEFAULT_MAX_BYTES
 from featvis_jax.data.intensities import rescale
 from featvis_jax.data.masks import brain_fraction_per_slice
+from featvis_jax.data.pointers import pointer
 from featvis_jax.data.volumes import load_volume
 
 # Raise it when load_volume, rescale or brain_mask change what they return, or the sidecar what it
@@ -121,7 +122,8 @@ def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolum
     try:
         status = subject.path.stat()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{subject.path}: no such file; check the cohort") from None
+        fault = pointer(subject.path) or "there is no such file; check the cohort"
+        raise FileNotFoundError(f"{subject.path}: {fault}") from None
     source = {
         "version": CACHE_VERSION,
         "path": str(subject.path.resolve()),

@@ -144,7 +144,10 @@ def single_sex(cohort: Path, directory: Path) -> Path:
 
 
 REFUSED = {
-    "missing cohort": (["--cohort={place}/none"], ["{place}/none: no such file", "participants"]),
+    "missing cohort": (
+        ["--cohort={place}/none"],
+        ["{place}/none: there is no such file", "participants"],
+    ),
     "missing table": (["--cohort={place}/a.tsv"], ["{place}/a.tsv", "participant_id and path"]),
     "missing scan": (
         ["--cohort={place}/lacking"],
