@@ -53,6 +53,14 @@ CASES = [
          label="3-D blocks"),
     case("ConvTranspose", kernel(4, 3, 3, 3, 3), strides=[2, 1, 2], pads=[1] * 6, shape=VOLUME,
          label="3-D"),
+    case("ConvTranspose", kernel(4, 3, 3, 3), kernel(3), strides=[2, 2], output_shape=[16, 14],
+         label="shape larger than its windows"),
+    case("ConvTranspose", kernel(4, 3, 3, 3), strides=[2, 3], output_shape=[14, 18],
+         auto_pad="SAME_UPPER", label="smaller shape upper"),
+    case("ConvTranspose", kernel(4, 3, 3, 3), strides=[2, 3], output_shape=[14, 18],
+         auto_pad="SAME_LOWER", output_padding=[1, 0], label="smaller shape lower"),
+    case("ConvTranspose", kernel(4, 3, 2, 3, 2), strides=[2, 3, 3], output_shape=[12, 14, 21],
+         auto_pad="SAME_LOWER", shape=VOLUME, label="3-D shape"),
     # Pooling.
     case("MaxPool", kernel_shape=[2, 2], strides=[2, 2], label="plain"),
     case("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], label="padding"),
@@ -200,3 +208,12 @@ def test_groups_of_a_transposed_convolution_are_convolutions_of_their_own(rng, t
     expected = as_layer(every_value(reference_model, image)[joined])
     found = network.activations(network.variables, jnp.asarray(image), ("groups",))["groups"]
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_an_output_shape_that_no_window_reaches_is_refused(rng, tmp_path):
+    builder = Builder(rng, (1, 2, 5, 4))
+    made = builder.node(
+        "ConvTranspose", "image", builder.normal(2, 3, 3, 3), strides=[2, 2], output_shape=[13, 9]
+    )
+    with pytest.raises(ValueError, match=r"output_shape is \[13, 9\]; expected from 1 to 12"):
+        onnx_network(save(builder.model(made), tmp_path))
