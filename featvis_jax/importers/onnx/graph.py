@@ -218,6 +218,11 @@ def _output_shapes(
         raise
     except (IndexError, KeyError, TypeError) as error:
         raise node.refuse(f"its operands or attributes do not fit: {error}.") from error
+    for shape in found:
+        if not all(shape.shape):
+            raise node.refuse(
+                f"its output has the shape {shape.shape}, without elements: the image is too small."
+            )
     missing = len(node.outputs) - len(found)
     return (*found, *(None,) * missing)
 
