@@ -119,7 +119,9 @@ def fuzz(
     number = first
     while number < stop:
         receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=work, args=(sender, run_case, seed, number, stop), daemon=True)
+        worker = context.Process(
+            target=work, args=(sender, run_case, seed, number, stop), daemon=True
+        )
         worker.start()
         sender.close()
         # The first case of a process waits for its imports.

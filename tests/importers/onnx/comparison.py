@@ -76,7 +76,7 @@ def _refusal(message: str, path: Path) -> str:
 
 
 def _agrees(layer: np.ndarray, value: np.ndarray) -> bool:
-    """Whether a layer is a value of ONNX with its axes in another order, or one axis taken apart."""
+    """Whether a layer is a value of ONNX with axes in another order, or one of them taken apart."""
     if value.size != layer.size:
         return False
     squeezed, wanted = (x.reshape([n for n in x.shape if n != 1] or [1]) for x in (value, layer))

@@ -87,9 +87,7 @@ def _append(
         return builder.normal(*shape) if other is None else other
 
     operands = [operand(given) for given in drawn.inputs]
-    made = builder.node(
-        drawn.operator, value, *operands, outputs=drawn.outputs, **drawn.attributes
-    )
+    made = builder.node(drawn.operator, value, *operands, outputs=drawn.outputs, **drawn.attributes)
     names = [made] if drawn.outputs == 1 else made
     found = _inferred(builder, names)
     for name in names:
@@ -264,21 +262,24 @@ def _layer_norm(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
 def _softmax(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
     if not shape:
         return None
-    attributes = {} if random.random() < 0.3 else {"axis": random.randrange(-len(shape), len(shape))}
+    attributes = (
+        {} if random.random() < 0.3 else {"axis": random.randrange(-len(shape), len(shape))}
+    )
     return Drawn(random.choice(("Softmax", "LogSoftmax")), (), attributes)
 
 
 # ----------------------------------------------------------------------------- element by element
 
-_PLAIN = """
+_NAMES = """
 Abs Cos Elu Erf Exp HardSigmoid HardSwish Identity LeakyRelu Neg Relu Selu Sigmoid Sin Softplus
 Softsign Tanh Celu Ceil Floor
-""".split()
+"""
+_PLAIN = _NAMES.split()
 
 
 def _of_one(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
     operator = random.choice(_PLAIN)
-    if operator == "HardSwish" and builder.opset < 14 or operator == "Celu" and builder.opset < 12:
+    if builder.opset < {"HardSwish": 14, "Celu": 12}.get(operator, 0):
         return None
     takes = {"Elu": 1, "LeakyRelu": 1, "Celu": 1, "HardSigmoid": 1, "Selu": 1}
     attributes = {"alpha": round(random.uniform(0.05, 1.5), 2)} if operator in takes else {}
@@ -341,6 +342,8 @@ def _flatten(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
 
 
 def _transpose(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
+    if not shape:
+        return None
     if random.random() < 0.4 and len(shape) > 2:
         last = len(shape) - 1
         to_last, to_first = [0, *range(2, last + 1), 1], [0, last, *range(1, last)]
@@ -356,7 +359,9 @@ def _axes(random: Random, builder: Builder, chosen: list[int]) -> tuple[tuple, d
 def _squeeze(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
     ones = [axis for axis, n in enumerate(shape) if n == 1]
     if random.random() < 0.5 and ones:
-        inputs, attributes = _axes(random, builder, random.sample(ones, random.randint(1, len(ones))))
+        inputs, attributes = _axes(
+            random, builder, random.sample(ones, random.randint(1, len(ones)))
+        )
         return Drawn("Squeeze", inputs, attributes)
     if len(shape) > 4:
         return None
@@ -421,7 +426,9 @@ def _pad(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
     least = -1 if random.random() < 0.3 else 0
     if builder.opset >= 18 and random.random() < 0.4:
         axes = random.sample(range(-rank, rank), 1)
-        return Drawn("Pad", (np.array(_each(random, 2, least, 2)), "", np.array(axes)), {"mode": mode})
+        return Drawn(
+            "Pad", (np.array(_each(random, 2, least, 2)), "", np.array(axes)), {"mode": mode}
+        )
     widths = [0 if random.random() < 0.5 else n for n in _each(random, 2 * rank, least, 2)]
     value = (np.float32(random.uniform(-1, 1)),) if mode == "constant" and rank % 2 else ()
     return Drawn("Pad", (np.array(widths), *value), {"mode": mode})

@@ -117,8 +117,8 @@ def _transposed_pads(
         natural = s * (n - 1) + (k - 1) * d + 1
         if shape is not None and not 0 < out < natural + s:
             raise node.refuse(
-                f"its output_shape is {list(shape)}; expected from 1 to {natural + s - 1} where the "
-                f"image has {n} voxels: larger ones are made from larger images."
+                f"its output_shape is {list(shape)}; expected from 1 to {natural + s - 1} where "
+                f"its image has {n} voxels."
             )
         total = max(natural + more - out, 0)
         small, large = total // 2, total - total // 2
