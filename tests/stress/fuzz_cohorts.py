@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -30,6 +31,7 @@ from featvis_jax.data.splits import split_subjects
 from featvis_jax.data.volumes import load_volume
 from tests.data import mutations
 
+RunCase = Callable[[int, int], tuple[str, str]]
 BAD = ("crash", "hang", "unnamed error")
 # Every line about a row or a file says where it is.
 _PLACE = re.compile(r"\.(tsv|nii|nii\.gz)\b|line \d+")
@@ -76,7 +78,7 @@ def run_case(seed: int, number: int) -> tuple[str, str]:
             return kind, f"crash: {type(error).__name__}: {error}"
 
 
-def work(connection: Connection, seed: int, first: int, stop: int) -> None:
+def work(connection: Connection, run_case: RunCase, seed: int, first: int, stop: int) -> None:
     """Run cases and report each; a process of its own, since a hang can only be killed."""
     warnings.simplefilter("error")
     for number in range(first, stop):
@@ -100,7 +102,15 @@ def wait(receiver: Connection, worker: SpawnProcess, seconds: float) -> bool:
     return False
 
 
-def fuzz(seed: int, first: int, stop: int, seconds: float) -> dict[str, object]:
+def fuzz(
+    seed: int,
+    first: int,
+    stop: int,
+    seconds: float,
+    *,
+    run_case: RunCase = run_case,
+    bad: Sequence[str] = BAD,
+) -> dict[str, object]:
     """Run all cases; a hang or a dead process costs its case and no more."""
     context = multiprocessing.get_context("spawn")
     counts: Counter[str] = Counter()
@@ -109,7 +119,9 @@ def fuzz(seed: int, first: int, stop: int, seconds: float) -> dict[str, object]:
     number = first
     while number < stop:
         receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=work, args=(sender, seed, number, stop), daemon=True)
+        worker = context.Process(
+            target=work, args=(sender, run_case, seed, number, stop), daemon=True
+        )
         worker.start()
         sender.close()
         # The first case of a process waits for its imports.
@@ -126,7 +138,7 @@ def fuzz(seed: int, first: int, stop: int, seconds: float) -> dict[str, object]:
             limit, peak = seconds, max(peak, memory)
             name = result.split(":")[0]
             counts[f"{kind} {name}"] += 1
-            if name in BAD:
+            if name in bad:
                 found.append(f"case {number}, {kind}: {result}")
                 sys.stderr.write(f"{found[-1]}\n")
             number += 1
@@ -136,7 +148,7 @@ def fuzz(seed: int, first: int, stop: int, seconds: float) -> dict[str, object]:
                 break
         worker.kill()
         worker.join()
-    totals = {bad: sum(line.split(": ")[1].startswith(bad) for line in found) for bad in BAD}
+    totals = {kind: sum(line.split(": ")[1].startswith(kind) for line in found) for kind in bad}
     return {
         "seed": seed,
         "cases": stop - first,
