@@ -271,7 +271,9 @@ def _result(unit: FinishedUnit, layer: Layer, model: Model, seconds: float) -> U
         variant=unit.variant + 1,
         status=health.status(
             unit.image,
+            start=unit.start,
             objective_trace=unit.objective_trace,
+            rise=unit.final_objective - unit.initial_objective,
             finite=unit.finite,
             intensity_range=model.intensity_range,
             border=layer.receptive_field or 0,

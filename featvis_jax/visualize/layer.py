@@ -27,7 +27,8 @@ class FinishedUnit(NamedTuple):
 
     Attributes:
       channel: Its number.
-      image: ``(*spatial, channels)``.
+      start: The first image, ``(*spatial, channels)``.
+      image: The last one.
       finite: Whether the ascent stayed finite.
       initial_objective: f of the first image.
       final_objective: f of `image`.
@@ -39,6 +40,7 @@ class FinishedUnit(NamedTuple):
     """
 
     channel: int
+    start: Float[np.ndarray, "*spatial channels"]
     image: Float[np.ndarray, "*spatial channels"]
     finite: bool
     initial_objective: float
@@ -145,17 +147,18 @@ class LayerProgram:
             on_steps(stop - done)
             done = stop
         last = self._measure(self._variables, states, units)
-        results = (states.finite, states.objective, states.penalty, first.objective, last)
+        results = (states.finite, states.objective, states.penalty, first, last)
         variants = self._variants
         if variants > 1:  # Those of one unit follow each other.
             results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
-        finite, objective, penalty, initial, last = jax.device_get(results)
+        finite, objective, penalty, first, last = jax.device_get(results)
         finished = tuple(
             FinishedUnit(
                 channel=batch.channels[i // variants],
+                start=first.image[i],
                 image=last.image[i],
                 finite=bool(finite[i]),
-                initial_objective=float(initial[i]),
+                initial_objective=float(first.objective[i]),
                 final_objective=float(last.objective[i]),
                 penalty=float(last.penalty[i]),
                 objective_trace=objective[i],
