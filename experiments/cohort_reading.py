@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from featvis_jax.data import pipeline
@@ -17,7 +18,11 @@ from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, named, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid, GridError, described
+from featvis_jax.data.masks import brain_mask
 from featvis_jax.data.pipeline import Source
+
+# Of how many people's brains it is measured what is cut off, and when that is told and refused.
+_LOOKED_AT, _TOLD_OUTSIDE, _MOST_OUTSIDE = 2, 0.1, 0.5
 
 CACHE = flags.DEFINE_string(
     "cache",
@@ -87,11 +92,19 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
         raise type(error)(f"{flag}: {error}") from error
     except CohortError as error:
         raise CohortError(f"{flag}: {error}") from error
+    place = f"{flag}={path}: {len(cohort.subjects)} participants"
     if cohort.unlisted:
         scans = named(str(scan.relative_to(path)) for scan in cohort.unlisted)
         print(
-            f"{flag}={path}: {len(cohort.subjects)} participants; {len(cohort.unlisted)} scans "
-            f"have no row in participants.tsv and are left out: {scans}",
+            f"{place}; {len(cohort.unlisted)} scans have no row in participants.tsv and are left "
+            f"out: {scans}",
+            file=sys.stderr,
+        )
+    if cohort.unoriented:
+        print(
+            f"{place}; {len(cohort.unoriented)} scans do not tell how they are oriented "
+            "(qform_code and sform_code are 0), and are taken for stored from right to left, back "
+            f"to front and bottom to top: {named(scan.name for scan in cohort.unoriented)}",
             file=sys.stderr,
         )
     return cohort
@@ -107,7 +120,7 @@ def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag:
       flag: What named the cohort, for errors: "--cohort=DIR".
 
     Raises:
-      ValueError: The cohort's voxels are not the network's.
+      ValueError: The cohort's voxels are not the network's, or most of a brain is not on its grid.
     """
     try:
         placement = pipeline.cohort_placement(cohort, grid)
@@ -116,4 +129,27 @@ def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag:
             f"{flag}: {error}. The scans have {described(Grid(cohort.shape, cohort.affine))}, the "
             f"network's images {described(grid)}: resample the cohort to that grid."
         ) from error
-    return pipeline.source(volumes, grid.shape, placement=placement)
+    found = pipeline.source(volumes, grid.shape, placement=placement)
+    cut = max((_share_outside(found, volume) for volume in volumes[:_LOOKED_AT]), default=0.0)
+    if cut > _MOST_OUTSIDE:
+        raise ValueError(
+            f"{flag}: {100 * cut:.0f} % of a brain lies outside of the network's grid, "
+            f"{described(grid)}: its scans lie elsewhere in space than those the network was "
+            "trained on; register them to the same space."
+        )
+    if cut > _TOLD_OUTSIDE:
+        print(
+            f"{flag}: up to {100 * cut:.0f} % of a brain lies outside of the network's grid and "
+            "is cut off",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _share_outside(source: Source, volume: CachedVolume) -> float:
+    """How much of a subject's brain is cut off."""
+    if source.placement is None:
+        return 0.0
+    mask = brain_mask(np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1))
+    kept = np.count_nonzero(source.placement(mask))
+    return 1 - kept / max(1, np.count_nonzero(mask))

@@ -1,5 +1,6 @@
 """What pictures are graded against: shapes of a task, held-out people, a judge, another network."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from experiments import cohort_flags, cohort_reading
 from experiments.networks import Model
 from experiments.task_names import NamedTask
 from featvis_jax.data import pipeline
-from featvis_jax.data.cache import CachedVolume, cache_volumes
+from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
 from featvis_jax.data.pipeline import Examples, Source
@@ -118,12 +119,12 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
     volumes = list(cached.values())
     half = (len(volumes) + 1) // 2
 
-    def source(chosen: Sequence[CachedVolume]) -> Source:
-        flag = f"--cohort={cohort_flags.COHORT.value}"
-        return cohort_reading.source(cohort, chosen, models[0].grid, flag=flag)
-
+    # One that does not tell where it looks has the grid of the other.
+    grid = next((model.grid for model in models if model.affine is not None), models[0].grid)
+    flag = f"--cohort={cohort_flags.COHORT.value}"
+    everyone = cohort_reading.source(cohort, volumes, grid, flag=flag)
     parts = volumes[:half], volumes[half:], volumes, volumes[:_FEW]
-    return HeldOut(*map(source, parts))
+    return HeldOut(*(dataclasses.replace(everyone, volumes=part) for part in parts))
 
 
 def labelled(truth: Truth, source: Source, *, seed: int) -> Iterator[Examples]:

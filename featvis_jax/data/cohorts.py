@@ -59,6 +59,8 @@ class Cohort:
       shape: voxels along x, y, z after reorientation to RAS.
       affine: `(4, 4)`, voxel indices to mm, after reorientation to RAS.
       unlisted: image files that match the pattern but have no row in the table; they are left out.
+      unoriented: scans whose header does not tell where they lie; taken as nibabel takes them, for
+        stored from right to left, back to front, bottom to top.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Cohort:
     shape: tuple[int, int, int]
     affine: Float64[np.ndarray, "4 4"]
     unlisted: tuple[Path, ...] = ()
+    unoriented: tuple[Path, ...] = ()
 
     @property
     def participant_ids(self) -> tuple[str, ...]:
@@ -149,6 +152,7 @@ def read_cohort(
         shape=reference.canonical_shape,
         affine=reference.canonical_affine,
         unlisted=unlisted,
+        unoriented=tuple(header.path for header in headers if not header.has_orientation),
     )
 
 

@@ -140,17 +140,19 @@ def placement(source: Grid, target: Grid, *, any_slice: bool = False) -> Placeme
     turned[:3, 3] = apply_affine(there, np.array(first)[np.argsort(axes)])
     corners = _corners(target)
     places = apply_affine(here, corners)
-    try:
-        shifts = apply_affine(np.linalg.inv(turned), places) - corners
-    except np.linalg.LinAlgError:
-        raise GridError("its slice is perpendicular to those expected") from None
-    start = np.round((shifts.min(axis=0) + shifts.max(axis=0)) / 2)
-    exact = start.copy()
-    if any_slice and target.box[2] == 1:
-        exact[2] = shifts[:, 2].mean()
-    apart = np.linalg.norm(apply_affine(turned, corners + exact) - places, axis=1)
-    if apart.max() > TOLERANCE * voxel_sizes(here).min():
-        raise GridError(_difference(source, target, turned, here, axes, float(apart.max())))
+    # Of a damaged affine even what is no number has to be refused, and not by a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            shifts = apply_affine(np.linalg.inv(turned), places) - corners
+        except np.linalg.LinAlgError:
+            raise GridError("its slice is perpendicular to those expected") from None
+        start = np.round((shifts.min(axis=0) + shifts.max(axis=0)) / 2)
+        exact = start.copy()
+        if any_slice and target.box[2] == 1:
+            exact[2] = shifts[:, 2].mean()
+        apart = np.linalg.norm(apply_affine(turned, corners + exact) - places, axis=1).max()
+        if not apart <= TOLERANCE * voxel_sizes(here).min():
+            raise GridError(_difference(source, target, turned, here, axes, float(apart)))
     return Placement(
         tuple(axes), tuple(sign < 0 for sign in signs), tuple(int(n) for n in start), target.box
     )

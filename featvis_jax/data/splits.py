@@ -11,6 +11,7 @@ from pathlib import Path
 from featvis_jax.data.cohorts import Cohort, Subject
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.participants import MISSING_VALUES, same_labels
+from featvis_jax.data.pointers import existing_file
 
 # Lines that an error lists of each spelling.
 _LINES_TOLD = 8
@@ -47,7 +48,7 @@ class Split:
           FileNotFoundError: no such file.
           CohortError: not a split, or one with a subject in two parts.
         """
-        path = Path(path)
+        path = existing_file(path, expected="a split, .json")
         parts = [field.name for field in dataclasses.fields(cls)]
         try:
             content = json.loads(path.read_text("utf-8"))

@@ -203,13 +203,10 @@ def outcome(case: Case, read: Callable[[], np.ndarray]) -> str:
     """
     try:
         found = read()
-    except VolumeError as error:
-        if case.fits:
-            return f"refused without a reason: {error}"
-        named = str(case.path) in str(error) and "\n" not in str(error)
-        return "refused" if named else f"unnamed error: {error}"
+    except (ValueError, FileNotFoundError) as error:
+        return refused(case, error)
     if case.fits is False:
-        return "read from elsewhere"
+        return "silent difference: read from elsewhere"
     try:
         expected = on_grid(case.path, case.grid)
     except Exception:
@@ -218,3 +215,12 @@ def outcome(case: Case, read: Callable[[], np.ndarray]) -> str:
     if expected is None or not np.allclose(found, expected, rtol=1e-6, equal_nan=True):
         return "silent difference"
     return "read"
+
+
+def refused(case: Case, error: Exception) -> str:
+    """Whether an error is one line that names the file of a case that is no good."""
+    if case.fits:
+        return f"refused without a reason: {error}"
+    ours = type(error) in (ValueError, VolumeError, FileNotFoundError)
+    named = str(case.path) in str(error) and "\n" not in str(error)
+    return "refused" if ours and named else f"unnamed error: {type(error).__name__}: {error}"

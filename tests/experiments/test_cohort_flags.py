@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from featvis_jax.data.synthetic import write_synthetic_cohort
@@ -85,7 +87,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "nobody").mkdir()
     (place / "nobody" / "participants.tsv").write_text("participant_id\tsex\n")
     (place / "pointer.tsv").write_text("version https://git-lfs.github.com/spec/v1\n")
-    shutil.copytree(place / "small", place / "unlisted")
+    for name in ("unlisted", "unoriented"):
+        shutil.copytree(place / "small", place / name)
+    for scan in (place / "unoriented").glob("*/anat/*.nii.gz"):
+        image = nibabel.load(scan)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None), scan)
     table = place / "unlisted" / "participants.tsv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:4]))
     return place
@@ -96,6 +102,7 @@ def outcomes(place: Path) -> dict[str, tuple[int, str, str]]:
     usual = ["--synthetic_subjects=5", "--synthetic_voxel_size_mm=16", f"--cache={place / 'cache'}"]
     commands = {name: arguments for name, (arguments, _) in REFUSED.items()} | READ
     commands["unlisted"] = ["--cohort={place}/unlisted"]
+    commands["unoriented"] = ["--cohort={place}/unoriented"]
     filled = [
         [*usual, *(argument.format(place=place) for argument in arguments)]
         for arguments in commands.values()
@@ -132,6 +139,14 @@ def test_scans_without_a_row_are_told_once(outcomes, place):
     assert "sub-0004" in line
     assert "sub-0005" in line
     assert outcomes["folder"][2] == ""
+
+
+def test_scans_that_tell_no_orientation_are_told_once(outcomes, place):
+    status, _, errors = outcomes["unoriented"]
+    assert status == 0, errors
+    (line,) = errors.splitlines()
+    assert "5 scans do not tell how they are oriented" in line
+    assert "taken for stored from right to left, back to front and bottom to top" in line
 
 
 @pytest.mark.parametrize("name", READ)

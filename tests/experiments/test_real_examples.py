@@ -43,7 +43,8 @@ def outcomes(drive, trained, cohort, place):
         "larger": [f"--real_examples={moved(cohort, place / 'larger', 0.0)}"],
         "beside": [f"--real_examples={moved(cohort, place / 'beside', 1.5)}"],
     }
-    for name in ("larger", "beside"):
+    commands["far"] = [f"--real_examples={moved(cohort, place / 'far', 100.0)}"]
+    for name in ("larger", "beside", "far"):
         commands[name].append(f"--cache={place / 'cache'}")
     flags = [[*common, *own, f"--out={place / 'real' / name}"] for name, own in commands.items()]
     return dict(zip(commands, drive("visualize", flags), strict=True))
@@ -91,6 +92,11 @@ def test_a_cohort_on_a_larger_grid_gives_the_same_pages(outcomes, place):
 def test_a_cohort_beside_the_grid_is_refused(outcomes, refused, place):
     told = [f"--real_examples={place / 'beside'}: its voxels lie up to 1.5 mm beside"]
     refused(outcomes["beside"], [*told, "resample the cohort"])
+
+
+def test_brains_that_the_grid_would_cut_off_are_refused(outcomes, refused, place):
+    refused(outcomes["far"], [f"--real_examples={place / 'far'}: ", "% of a brain lies outside"])
+    assert "of a brain" not in outcomes["larger"]["errors"]
 
 
 def test_the_frame_lies_where_the_box_does():

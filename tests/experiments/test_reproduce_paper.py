@@ -151,8 +151,13 @@ def test_a_signal_to_the_driver_reaches_the_stage_and_both_end(tmp_path):
 # The plan
 
 
+# Of FSL's grids of MNI152, from left, back and bottom.
+MNI_ORIGIN_MM = (-91.0, -126.0, -72.0)
+
+
 def cohort(voxel_size_mm: float, shape: tuple[int, int, int]) -> Cohort:
     affine = np.diag([voxel_size_mm, voxel_size_mm, voxel_size_mm, 1.0])
+    affine[:3, 3] = MNI_ORIGIN_MM
     return Cohort("brains", Path("participants.tsv"), (), shape, affine)
 
 
@@ -174,6 +179,10 @@ def test_shipped_models_are_taken_where_slices_fit_and_volumes_are_made_coarser(
     assert "train-square" not in names
     names = [stage.name for stage in planned("small", cohort(2.0, (91, 109, 91))).stages]
     assert names[:3] == ["train-gaussian", "train-square", "train-sex"]
+    # Of the same voxels, but the shipped models look elsewhere in space.
+    elsewhere = cohort(1.0, (182, 218, 182))
+    elsewhere.affine[:3, 3] += 40
+    assert "train-square" in [stage.name for stage in planned("small", elsewhere).stages]
     paper = planned("paper", cohort(1.0, (182, 218, 182)))
     commands = {stage.name: stage.command for stage in paper.stages}
     assert "resample" not in commands

@@ -20,7 +20,7 @@ Values = Callable[[onnx.ModelProto, list[str], dict[str, np.ndarray]], list | No
 
 
 def compare(model: onnx.ModelProto, directory: Path, *, seed: int, values: Values) -> str:
-    """What became of a graph: ``same``, ``refused``, ``difference: ...`` or ``crash: ...``.
+    """What became of a graph: ``same``, ``refused``, ``silent difference: ...`` or ``crash: ...``.
 
     Args:
       model: The graph.
@@ -61,11 +61,11 @@ def compare(model: onnx.ModelProto, directory: Path, *, seed: int, values: Value
     for layer in network.layers:
         reference = expected[of_names.get(layer.name, layer.name)]
         if layer.shape != whole[layer.name].shape:
-            return f"difference: {layer.name} is said to have the shape {layer.shape}"
+            return f"silent difference: {layer.name} is said to have the shape {layer.shape}"
         if not _agrees(np.asarray(whole[layer.name]), reference):
-            return f"difference: {layer.name} ({layer.operator})"
+            return f"silent difference: {layer.name} ({layer.operator})"
     if not _close(np.asarray(one)[..., 0], np.asarray(whole[chosen])[..., channel]):
-        return f"difference: channel {channel} of {chosen} alone"
+        return f"silent difference: channel {channel} of {chosen} alone"
     return "same"
 
 
