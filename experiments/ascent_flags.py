@@ -13,6 +13,7 @@ from experiments import grid_flags, image_flags, networks, objective_flags
 from experiments.flag_values import numbers
 from experiments.launch import versions
 from experiments.networks import Model
+from experiments.progress import announced
 from experiments.python_files import load_function
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.visualize import ascent, penalties, presets
@@ -57,7 +58,8 @@ def load_network() -> Model:
         raise ValueError(
             f"--intensity_range={','.join(FLAGS.intensity_range)}: expected LOW,HIGH, LOW < HIGH."
         )
-    model = networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
+    with announced(f"reading the model {FLAGS.model}"):
+        model = networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
     model = grid_flags.with_grid(model)
     if FLAGS.random_weights is None:
         return model

@@ -18,9 +18,16 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-from experiments import cohort_flags, graded_pictures, graders, networks, startup, stopping
+from experiments import (
+    cohort_flags,
+    graded_pictures,
+    graders,
+    networks,
+    progress,
+    startup,
+    stopping,
+)
 from experiments.graded_pictures import Picture
 from experiments.graders import HeldOut, Truth
 from experiments.grid_flags import with_grid
@@ -264,7 +271,7 @@ def _graded(
     shapes = {truth.names[label]: shape for label, shape in truth.shapes.items()}
     shape = grader.places[0].image.shape
     found = []
-    for each in tqdm(pictures, desc="grading", unit="picture"):
+    for each in progress.each(pictures, "grading", unit="picture"):
         stopping.check()
         image, concept = each.load(), by_name[each.concept]
         if image.shape != shape:

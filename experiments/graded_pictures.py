@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.networks import Model
+from experiments.progress import callback
 from featvis_jax.data.arrays import load_array
 from featvis_jax.data.grids import Grid
 from featvis_jax.data.pipeline import Source
@@ -165,7 +166,15 @@ def real(model: Model, source: Source, units: Units, *, count: int) -> list[Pict
     found = []
     batch_size = 16 if len(model.image_shape) == 3 else 1
     for layer in dict.fromkeys(layer for layer, _ in units):
-        top = top_examples(model.network, layer, source, count=count, batch_size=batch_size)
+        with callback(f"real images, {layer}", unit="image") as on_images:
+            top = top_examples(
+                model.network,
+                layer,
+                source,
+                count=count,
+                batch_size=batch_size,
+                progress=on_images,
+            )
         for (name, channel), concept in units.items():
             if name != layer:
                 continue

@@ -20,6 +20,7 @@ from absl import flags
 
 from experiments import cohort_flags
 from experiments.launch import start
+from experiments.progress import callback
 from experiments.reproduction import evidence as tables
 from experiments.reproduction import figures
 from experiments.reproduction.numbers import numbers, strongest_channel
@@ -116,7 +117,9 @@ def main(_: Sequence[str]) -> None:
 
 def _refuse_other_cohort(out: Path, cohort: Cohort) -> None:
     """Refuse to mix results of scans or labels that were replaced between two starts."""
-    cached = cache_volumes(cohort.subjects, cohort_flags.volume_cache_directory(cohort))
+    place = cohort_flags.volume_cache_directory(cohort)
+    with callback("reading scans", unit="scan") as on_scans:
+        cached = cache_volumes(cohort.subjects, place, progress=on_scans)
     files, path = checksums(cohort, cached), out / "cohort.json"
     if path.exists():
         manifest.refuse_mismatch(out, json.loads(path.read_bytes()), files)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -69,7 +70,7 @@ def _keep_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _devices() -> list[jax.Device]:
+def _devices() -> list[Any]:
     """The devices of this process, or an error that names what asked for others."""
     try:
         return jax.local_devices()

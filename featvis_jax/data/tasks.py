@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -252,6 +252,7 @@ def prepare(
     shuffle_labels: bool = False,
     lesion_options: Mapping[str, object] | None = None,
     decoy_count: tuple[int, int] = (0, 0),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Settle a task: split the subjects, cache their volumes, choose the grid.
 
@@ -268,6 +269,7 @@ def prepare(
       shuffle_labels: Take all meaning from the labels, for a control.
       lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
       decoy_count: Fewest and most lesions of other shapes that images of both classes have.
+      progress: Called with (scans cached, scans in all) after each.
 
     Raises:
       ValueError: The task, the rank, the crop or the grid does not exist or does not fit, or it
@@ -290,7 +292,7 @@ def prepare(
             task, details["decoys"] = _with_decoys(task, decoy_count, rank), list(decoy_count)
         if shuffle_labels:
             task, details["labels"] = ShuffledTask(task), "shuffled"
-    cached = cache_volumes(cohort.subjects, cache)
+    cached = cache_volumes(cohort.subjects, cache, progress=progress)
     placement = None if grid is None else pipeline.cohort_placement(cohort, grid)
     start = centred_start(cohort.shape, crop)
     affine = crop_affine(cohort.affine, start if rank == 3 else (*start, cohort.shape[2] // 2))

@@ -108,7 +108,7 @@ def flatness(image: Float[np.ndarray, "*spatial"]) -> float:
     for axis, side in enumerate(image.shape):
         taper = np.hanning(side + 2)[1:-1].astype(np.float32)
         values *= np.expand_dims(taper, [a for a in range(image.ndim) if a != axis])
-    power = np.square(np.abs(scipy.fft.rfftn(values)), dtype=np.float64)
+    power = np.square(np.abs(np.asarray(scipy.fft.rfftn(values))), dtype=np.float64)
     for axis, side in enumerate(image.shape):
         half = axis == image.ndim - 1  # The other half of the last axis is its mirror image.
         frequencies = scipy.fft.rfftfreq(side) if half else scipy.fft.fftfreq(side) + 0.5

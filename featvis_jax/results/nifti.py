@@ -134,7 +134,7 @@ def decode_nifti(data: bytes) -> tuple[Float[np.ndarray, "*spatial 1"], Affine |
         raise ValueError(f"not a complete .nii.gz image: {error}") from error
     if volume.ndim != 3 or nifti.affine is None:
         raise ValueError(f"expected a NIfTI file of one volume; got shape {volume.shape}.")
-    placed = nifti.header["qform_code"] > 0 or nifti.header["sform_code"] > 0
+    placed = int(nifti.header["qform_code"]) > 0 or int(nifti.header["sform_code"]) > 0
     image = volume if volume.shape[2] == 1 else volume[..., None]
     return image, nifti.affine if placed else None
 

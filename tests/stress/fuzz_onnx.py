@@ -5,8 +5,8 @@
 It takes ONNX Runtime (``pip install onnxruntime``), which no test needs. A case is a graph of three
 operators, drawn from the seed and its own number (`--first=N --count=1` repeats one). It has to
 give what ONNX Runtime gives, layer by layer and channel by channel, or be refused by one
-`ValueError` that names the file (`tests/stress/fuzzing.py` says what is counted). The exit status is
-0 if nothing bad happened.
+`ValueError` that names the file (`tests/stress/fuzzing.py` says what is counted). The exit status
+is 0 if nothing bad happened.
 """
 
 import sys
