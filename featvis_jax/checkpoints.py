@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, Float64, PyTree
 
+from featvis_jax.data.pointers import pointer
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import manifest
 from featvis_jax.results.files import atomic_write_bytes, remove_directory
@@ -216,6 +217,8 @@ def _check_files(directory: Path, expected: Mapping[str, str]) -> None:
     """Refuse a model of which a file was changed or lost, before anything tries to read it."""
     for name, checksum in expected.items():
         path = directory / name
+        if fault := pointer(path):
+            raise FileNotFoundError(f"{path}: {fault}")
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing: the model was not saved or copied whole; {_COPY_AGAIN}."
@@ -292,6 +295,8 @@ def _differing(
 def _find(name_or_path: Path | str) -> Path:
     path = Path(name_or_path)
     for directory in (path, path / "model"):  # A model, or the training run that left one.
+        if fault := pointer(directory / _CARD):
+            raise FileNotFoundError(f"{directory / _CARD}: {fault}")
         if (directory / _CARD).is_file():
             return directory
     given, names = str(name_or_path), zoo_names()

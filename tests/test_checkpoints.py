@@ -5,14 +5,19 @@ import hashlib
 import json
 import re
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featvis_jax.checkpoints import load_model, save_model, weights_hash, zoo_names
 from featvis_jax.nn.cnn import CNN
+from tests import damaged_models
 
 SMALL = (2, 3, 4, 4, 4)
 AFFINE = [[-1.5, 0.0, 0.0, 20.25], [0.0, 1.5, 0.0, -30.0], [0.0, 0.0, 2.0, 8.0], [0.0, 0, 0, 1]]
@@ -309,6 +314,26 @@ def test_a_spectrum_that_is_not_the_saved_one_is_refused(copied):
             load_model(copied)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"copy/spectrum.npy is missing"):
+        load_model(copied)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60, database=None)
+@given(st.randoms(use_true_random=False))
+def test_whatever_happens_to_its_files_a_model_is_the_saved_one_or_refused(random):
+    """`tests/stress/fuzz_models.py` does the same ten thousand times."""
+    with tempfile.TemporaryDirectory() as folder:
+        done, outcome = damaged_models.case(random, Path(folder))
+    assert outcome in ("read", "refused"), done
+
+
+@pytest.mark.parametrize("file", ["card.json", "spectrum.npy", "weights/_METADATA"])
+def test_a_pointer_in_place_of_a_file_says_what_fetches_it(copied, file):
+    (copied / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(FileNotFoundError, match=rf"{file}: a git-LFS pointer .* lfs pull"):
+        load_model(copied)
+    (copied / file).unlink()
+    (copied / file).symlink_to(".git/annex/objects/aa/bb/MD5E-s9--0.json/MD5E-s9--0.json")
+    with pytest.raises(FileNotFoundError, match=rf"{file}: a DataLad .* datalad get"):
         load_model(copied)
 
 
