@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from featvis_jax.checkpoints import TrainedModel, load_model, save_model
@@ -25,7 +26,7 @@ def save(directory: Path, *, seed: int = 0) -> None:
         module.init, jax.random.key(0), jax.ShapeDtypeStruct((28, 29, 1), np.float32)
     )
     variables = jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), dict(shapes)
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), dict(shapes)
     )
     card = {
         "name": f"small-{seed}",
