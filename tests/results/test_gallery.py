@@ -229,6 +229,17 @@ def test_every_slice_of_the_mosaic_is_the_one_that_it_says(deep):
         )
 
 
+def test_pages_are_not_mixed_with_other_files(tmp_path):
+    run = runs.volumes(tmp_path / "run")
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "index.html").write_text("years of work")
+    with pytest.raises(ValueError, match=r"thesis is not empty and holds no gallery .*index.html"):
+        build_gallery(run, out=thesis)
+    assert [path.name for path in thesis.iterdir()] == ["index.html"]
+    assert build_gallery(run, out=tmp_path / "pages") == build_gallery(run, out=tmp_path / "pages")
+
+
 @pytest.mark.parametrize(("affine", "letters"), [
     (runs.VOLUME_AFFINE, "AP LR SI LR SI PA"), (runs.MIRRORED_AFFINE, "PA RL SI RL SI AP"),
 ])  # fmt: skip
