@@ -1,8 +1,12 @@
 """Reading a cohort that a flag names, and where its rescaled volumes are kept between runs."""
 
+import atexit
+import functools
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,15 +32,34 @@ CACHE = flags.DEFINE_string(
 
 
 def cache_directory() -> Path:
-    """The cache, with `~` expanded; it is made if it is missing."""
+    """The cache, with `~` expanded; it is made if it is missing.
+
+    A home that cannot be written, as on the nodes of some clusters, does not stop a run: what is
+    read from there is then kept in a temporary directory, and forgotten with the process.
+
+    Raises:
+      ValueError: The directory of --cache cannot be written.
+    """
     try:
         directory = Path(CACHE.value).expanduser()
         directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
     except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"--cache={CACHE.value}: no directory can be made there ({error}); give one that you "
-            "may write to."
-        ) from error
+        if CACHE.present:
+            raise ValueError(
+                f"--cache={CACHE.value}: no file can be made there ({error}); give a directory "
+                "that you may write to."
+            ) from error
+        return _temporary_cache(f"--cache={CACHE.value}: no file can be made there ({error})")
+    return directory
+
+
+@functools.cache
+def _temporary_cache(why: str) -> Path:
+    """A cache for this process alone, which says so once."""
+    directory = Path(tempfile.mkdtemp(prefix="featvis_jax-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    print(f"{why}; volumes are kept in {directory} until this process ends.", file=sys.stderr)
     return directory
 
 

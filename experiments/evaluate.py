@@ -18,9 +18,16 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-from experiments import cohort_flags, graded_pictures, graders, networks, startup, stopping
+from experiments import (
+    cohort_flags,
+    graded_pictures,
+    graders,
+    networks,
+    progress,
+    startup,
+    stopping,
+)
 from experiments.graded_pictures import Picture
 from experiments.graders import HeldOut, Truth
 from experiments.grid_flags import with_grid
@@ -33,7 +40,7 @@ from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.responses import Response
 from featvis_jax.evaluation.selectivity import class_effects, most_selective
 from featvis_jax.evaluation.summary import PICTURE, Graded, rows, scores, summary
-from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.scores_figure import scores_figure
 from featvis_jax.results.store import RunView
@@ -73,6 +80,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
 # Real images of each unit that are graded beside its pictures.
 _REAL = 4
+# What a grading writes beside scores.json.
+_FILES = ("responses.tsv", "scores.tsv", "summary.tsv", "scores.png", "scores.pdf")
 
 
 def main(_: Sequence[str]) -> None:
@@ -80,6 +89,8 @@ def main(_: Sequence[str]) -> None:
     startup.prepare()
     named = named_task(FLAGS.task)
     _check_flags()
+    out = Path(FLAGS.out)
+    refuse_foreign(out, "scores.json", what="grades", before=_FILES)
     runs = graded_pictures.open_runs(FLAGS.run or [], flag="--run")
     controls = _controls()
     transfer = with_grid(networks.load(FLAGS.transfer_model), _grid_of(runs))
@@ -92,7 +103,6 @@ def main(_: Sequence[str]) -> None:
     if FLAGS.list_channels:
         return
     pictures = _pictures(runs, controls, units, model, transfer, truth, held_out)
-    out = Path(FLAGS.out)
     make_directory(out)
     with locked(out):
         grader, by_name = graders.make_grader(
@@ -261,7 +271,7 @@ def _graded(
     shapes = {truth.names[label]: shape for label, shape in truth.shapes.items()}
     shape = grader.places[0].image.shape
     found = []
-    for each in tqdm(pictures, desc="grading", unit="picture"):
+    for each in progress.each(pictures, "grading", unit="picture"):
         stopping.check()
         image, concept = each.load(), by_name[each.concept]
         if image.shape != shape:

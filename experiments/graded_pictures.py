@@ -1,6 +1,5 @@
 """The pictures of a grading: those of runs, of control runs, and files of any other tool."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.networks import Model
+from experiments.progress import callback
 from featvis_jax.data.arrays import load_array
 from featvis_jax.data.grids import Grid
 from featvis_jax.data.pipeline import Source
@@ -17,8 +17,8 @@ from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.examples import top_examples
 from featvis_jax.evaluation.summary import PICTURE
 from featvis_jax.results.store import RunView, read_run
+from featvis_jax.results.tables import UnitRecord
 
-_VARIANT = re.compile(r"(?P<layer>.+)/variant(?P<number>\d+)")
 _SUFFIXES = (".nii", ".nii.gz", ".npy")
 
 Units = Mapping[tuple[str, int], str]
@@ -75,22 +75,12 @@ def flag_of(run: RunView, name: str) -> str | None:
     return next((line[len(start) :] for line in lines if line.startswith(start)), None)
 
 
-def layer_and_variant(page: str) -> tuple[str, int]:
-    """The layer and the variant, from 1, that a run keeps under a name.
-
-    >>> layer_and_variant("conv5"), layer_and_variant("block/conv/variant3")
-    (('conv5', 1), ('block/conv', 3))
-    """
-    match = _VARIANT.fullmatch(page)
-    return (page, 1) if match is None else (match["layer"], int(match["number"]))
-
-
 def channels_of(runs: Sequence[RunView]) -> dict[str, list[int]]:
     """The channels that runs have pictures of, by layer."""
     found: dict[str, set[int]] = {}
     for run in runs:
         for record in run.records():
-            found.setdefault(layer_and_variant(record.layer)[0], set()).add(record.channel)
+            found.setdefault(record.layer, set()).add(record.channel)
     return {layer: sorted(channels) for layer, channels in found.items()}
 
 
@@ -98,17 +88,15 @@ def of_run(run: RunView, units: Units, *, kind: str = PICTURE) -> list[Picture]:
     """The pictures that a run has of some units."""
     found = []
     for record in run.records():
-        layer, variant = layer_and_variant(record.layer)
-        concept = units.get((layer, record.channel))
+        concept = units.get(record.unit)
         if concept is None:
             continue
-        page, channel = record.layer, record.channel
 
-        def load(page: str = page, channel: int = channel) -> Float[np.ndarray, "*spatial 1"]:
-            return run.image(page, channel)[0]
+        def load(record: UnitRecord = record) -> Float[np.ndarray, "*spatial 1"]:
+            return run.image(*record.key)[0]
 
         name = run.directory.resolve().name
-        found.append(Picture(name, layer, channel, variant, concept, kind, load))
+        found.append(Picture(name, *record.key, concept, kind, load))
     return found
 
 
@@ -178,7 +166,15 @@ def real(model: Model, source: Source, units: Units, *, count: int) -> list[Pict
     found = []
     batch_size = 16 if len(model.image_shape) == 3 else 1
     for layer in dict.fromkeys(layer for layer, _ in units):
-        top = top_examples(model.network, layer, source, count=count, batch_size=batch_size)
+        with callback(f"real images, {layer}", unit="image") as on_images:
+            top = top_examples(
+                model.network,
+                layer,
+                source,
+                count=count,
+                batch_size=batch_size,
+                progress=on_images,
+            )
         for (name, channel), concept in units.items():
             if name != layer:
                 continue

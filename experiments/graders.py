@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments import cohort_flags, cohort_reading
 from experiments.networks import Model
+from experiments.progress import callback
 from experiments.task_names import NamedTask
 from featvis_jax.data import pipeline
 from featvis_jax.data.cache import cache_volumes
@@ -115,7 +116,9 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
             f"--cohort={cohort_flags.COHORT.value}: {len(ids)} subjects are held out by all models "
             "together; expected at least 2. Train the transfer model with the same --split_seed."
         )
-    cached = cache_volumes(cohort.select(ids), cohort_flags.volume_cache_directory(cohort))
+    with callback("reading scans", unit="scan") as on_scans:
+        place = cohort_flags.volume_cache_directory(cohort)
+        cached = cache_volumes(cohort.select(ids), place, progress=on_scans)
     volumes = list(cached.values())
     half = (len(volumes) + 1) // 2
 

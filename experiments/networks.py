@@ -237,4 +237,5 @@ def layers_text(network: Network) -> str:
         f"* an estimate from the shapes of the outputs; {free / 2**30:.1f} GiB may be used. "
         "--dry_run compiles and measures."
     )
+    lines.extend(f"No layer: {name}, since {why}" for name, why in network.refused)
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.progress import duration
+from experiments.progress import announced, duration
 from featvis_jax import memory
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
@@ -39,9 +39,10 @@ class Work(NamedTuple):
         if batch_size is not None:
             batch_size = planning.even_size(count, batch_size)
         try:
-            return LayerProgram(
-                self.network, self.recipes[layer], num_units=count, batch_size=batch_size
-            )
+            with announced(f"compiling the ascent of {layer}", after_s=0):
+                return LayerProgram(
+                    self.network, self.recipes[layer], num_units=count, batch_size=batch_size
+                )
         except jax.errors.JaxRuntimeError as error:
             raise explained(error, layer, batch_size or 1) from error
 

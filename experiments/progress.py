@@ -1,18 +1,25 @@
 """Progress: one bar on a terminal, and otherwise a plain line every 30 seconds.
 
-The time left comes from the steps that were taken here and the time they took: neither compiling,
-nor steps that an earlier run had taken already, count.
+Everything that takes long tells of itself here: steps (`Progress`), the items of a loop (`each`),
+a loop of the library (`callback`), and what cannot be counted (`announced`). The time left comes
+from the steps that were taken here and the time they took: neither compiling, nor steps that an
+earlier run had taken already, count.
 """
 
 import contextlib
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+_Item = TypeVar("_Item")
+
+# Silence that is too short for anybody to wonder.
+_PATIENCE_S = 5.0
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
 
 
@@ -145,6 +152,91 @@ class Progress:
             parts.append(f"{duration((self._total - self._done) / rate)} left")
         parts += [f"{count} {status}" for status, count in sorted(self._counts.items())]
         return ", ".join([*parts, self._note] if self._note else parts)
+
+
+def each(
+    items: Sequence[_Item], what: str, *, unit: str, stream: TextIO | None = None
+) -> Iterator[_Item]:
+    """Go through a sequence and tell how far it is.
+
+    Args:
+      items: To go through.
+      what: Is being done to them.
+      unit: What one of them is called.
+      stream: Where to; standard error by default.
+
+    Example:
+      >>> [picture for picture in each("ab", "grading", unit="picture")]
+      ['a', 'b']
+    """
+    with Progress(len(items), unit=unit, stream=stream) as progress:
+        progress.describe(what)
+        for item in items:
+            yield item
+            progress.advance(1)
+
+
+@contextlib.contextmanager
+def callback(
+    what: str, *, unit: str, stream: TextIO | None = None
+) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that a loop of the library calls with what is done and how much there is.
+
+    Args:
+      what: Is being done.
+      unit: What one of the items is called.
+      stream: Where to; standard error by default.
+
+    Example:
+      >>> with callback("reading scans", unit="scan") as on_scans:
+      ...     on_scans(1, 2)
+    """
+    with contextlib.ExitStack() as stack:
+        shown: list[Progress] = []
+
+        def tell(done: int, total: int) -> None:
+            if not shown:
+                shown.append(stack.enter_context(Progress(total, unit=unit, stream=stream)))
+                shown[0].describe(what)
+            shown[0].advance(done - shown[0].done)
+
+        yield tell
+
+
+@contextlib.contextmanager
+def announced(
+    what: str, *, after_s: float = _PATIENCE_S, stream: TextIO | None = None
+) -> Iterator[None]:
+    """Say what the block does that cannot be counted, if it takes more than a few seconds.
+
+    Args:
+      what: Is being done.
+      after_s: Seconds of silence before that; 0 to say it at once.
+      stream: Where to; standard error by default.
+
+    Example:
+      >>> with announced("compiling conv5", after_s=0, stream=sys.stdout):
+      ...     pass
+      compiling conv5 ...
+    """
+    out = sys.stderr if stream is None else stream
+
+    def say() -> None:
+        # Above a bar, if one is shown.
+        tqdm.write(f"{what} ...", file=out)
+        out.flush()
+
+    if after_s <= 0:
+        say()
+        yield
+        return
+    timer = threading.Timer(after_s, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def duration(seconds: float) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Int, UInt8
-from tqdm import tqdm
 
 from experiments import cohort_reading
 from experiments.networks import Model
+from experiments.progress import callback
 from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.pipeline import Source
 from featvis_jax.evaluation.examples import receptive_box, top_examples
@@ -51,7 +51,9 @@ def source(model: Model) -> Source | None:
         )
     cohort = cohort_reading.read(FLAGS.real_examples, flag="--real_examples")
     path = str(Path(FLAGS.real_examples).resolve())
-    cached = cache_volumes(cohort.subjects, cohort_reading.volumes_directory(cohort, source=path))
+    with callback("reading scans", unit="scan") as on_scans:
+        place = cohort_reading.volumes_directory(cohort, source=path)
+        cached = cache_volumes(cohort.subjects, place, progress=on_scans)
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
     flag = f"--real_examples={FLAGS.real_examples}"
     return cohort_reading.source(cohort, volumes, model.grid, flag=flag)
@@ -75,11 +77,7 @@ def write(
     rows: list[dict[str, object]] = []
     for name, wanted in channels.items():
         layer = model.network.layer(name)
-        with tqdm(total=len(source), desc=f"real images, {name}", unit="image") as bar:
-
-            def on_images(done: int, _: int, bar: tqdm = bar) -> None:
-                bar.update(done - bar.n)
-
+        with callback(f"real images, {name}", unit="image") as on_images:
             found = top_examples(
                 model.network,
                 name,

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from experiments import ascent_flags
 from experiments.networks import Model
+from experiments.progress import each
 from featvis_jax.evaluation.appearance import appearance
 from featvis_jax.nn.network import Layer
 from featvis_jax.results import tables
 from featvis_jax.results.comparison import comparison
-from featvis_jax.results.files import atomic_write_bytes, file_name, make_directory
+from featvis_jax.results.files import atomic_write_bytes, file_name, make_directory, refuse_foreign
 from featvis_jax.results.nifti import encode_nifti
 from featvis_jax.visualize.ascent import Recipe
 from featvis_jax.visualize.layer import FinishedUnit, visualize
@@ -48,6 +48,7 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
     """
     channels = ascent_flags.chosen_channels(layer)
     out = ascent_flags.out_directory()
+    refuse_foreign(out, "comparison.tsv", what="comparison", before=("images",))
     make_directory(out)
     found: dict[str, list[FinishedUnit]] = {}
     rows: list[dict[str, Any]] = []
@@ -55,7 +56,7 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
         recipe.objective.description: jax.jit(moved_objective(model.network, recipe.objective))
         for recipe in recipes.values()
     }
-    for name, recipe in tqdm(recipes.items(), unit=column):
+    for name, recipe in each(list(recipes.items()), layer.name, unit="column"):
         size = min(FLAGS.batch, len(channels))
         found[name] = list(
             visualize(model.network, recipe, layer.name, channels, seed=FLAGS.seed, batch_size=size)

@@ -26,7 +26,7 @@ from absl import flags
 from experiments import cohort_flags, startup, stopping, tensorboard, training_plan
 from experiments.flag_values import numbers
 from experiments.launch import start, versions
-from experiments.progress import Progress
+from experiments.progress import Progress, announced, callback
 from experiments.task_names import TASK_HELP, NamedTask, named_task
 from featvis_jax import training
 from featvis_jax.checkpoints import TrainedModel, load_model, save_model
@@ -35,7 +35,7 @@ from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import manifest, pixels, plots, tables
-from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.visualize.parameterizations import mean_magnitude_spectrum
 
 FLAGS = flags.FLAGS
@@ -109,6 +109,7 @@ def main(_: Sequence[str]) -> None:
     task = named_task(FLAGS.task)
     schedule = _schedule()
     tensorboard.library()  # Missing, it is missed before anything is done.
+    refuse_foreign(out, "settings.json", what="training")
     if FLAGS.dry_run:
         _train(out, task, schedule)
         return
@@ -141,18 +142,20 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
     rank = _rank()
     batch = FLAGS.batch or (32 if rank == 2 else 8)
     cohort = cohort_flags.cohort_from_flags()
-    prepared = tasks.prepare(
-        task.name,
-        cohort,
-        rank=rank,
-        cache=cohort_flags.volume_cache_directory(cohort),
-        crop=numbers("crop", int) if FLAGS.crop else None,
-        seed=FLAGS.seed if FLAGS.split_seed is None else FLAGS.split_seed,
-        shape=task.shape,
-        shuffle_labels=FLAGS.shuffle_labels,
-        lesion_options=_lesion_options(),
-        decoy_count=tuple(numbers("decoys", int, 2)),
-    )
+    with callback("reading scans", unit="scan") as on_scans:
+        prepared = tasks.prepare(
+            task.name,
+            cohort,
+            rank=rank,
+            cache=cohort_flags.volume_cache_directory(cohort),
+            crop=numbers("crop", int) if FLAGS.crop else None,
+            seed=FLAGS.seed if FLAGS.split_seed is None else FLAGS.split_seed,
+            shape=task.shape,
+            shuffle_labels=FLAGS.shuffle_labels,
+            lesion_options=_lesion_options(),
+            decoy_count=tuple(numbers("decoys", int, 2)),
+            progress=on_scans,
+        )
     model = CNN(rank=rank, num_classes=len(prepared.class_names))
     augmentation = Augmentation(prepared.voxel_size_mm) if FLAGS.augment else None
 
@@ -178,9 +181,10 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         return
     variables = _first_variables(model, prepared, parent)
     image_shape = (*prepared.shape, 1)
-    step = training_plan.fitting_step(
-        model, schedule.optimizer(), variables, image_shape, batch=batch, out=out
-    )
+    with announced("compiling the step of the training", after_s=0):
+        step = training_plan.fitting_step(
+            model, schedule.optimizer(), variables, image_shape, batch=batch, out=out
+        )
     if FLAGS.dry_run:
         images = prepared.task.images_per_element * len(prepared.validation)
         if FLAGS.validation_images:
@@ -239,6 +243,7 @@ def _settings(
         "init_sha256": None if parent is None else parent.card["weights_sha256"],
         **dataclasses.asdict(schedule),
         **prepared.description,
+        "files_sha256": prepared.files_sha256,
         "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
     }
 
@@ -306,11 +311,16 @@ def _fit(
 ) -> training.Result:
     """Train, and tell of it on the terminal, in files and to TensorBoard."""
     with tensorboard.events(out) as log, Progress(schedule.steps) as progress:
+        told = False
 
         def on_step(step: int, loss: float) -> None:
+            nonlocal told
             if step > progress.done + 1:
                 progress.skip(step - progress.done - 1)
-            progress.note(f"loss {loss:.3f}")
+            # Of the first step no loss is known yet; what is not finite later on is told.
+            told = told or math.isfinite(loss)
+            if told:
+                progress.note(f"loss {loss:.3f}")
             progress.advance(1)
             if math.isfinite(loss):
                 log.scalar("loss/step", loss, step=step - 1)

@@ -12,11 +12,13 @@ where it stopped; --dry_run tells beforehand what it would take.
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
 from experiments import (
@@ -36,11 +38,11 @@ from experiments.plan import Work
 from experiments.progress import Progress
 from featvis_jax.evaluation import health
 from featvis_jax.nn.network import Layer, Network
-from featvis_jax.results import manifest, pixels, shards
+from featvis_jax.results import pixels, shards, tables
 from featvis_jax.results.files import make_directory
 from featvis_jax.results.gallery import build_gallery
-from featvis_jax.results.store import Run, open_run, read_run
-from featvis_jax.results.tables import LayerRecord, UnitRecord, UnitResult
+from featvis_jax.results.store import Run, open_run, read_run, refuse_foreign
+from featvis_jax.results.tables import Key, LayerRecord, UnitRecord, UnitResult
 from featvis_jax.visualize import ascent, presets
 from featvis_jax.visualize.layer import FinishedBatch, FinishedUnit, LayerProgram
 from featvis_jax.visualize.planning import Batch
@@ -99,25 +101,27 @@ def main(_: Sequence[str]) -> None:
         configuration["batch"] = batch_size
     tensorboard.library()  # Missing, it is missed before anything is compiled.
     if FLAGS.dry_run:
-        manifest.refuse_foreign(out)
+        refuse_foreign(out)
         done = shards.done_elsewhere(out, configuration) if batch_size else frozenset()
-        print(plan.text(work, batch_size, done, steps=FLAGS.steps, out=out))
+        finished = tables.complete(done, variants=FLAGS.variants)
+        print(plan.text(work, batch_size, finished, steps=FLAGS.steps, out=out))
         return
     scans = real_examples.source(model) if shard is None else None
     programs: dict[str, LayerProgram] = {}
     if batch_size is None:
         # Compiling for a directory that cannot be used would be in vain.
-        manifest.refuse_foreign(out)
+        refuse_foreign(out)
         make_directory(out)
         # The resolved batch belongs to the configuration, and it takes a compiled program to know.
         batch_size, programs = plan.largest_size(work)
         configuration["batch"] = batch_size
 
-    place, elsewhere = out, frozenset[tuple[str, int]]()
+    place, elsewhere = out, frozenset[Key]()
     if shard is not None:
         elsewhere = shards.done_elsewhere(out, configuration)
         place = shards.shard_directory(out, *shard)
-        if not place.exists() and _units(_batches(work, layers, batch_size, shard)) <= elsewhere:
+        left = _images(_batches(work, layers, batch_size, shard)) - elsewhere
+        if not place.exists() and not left:
             print(f"Shard {shard[0]} of {shard[1]}: nothing was left to do in {out}.")
             return
     with open_run(place, configuration, environment=ascent_flags.environment()) as results:
@@ -127,18 +131,12 @@ def main(_: Sequence[str]) -> None:
         for name, program in programs.items():
             results.record_timing("compile", program.compile_seconds, layer=name)
         results.write_flags(_flags_text())
-        results.write_layers(
-            [
-                _layer_record(layer, network, page)
-                for layer in network.layers
-                for page in _pages(layer.name)
-            ]
-        )
+        results.write_layers([_layer_record(layer, network) for layer in network.layers])
         _visualize(results, work, layers, model, batch_size, programs, shard, elsewhere)
         if shard is None:
-            for page in (page for layer in layers for page in _pages(layer.name)):
+            for layer in layers:
                 with stopping.held():
-                    results.write_sheet(page, window=model.intensity_range)
+                    results.write_sheet(layer.name, window=model.intensity_range)
             if scans is not None:
                 real_examples.write(results, model, scans, work.channels)
     _tell(results, layers, shard)
@@ -152,17 +150,17 @@ def _visualize(
     batch_size: int,
     programs: dict[str, LayerProgram],
     shard: tuple[int, int] | None,
-    elsewhere: frozenset[tuple[str, int]],
+    elsewhere: frozenset[Key],
 ) -> None:
     """Run what is not finished yet, and store it batch by batch."""
     batches = _batches(work, layers, batch_size, shard)
-    done = elsewhere | {(row.layer, row.channel) for row in results.records()}
+    done = elsewhere | {row.key for row in results.records()}
     total = sum(batch.count for _, batch in batches) * FLAGS.steps
     with tensorboard.events(results.directory) as log, Progress(total) as progress:
         for layer, batch in batches:
             progress.describe(layer.name)
-            wanted = {c for c in batch.channels[: batch.count] if (layer.name, c) not in done}
-            if not wanted:
+            missing = _images([(layer, batch)]) - done
+            if not missing:
                 progress.skip(batch.count * FLAGS.steps)
                 continue
             program = programs.get(layer.name)
@@ -177,17 +175,17 @@ def _visualize(
             with stopping.held():
                 finished = _run(program, layer.name, batch, progress)
                 seconds = finished.seconds / batch.count
-                stored = [
-                    _result(unit, layer, model, seconds / FLAGS.variants)
-                    for unit in finished.units
-                    if unit.channel in wanted
+                made = [
+                    _result(unit, layer, model, seconds / FLAGS.variants) for unit in finished.units
                 ]
+                stored = [result for result in made if result.record.key in missing]
                 results.write_units(stored, affine=model.affine, window=model.intensity_range)
                 results.record_timing(
                     "batch", finished.seconds, layer=layer.name, units=batch.count
                 )
+            for record in tables.leading(result.record for result in stored):
+                progress.count(record.status)
             for result in stored:
-                progress.count(result.record.status)
                 _log(log, result, model.intensity_range)
             log.flush()
 
@@ -200,12 +198,13 @@ def _batches(
     return batches if shard is None else batches[shard[0] - 1 :: shard[1]]
 
 
-def _units(batches: Sequence[tuple[Layer, Batch]]) -> frozenset[tuple[str, int]]:
-    """The units of batches, without those that fill up the last."""
+def _images(batches: Sequence[tuple[Layer, Batch]]) -> frozenset[Key]:
+    """The images that batches make, without those of the units that fill up the last."""
     return frozenset(
-        (layer.name, channel)
+        (layer.name, channel, variant)
         for layer, batch in batches
         for channel in batch.channels[: batch.count]
+        for variant in range(1, FLAGS.variants + 1)
     )
 
 
@@ -228,8 +227,10 @@ def _run(program: LayerProgram, layer: str, batch: Batch, progress: Progress) ->
 
 
 def _log(log: tensorboard.Events, result: UnitResult, window: tuple[float, float]) -> None:
-    """Tell TensorBoard of a finished unit."""
+    """Tell TensorBoard of a finished image."""
     name = f"{result.record.layer}/{result.record.channel:04d}"
+    if FLAGS.variants > 1:
+        name += f"/variant{result.record.variant}"
     for step, (objective, penalty) in enumerate(zip(result.objective, result.penalty, strict=True)):
         log.scalar(f"{name}/objective", float(objective), step=step)
         log.scalar(f"{name}/penalty", float(penalty), step=step)
@@ -239,17 +240,18 @@ def _log(log: tensorboard.Events, result: UnitResult, window: tuple[float, float
 def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) -> None:
     """Say what was done and where it is, and build the pages."""
     records = results.records()
-    counts = {
-        s: sum(r.status == s for r in records) for s in dict.fromkeys(r.status for r in records)
-    }
+    units = tables.leading(records)
+    counts = Counter(record.status for record in units)
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
-    print(f"{len(records)} channels: {summary or 'none was left to do'}.")
+    several = f", {len(records)} images" if FLAGS.variants > 1 else ""
+    channels = f"{len(units)} channel{'' if len(units) == 1 else 's'}{several}"
+    print(f"{channels}: {summary or 'none was left to do'}.")
     if shard is not None:
         print(f"Shard {shard[0]} of {shard[1]}: {results.directory}")
         print("When all are done, the same command without --shard puts them together.")
         return
-    for page in (page for layer in layers for page in _pages(layer.name)):
-        print(f"Contact sheet: {results.sheet_path(page)}")
+    for layer in layers:
+        print(f"Contact sheet: {results.sheet_path(layer.name)}")
     print(f"Results: {FLAGS.out}")
     if FLAGS.gallery:
         try:
@@ -261,28 +263,24 @@ def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) 
             ) from error
 
 
-def _page(layer: str, variant: int) -> str:
-    """Where a unit is stored: the variants of a layer's units lie like layers beside it."""
-    return layer if variant == 0 else f"{layer}/variant{variant + 1}"
-
-
-def _pages(layer: str) -> list[str]:
-    return [_page(layer, variant) for variant in range(FLAGS.variants)]
-
-
 def _result(unit: FinishedUnit, layer: Layer, model: Model, seconds: float) -> UnitResult:
+    seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
     record = UnitRecord(
-        layer=_page(layer.name, unit.variant),
+        layer=layer.name,
         channel=unit.channel,
+        variant=unit.variant + 1,
         status=health.status(
             unit.image,
+            start=unit.start,
             objective_trace=unit.objective_trace,
+            rise=unit.final_objective - unit.initial_objective,
             finite=unit.finite,
             intensity_range=model.intensity_range,
             border=layer.receptive_field or 0,
         ),
         initial_objective=unit.initial_objective,
         final_objective=unit.final_objective,
+        transformed_objective=float(seen[-1]) if seen.size else None,
         penalty=unit.penalty,
         intensity_min=float(unit.image.min()),
         intensity_max=float(unit.image.max()),
@@ -382,12 +380,12 @@ def _flags_text() -> str:
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
-def _layer_record(layer: Layer, network: Network, page: str) -> LayerRecord:
+def _layer_record(layer: Layer, network: Network) -> LayerRecord:
     rank = len(network.image_shape) - 1
     whole = network.image_shape[:-1]
     reach, stride = layer.receptive_field, layer.stride
     return LayerRecord(
-        layer=page,
+        layer=layer.name,
         output_shape=layer.shape[:-1],
         channels=layer.channels,
         receptive_field=whole if reach is None else (reach,) * rank,

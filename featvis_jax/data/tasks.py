@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64
 from nibabel.affines import voxel_sizes
 
 from featvis_jax.data import lesions, pipeline
-from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.cache import cache_volumes, checksums
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.crops import centred_start, crop_affine
 from featvis_jax.data.errors import CohortError
@@ -210,6 +210,7 @@ class Prepared:
       shape: Spatial shape of an image.
       affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
       description: All of this in words and numbers, for the model card.
+      files_sha256: Checksum of the cohort's table and of every scan, by their paths.
     """
 
     task: Task
@@ -221,6 +222,7 @@ class Prepared:
     shape: tuple[int, ...]
     affine: Float64[np.ndarray, "4 4"]
     description: dict[str, object]
+    files_sha256: dict[str, str]
 
     @property
     def voxel_size_mm(self) -> float:
@@ -250,6 +252,7 @@ def prepare(
     shuffle_labels: bool = False,
     lesion_options: Mapping[str, object] | None = None,
     decoy_count: tuple[int, int] = (0, 0),
+    progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Settle a task: split the subjects, cache their volumes, choose the grid.
 
@@ -266,6 +269,7 @@ def prepare(
       shuffle_labels: Take all meaning from the labels, for a control.
       lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
       decoy_count: Fewest and most lesions of other shapes that images of both classes have.
+      progress: Called with (scans cached, scans in all) after each.
 
     Raises:
       ValueError: The task, the rank, the crop or the grid does not exist or does not fit, or it
@@ -288,7 +292,7 @@ def prepare(
             task, details["decoys"] = _with_decoys(task, decoy_count, rank), list(decoy_count)
         if shuffle_labels:
             task, details["labels"] = ShuffledTask(task), "shuffled"
-    cached = cache_volumes(cohort.subjects, cache)
+    cached = cache_volumes(cohort.subjects, cache, progress=progress)
     placement = None if grid is None else pipeline.cohort_placement(cohort, grid)
     start = centred_start(cohort.shape, crop)
     affine = crop_affine(cohort.affine, start if rank == 3 else (*start, cohort.shape[2] // 2))
@@ -316,6 +320,7 @@ def prepare(
             "images": {part: len(images) for part, images in parts.items()},
             **details,
         },
+        files_sha256=checksums(cohort, cached),
         **parts,
     )
 

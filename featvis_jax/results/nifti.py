@@ -18,6 +18,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+Affine = Float[np.ndarray, "4 4"]
+"""From voxel indices to millimetres; None stands for a grid that nobody knows the place of."""
+
 Space = Literal["scanner", "aligned", "talairach", "mni"]
 
 # Below this many millimetres, a qform that differs from the affine says the same thing.
@@ -32,7 +35,7 @@ _DAMAGED = (
 
 def encode_nifti(
     image: Float[np.ndarray, "*spatial 1"],
-    affine: Float[np.ndarray, "4 4"],
+    affine: Affine | None,
     *,
     space: Space = "aligned",
     window: tuple[float, float] | None = None,
@@ -43,10 +46,12 @@ def encode_nifti(
     The voxel (i, j, k) lies at the world position affine @ (i, j, k, 1), in millimetres. A 2-D
     image is stored as one slice of shape (x, y, 1). The qform holds rotation and voxel size only;
     for an affine with shears it is marked unknown, so that no program places the image by it.
+    Without an affine both are: the file says how many voxels there are, and not where.
 
     Args:
         image: shape (x, y, 1) or (x, y, z, 1).
-        affine: shape (4, 4), from voxel indices to millimetres, invertible.
+        affine: shape (4, 4), from voxel indices to millimetres, invertible; None if the grid has no
+            known place, side or voxel size.
         space: what the world coordinates are; the default claims no template.
         window: intensities that a viewer should show as black and white. By default unset.
         levels: "float32" keeps every value, NaN and infinity too; "uint8" has 256 of them between
@@ -72,6 +77,27 @@ def encode_nifti(
             f"image has shape {image.shape}; expected (x, y, 1) or (x, y, z, 1), none of them 0. "
             "Pass one unbatched image with its channel axis last."
         )
+    matrix = None if affine is None else _checked(affine)
+    volume = np.asarray(image if image.ndim == 3 else image[..., 0], np.float32)
+    if levels == "uint8":
+        finite = volume[np.isfinite(volume)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        volume = np.nan_to_num(volume, nan=low, posinf=high, neginf=low)
+    nifti = nibabel.Nifti1Image(volume, matrix)
+    nifti.set_data_dtype(levels)  # Writing scales to the range of the values.
+    if window is not None:
+        nifti.header["cal_min"], nifti.header["cal_max"] = window
+    if matrix is not None:
+        nifti.header.set_xyzt_units("mm")
+        nifti.set_qform(matrix, code=space)
+        if _largest_disagreement_mm(nifti.get_qform(), matrix, volume.shape) > _AGREEMENT_MM:
+            nifti.set_qform(None, code="unknown")
+        nifti.set_sform(matrix, code=space)
+    return gzip.compress(nifti.to_bytes(), compresslevel=_COMPRESSION, mtime=0)
+
+
+def _checked(affine: Affine) -> Affine:
+    """Return an affine in float64 that places every voxel somewhere else."""
     matrix = np.asarray(affine, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise ValueError(f"affine must be a finite matrix of shape (4, 4); got {matrix!r}.")
@@ -80,26 +106,10 @@ def encode_nifti(
             f"affine must be invertible with the last row 0, 0, 0, 1; got {matrix.tolist()}. "
             "Pass the affine of the grid that the model's input lies on."
         )
-    volume = np.asarray(image if image.ndim == 3 else image[..., 0], np.float32)
-    if levels == "uint8":
-        finite = volume[np.isfinite(volume)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-        volume = np.nan_to_num(volume, nan=low, posinf=high, neginf=low)
-    nifti = nibabel.Nifti1Image(volume, matrix)
-    nifti.set_data_dtype(levels)  # Writing scales to the range of the values.
-    nifti.header.set_xyzt_units("mm")
-    if window is not None:
-        nifti.header["cal_min"], nifti.header["cal_max"] = window
-    nifti.set_qform(matrix, code=space)
-    if _largest_disagreement_mm(nifti.get_qform(), matrix, volume.shape) > _AGREEMENT_MM:
-        nifti.set_qform(None, code="unknown")
-    nifti.set_sform(matrix, code=space)
-    return gzip.compress(nifti.to_bytes(), compresslevel=_COMPRESSION, mtime=0)
+    return matrix
 
 
-def decode_nifti(
-    data: bytes,
-) -> tuple[Float[np.ndarray, "*spatial 1"], Float[np.ndarray, "4 4"]]:
+def decode_nifti(data: bytes) -> tuple[Float[np.ndarray, "*spatial 1"], Affine | None]:
     """Decode what `encode_nifti` made.
 
     Args:
@@ -107,7 +117,8 @@ def decode_nifti(
 
     Returns:
         image: float32, shape (x, y, 1) if the file holds one slice, else (x, y, z, 1).
-        affine: float64, shape (4, 4), from voxel indices to millimetres.
+        affine: float64, shape (4, 4), from voxel indices to millimetres; None if neither qform nor
+            sform is set.
 
     Raises:
         ValueError: if the bytes are no complete gzip-compressed NIfTI-1 file of one volume.
@@ -123,7 +134,9 @@ def decode_nifti(
         raise ValueError(f"not a complete .nii.gz image: {error}") from error
     if volume.ndim != 3 or nifti.affine is None:
         raise ValueError(f"expected a NIfTI file of one volume; got shape {volume.shape}.")
-    return (volume if volume.shape[2] == 1 else volume[..., None]), nifti.affine
+    placed = int(nifti.header["qform_code"]) > 0 or int(nifti.header["sform_code"]) > 0
+    image = volume if volume.shape[2] == 1 else volume[..., None]
+    return image, nifti.affine if placed else None
 
 
 def proposed_window(data: bytes) -> tuple[float, float] | None:

@@ -10,12 +10,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
-from featvis_jax.results import files, manifest, pixels
+from featvis_jax.results import files, manifest, nifti, pixels
 from featvis_jax.results.store import Run, RunView
-from featvis_jax.results.tables import UnitResult, unit
+from featvis_jax.results.tables import Key, UnitResult
 
 
 def shard_directory(directory: Path, index: int, count: int) -> Path:
@@ -45,15 +42,15 @@ def shards(directory: Path) -> list[RunView]:
     return [RunView(path) for path in found if (path / "run.json").is_file()]
 
 
-def done_elsewhere(directory: Path, configuration: object) -> frozenset[tuple[str, int]]:
-    """Return the units that the run and its shards hold, whoever computed them.
+def done_elsewhere(directory: Path, configuration: object) -> frozenset[Key]:
+    """Return the images that the run and its shards hold, whoever computed them.
 
     Args:
         directory: of the run.
         configuration: of the process that asks.
 
     Returns:
-        Pairs of layer and channel.
+        Layer, channel and variant of each.
 
     Raises:
         ConfigurationMismatch: if one of them has another configuration.
@@ -66,11 +63,11 @@ def done_elsewhere(directory: Path, configuration: object) -> frozenset[tuple[st
         views.append(RunView(directory))
     for view in views:
         manifest.refuse_mismatch(view.directory, view.configuration, configuration)
-    return frozenset(unit(record) for view in views for record in view.records())
+    return frozenset(record.key for view in views for record in view.records())
 
 
 def collect(
-    run: Run, *, affine: Float[np.ndarray, "4 4"], window: pixels.Window = (0.0, 1.0)
+    run: Run, *, affine: nifti.Affine | None, window: pixels.Window = (0.0, 1.0)
 ) -> list[str]:
     """Take over what the shards of a run have finished, and remove those that nobody writes to.
 
@@ -91,7 +88,7 @@ def collect(
     >>> from featvis_jax.results.store import open_run
     >>> with tempfile.TemporaryDirectory() as out, open_run(out, {}, environment={}) as run:
     ...     open_run(shard_directory(Path(out), 1, 2), {}, environment={}).close()
-    ...     collect(run, affine=np.eye(4)), shards(Path(out))
+    ...     collect(run, affine=None), shards(Path(out))
     ([], [])
     """
     views, held = shards(run.directory), []
@@ -105,7 +102,8 @@ def collect(
             lock = None
         try:
             for layer in dict.fromkeys(record.layer for record in view.records()):
-                missing = list(_results(view, layer, without=run.finished(layer)))
+                done = frozenset(record.key for record in run.records())
+                missing = list(_results(view, layer, without=done))
                 run.write_units(missing, affine=affine, window=window)
             run.record_shard(view)
             if lock is not None:
@@ -122,17 +120,15 @@ def collect(
     return held
 
 
-def _results(view: RunView, layer: str, *, without: frozenset[int]) -> Iterator[UnitResult]:
-    """Read the finished units of a layer but some."""
+def _results(view: RunView, layer: str, *, without: frozenset[Key]) -> Iterator[UnitResult]:
+    """Read the finished images of a layer but some."""
     records = [
-        record
-        for record in view.records()
-        if record.layer == layer and record.channel not in without
+        record for record in view.records() if record.layer == layer and record.key not in without
     ]
     traces = view.traces(layer)
-    row = {int(channel): index for index, channel in enumerate(traces.channel)}
+    row = {key: index for index, key in enumerate(traces.keys(layer))}
     for record in records:
-        at = row[record.channel]
-        image, _ = view.image(layer, record.channel)
-        seen = view.transparency(layer, record.channel)
+        at = row[record.key]
+        image, _ = view.image(*record.key)
+        seen = view.transparency(*record.key)
         yield UnitResult(record, image, traces.objective[at], traces.penalty[at], seen)

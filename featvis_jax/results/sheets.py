@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,8 +14,10 @@ from jaxtyping import Float
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from featvis_jax.results import pixels
+from featvis_jax.results import grids, pixels
+from featvis_jax.results.nifti import Affine
 from featvis_jax.results.pixels import Window
+from featvis_jax.results.tables import UnitRecord
 
 Color = tuple[int, int, int]
 
@@ -23,11 +26,30 @@ _INK: Color = (28, 30, 33)
 _MUTED: Color = (110, 114, 120)
 # Shape and word carry the status; the colour only helps the eye to find it again.
 _MARKS: dict[str, tuple[str, Color]] = {
-    "dead": ("\u25cb", (92, 98, 106)),
+    "unsettled": ("\u25d0", (120, 92, 16)),
+    "noise": ("\u25a6", (104, 70, 140)),
     "uniform": ("\u25a1", (36, 92, 150)),
+    "unmoved": ("\u25c7", (92, 98, 106)),
+    "dead": ("\u25cb", (92, 98, 106)),
     "diverged": ("\u25b3", (176, 72, 28)),
 }
 _WIDEST_PAGE = 2600
+_SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "superior"}
+_SIDES["I"] = "inferior"
+
+
+def tile_title(record: UnitRecord, *, variants: int) -> str:
+    """Name an image under its tile.
+
+    Args:
+        record: of the image.
+        variants: images that a unit of the run has.
+
+    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
+    >>> tile_title(row, variants=1), tile_title(row, variants=4)
+    ('3', '3 (2)')
+    """
+    return str(record.channel) if variants == 1 else f"{record.channel} ({record.variant})"
 
 
 def contact_sheet(
@@ -40,6 +62,8 @@ def contact_sheet(
     window: Literal["shared", "own"] | Window = "shared",
     columns: int | None = None,
     scale: int | None = None,
+    groups: Sequence[object] | None = None,
+    affine: Affine | None = None,
 ) -> bytes:
     """Draw many images on one page, with a number and a status under each.
 
@@ -57,6 +81,10 @@ def contact_sheet(
             do not count), "own" those of each image, a pair is used as it is.
         columns: tiles in a row; by default a page that is neither a ribbon nor a tower.
         scale: side of a voxel in pixels; by default as large as a screen allows.
+        groups: one value per image; neighbours with the same one, such as the variants of a
+            channel, stay together. By default each image stands alone.
+        affine: of the grid that the images lie on, which tells what is up and what is left; None if
+            nobody knows.
 
     Returns:
         The bytes of a .png file; equal arguments give equal bytes.
@@ -81,8 +109,13 @@ def contact_sheet(
         raise ValueError(f"images on one page must have one shape; got {planes[0][0].shape} first.")
     windows = _windows(planes, statuses, window)
     unit_width, unit_height = pixels.tile(planes[0], (0.0, 1.0), 1).pixels.shape[::-1]
+    sizes = [len(list(same)) for _, same in groupby(groups or range(len(planes)))]
+    if sum(sizes) != len(planes):
+        raise ValueError(f"got {len(planes)} images and {sum(sizes)} groups; expected one each.")
+    block = _Block.fit(max(sizes), unit_width + 16, unit_height + 38)
     if columns is None:
-        columns = _choose_columns(len(planes), unit_width + 16, unit_height + 38)
+        size = block.columns * (unit_width + 16), block.rows * (unit_height + 38)
+        columns = block.columns * _choose_columns(len(sizes), *size)
     if columns < 1:
         raise ValueError(f"columns must be at least 1; got {columns}.")
     if scale is None:
@@ -92,22 +125,22 @@ def contact_sheet(
         pixels.tile(one, pixels.opened(each), scale)
         for one, each in zip(planes, windows, strict=True)
     ]
-    layout = _Layout.fit(tiles[0], len(tiles), columns, own=window == "own")
+    layout = _Layout.fit(tiles[0], len(sizes), block, columns, own=window == "own")
+    places = [(group, place) for group, size in enumerate(sizes) for place in range(size)]
     page = Pillow.new("RGB", (layout.page_width, layout.page_height), (pixels.PAPER,) * 3)
     draw = ImageDraw.Draw(page)
     counts = Counter(status for status in statuses if status != "alive")
     subtitle = subtitle or f"{len(tiles)} channel{'s' if len(tiles) > 1 else ''}"
     _draw_heading(draw, layout, title, subtitle, counts)
     for index, tile in enumerate(tiles):
-        left, top = layout.corner(index)
+        left, top = layout.corner(*places[index])
         page.paste(Pillow.fromarray(tile.pixels), (left, top))
         for x, y, width, height in tile.frames:
             corner = left + x - 1, top + y - 1
             draw.rectangle((*corner, left + x + width, top + y + height), outline=_HAIRLINE)
         _draw_caption(draw, layout, (left, top), titles[index], statuses[index], windows[index])
-    _draw_footer(
-        draw, page, layout, None if window == "own" else pixels.opened(windows[0]), len(planes[0])
-    )
+    shared = None if window == "own" else pixels.opened(windows[0])
+    _draw_footer(draw, page, layout, shared, _notes(affine, len(planes[0])))
     return pixels.encode_png(np.asarray(page))
 
 
@@ -139,6 +172,20 @@ def _choose_columns(count: int, width: int, height: int) -> int:
     return min(range(1, max(1, min(count, _WIDEST_PAGE // width)) + 1), key=cost)
 
 
+class _Block(NamedTuple):
+    """How the images of one group lie together."""
+
+    columns: int
+    rows: int
+
+    @classmethod
+    def fit(cls, size: int, width: int, height: int) -> "_Block":
+        """Put them side by side, or in rows where that would be too wide."""
+        row = min(size, max(1, _WIDEST_PAGE // 2 // width))
+        columns = row if row == size else _choose_columns(size, width, height)
+        return cls(columns, math.ceil(size / columns))
+
+
 class _Layout(NamedTuple):
     """Where things lie on a page, in pixels."""
 
@@ -147,30 +194,53 @@ class _Layout(NamedTuple):
     margin: int
     top: int
     columns: int
+    block: _Block
     cell: tuple[int, int]
+    between: int
     tile: tuple[int, int]
     text: int
     room: int
 
     @classmethod
-    def fit(cls, tile: pixels.Tile, count: int, columns: int, *, own: bool) -> "_Layout":
-        """Size the page, and the text with it, to tiles like this one."""
-        columns = min(columns, count)
+    def fit(
+        cls, tile: pixels.Tile, count: int, block: _Block, columns: int, *, own: bool
+    ) -> "_Layout":
+        """Size the page, and the text with it, to groups of tiles like this one."""
+        columns = min(max(columns // block.columns, 1), count)
         height, width = tile.pixels.shape
         text = min(max(round(width / 11), 13), 18)
         caption = round((2.9 if own else 1.6) * text)
         gap = round((1.1 if len(tile.frames) == 1 else 2.2) * text)
         room = max(width, 6 * text)
-        cell = room + gap, height + caption + round(1.1 * text)
+        # Images of one group lie close, and groups apart.
+        between = 0 if block == (1, 1) else round(1.6 * text)
+        inner = gap if between == 0 else max(round(0.5 * text), 4)
+        cell = room + inner, height + caption + round(1.1 * text)
         margin, top = 2 * text + 2, round(6.2 * text)
-        page_width = max(columns * cell[0] - gap + 2 * margin, 38 * text)
-        page_height = top + math.ceil(count / columns) * cell[1] + round(4.4 * text)
-        return cls(page_width, page_height, margin, top, columns, cell, (width, height), text, room)
+        width_of_all = columns * (block.columns * cell[0] + between) - between - inner
+        rows = math.ceil(count / columns)
+        return cls(
+            page_width=max(width_of_all + 2 * margin, 38 * text),
+            page_height=top + rows * (block.rows * cell[1] + between // 2) + round(4.4 * text),
+            margin=margin,
+            top=top,
+            columns=columns,
+            block=block,
+            cell=cell,
+            between=between,
+            tile=(width, height),
+            text=text,
+            room=room,
+        )
 
-    def corner(self, index: int) -> tuple[int, int]:
-        """Return the left and top pixel of a tile."""
-        row, column = divmod(index, self.columns)
-        return self.margin + column * self.cell[0], self.top + row * self.cell[1]
+    def corner(self, group: int, place: int) -> tuple[int, int]:
+        """Return the left and top pixel of a tile, by its group and its place in it."""
+        row, column = divmod(group, self.columns)
+        down, along = divmod(place, self.block.columns)
+        across = self.block.columns * self.cell[0] + self.between
+        below = self.block.rows * self.cell[1] + self.between // 2
+        left = self.margin + column * across + along * self.cell[0]
+        return left, self.top + row * below + down * self.cell[1]
 
 
 @cache
@@ -240,9 +310,9 @@ def _draw_footer(
     page: Pillow.Image,
     layout: _Layout,
     window: Window | None,
-    plane_count: int,
+    notes: list[str],
 ) -> None:
-    """Draw the colour bar of a shared window, and say which way up the tiles are."""
+    """Draw the colour bar of a shared window, and the longest note that fits."""
     font, text = _font(max(11, layout.text - 1)), layout.text
     top, x = layout.page_height - 3 * text, float(layout.margin)
     baseline = top + round(0.95 * text)
@@ -262,11 +332,23 @@ def _draw_footer(
         x += width + 0.6 * text
         draw.text((x, baseline), high, _MUTED, font, anchor="ls")
         x += font.getlength(high)
-    notes = ["anterior up, left on the left"]
-    if plane_count > 1:
-        planes = "axial (anterior up), coronal, sagittal (superior up)"
-        notes = [f"middle planes: {planes}, left on the left", planes]
     right = layout.page_width - layout.margin
     fitting = [words for words in notes if x + 2 * text + font.getlength(words) <= right]
     if fitting:
         draw.text((right, baseline), fitting[0], _MUTED, font, anchor="rs")
+
+
+def _notes(affine: Affine | None, plane_count: int) -> list[str]:
+    """Say which way up the planes of every tile are, the longest words first."""
+    shape = (1,) * (2 if plane_count == 1 else 3)
+    planes = grids.planes(affine, shape)
+    if affine is None:
+        if plane_count == 1:
+            return [planes[0].ways]
+        each = ", ".join(f"{plane.right} to the right and {plane.top} up" for plane in planes)
+        return [f"middle planes: {each}", "middle planes: " + ", ".join(p.name for p in planes)]
+    if plane_count == 1:
+        return [f"{_SIDES[planes[0].top]} up, {_SIDES[planes[0].left]} on the left"]
+    each = [f"{p.name} ({_SIDES[p.top]} up, {_SIDES[p.left]} on the left)" for p in planes]
+    short = ", ".join(f"{p.name} ({p.top} up, {p.left} left)" for p in planes)
+    return [f"middle planes: {', '.join(each)}", f"middle planes: {short}", short]

@@ -4,17 +4,19 @@
     flags.txt                   --flagfile=flags.txt repeats the run
     dataset_description.json    the run is a BIDS derivative
     layers.tsv                  the layers of the network
-    units.tsv, units.json       one row per finished unit, and what the columns mean
+    units.tsv, units.json       one row per finished image, and what the columns mean
     images/<layer>/0012.nii.gz  the image of channel 12, on the grid of the model's input
     images/<layer>/0012.png     the same for the eye
-    transparency/<layer>/       for both, where the network was looking, if the run was asked
-    traces/<layer>.npz          channel (n,), objective (n, steps), penalty (n, steps)
+    images/<layer>/0012-variant2.nii.gz, .png
+                                its second image, if the run was asked for variants
+    transparency/<layer>/       for all, where the network was looking, if the run was asked
+    traces/<layer>.npz          channel (n,), variant (n,), objective (n, steps), penalty (n, steps)
     sheets/<layer>.png          every finished channel of the layer on one page
 
-A unit is done when units.tsv has its row. Images and traces are on the disk before the row, and
-every file is replaced as a whole, so that a run killed at any moment has lost what it was computing
-and nothing else. Equal results give equal bytes, except for times: the column `seconds` of
-units.tsv and the entry `timings` of run.json.
+An image is done when units.tsv has its row, and a channel when all its images are. Images and
+traces are on the disk before the row, and every file is replaced as a whole, so that a run killed
+at any moment has lost what it was computing and nothing else. Equal results give equal bytes,
+except for times: the column `seconds` of units.tsv and the entry `timings` of run.json.
 """
 
 import json
@@ -26,8 +28,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import manifest, nifti, pixels, sheets, tables
+from featvis_jax.results import asked, files, manifest, nifti, pixels, sheets, tables
 from featvis_jax.results.files import (
+    SHARDS,
     atomic_write_bytes,
     file_name,
     lock,
@@ -35,7 +38,15 @@ from featvis_jax.results.files import (
     remove_partial_files,
     unlock,
 )
-from featvis_jax.results.tables import LayerRecord, Traces, UnitRecord, UnitResult
+from featvis_jax.results.tables import Key, LayerRecord, Traces, UnitRecord, UnitResult
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise if a directory holds something, but no run; see `files.refuse_foreign`.
+
+    Processes that share a run may have begun their shards before anybody begins the run itself.
+    """
+    files.refuse_foreign(directory, "run.json", what="run", before=(SHARDS,))
 
 
 class RunView:
@@ -65,8 +76,14 @@ class RunView:
         """What took how many seconds, in the order in which it was recorded."""
         return manifest.read(self.directory)["timings"]
 
+    @property
+    def variants(self) -> int:
+        """How many images the run was asked for of every channel."""
+        asked_for = self.configuration.get("variants")
+        return asked_for if isinstance(asked_for, int) and asked_for > 1 else 1
+
     def records(self) -> list[UnitRecord]:
-        """Return the row of every finished unit, by layer and channel."""
+        """Return the row of every finished image, by layer, channel and variant."""
         return tables.read_table(self.directory / "units.tsv", UnitRecord)
 
     def layers(self) -> list[LayerRecord]:
@@ -74,18 +91,23 @@ class RunView:
         return tables.read_table(self.directory / "layers.tsv", LayerRecord)
 
     def finished(self, layer: str) -> frozenset[int]:
-        """Return the finished channels of a layer."""
-        return frozenset(row.channel for row in self.records() if row.layer == layer)
+        """Return the channels of a layer of which every image is finished."""
+        keys = (row.key for row in self.records() if row.layer == layer)
+        return frozenset(channel for _, channel in tables.complete(keys, variants=self.variants))
 
-    def image_path(self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"]) -> Path:
-        """Return where the image of a unit lies."""
-        return self.directory / "images" / file_name(layer) / f"{channel:04d}{suffix}"
+    def image_path(
+        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"], variant: int = 1
+    ) -> Path:
+        """Return where an image of a unit lies."""
+        name = tables.image_name(channel, variant)
+        return self.directory / "images" / file_name(layer) / f"{name}{suffix}"
 
     def transparency_path(
-        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"]
+        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"], variant: int = 1
     ) -> Path:
-        """Return where the transparency map of a unit lies, if the run has any."""
-        return self.directory / "transparency" / file_name(layer) / f"{channel:04d}{suffix}"
+        """Return where the transparency map of an image lies, if the run has any."""
+        name = tables.image_name(channel, variant)
+        return self.directory / "transparency" / file_name(layer) / f"{name}{suffix}"
 
     def sheet_path(self, layer: str) -> Path:
         """Return where the contact sheet of a layer lies."""
@@ -100,32 +122,35 @@ class RunView:
         return self.directory / "traces" / f"{file_name(layer)}.npz"
 
     def image(
-        self, layer: str, channel: int
-    ) -> tuple[Float[np.ndarray, "*spatial 1"], Float[np.ndarray, "4 4"]]:
-        """Return the image (*spatial, 1) of a finished unit, and its affine in millimetres."""
-        return _decoded(self.image_path(layer, channel, ".nii.gz"))
+        self, layer: str, channel: int, variant: int = 1
+    ) -> tuple[Float[np.ndarray, "*spatial 1"], nifti.Affine | None]:
+        """Return an image (*spatial, 1) of a unit, and its affine in mm, None if it has none."""
+        return _decoded(self.image_path(layer, channel, ".nii.gz", variant))
 
-    def transparency(self, layer: str, channel: int) -> Float[np.ndarray, "*spatial 1"] | None:
-        """Return the transparency map (*spatial, 1) of a finished unit; None if it has none."""
-        path = self.transparency_path(layer, channel, ".nii.gz")
+    def transparency(
+        self, layer: str, channel: int, variant: int = 1
+    ) -> Float[np.ndarray, "*spatial 1"] | None:
+        """Return the transparency map (*spatial, 1) of an image; None if it has none."""
+        path = self.transparency_path(layer, channel, ".nii.gz", variant)
         return _decoded(path)[0] if path.is_file() else None
 
     def traces(self, layer: str) -> Traces:
-        """Return objective and penalty at every step, for the finished channels of a layer."""
-        done = sorted(self.finished(layer))
+        """Return objective and penalty before every step, for the finished images of a layer."""
+        done = {row.key for row in self.records() if row.layer == layer}
         if not done:
-            return Traces(np.zeros(0, np.int64), *np.zeros((2, 0, 0), np.float32))
+            return Traces(*np.zeros((2, 0), np.int64), *np.zeros((2, 0, 0), np.float32))
         path = self.traces_path(layer)
         with np.load(path, allow_pickle=False) as stored:
             traces = Traces(*(stored[name] for name in Traces._fields))
-        # A run that was killed may have left traces without rows; those units are not done.
-        kept = np.isin(traces.channel, done)
+        # A run that was killed may have left traces without rows; those images are not done.
+        kept = np.array([key in done for key in traces.keys(layer)], bool)
         if kept.sum() != len(done):
-            raise ValueError(f"{path} lacks some of the channels {done}. Restore the file.")
+            names = sorted(tables.image_name(channel, variant) for _, channel, variant in done)
+            raise ValueError(f"{path} lacks some of {', '.join(names)}. Restore the file.")
         return Traces(*(array[kept] for array in traces))
 
 
-def _decoded(path: Path) -> tuple[Float[np.ndarray, "*spatial 1"], Float[np.ndarray, "4 4"]]:
+def _decoded(path: Path) -> tuple[Float[np.ndarray, "*spatial 1"], nifti.Affine | None]:
     try:
         return nifti.decode_nifti(path.read_bytes())
     except ValueError as error:
@@ -181,28 +206,29 @@ class Run(RunView):
         self,
         results: Sequence[UnitResult],
         *,
-        affine: Float[np.ndarray, "4 4"],
+        affine: nifti.Affine | None,
         window: pixels.Window = (0.0, 1.0),
     ) -> None:
-        """Store finished units: images, then traces, then their rows, all rows at once.
+        """Store finished images, then traces, then their rows, all rows at once.
 
         Args:
-            results: the units of a batch, of any layers.
-            affine: of the grid of the model's input, in millimetres.
+            results: the images of a batch, of any layers.
+            affine: of the grid of the model's input, in millimetres; None if nobody knows how it
+                lies in the body.
             window: intensities that are black and white in the PNG, and proposed to NIfTI viewers.
 
         Raises:
-            ValueError: if a unit comes twice or is done already, or the traces of one layer differ
-                in length. Nothing is written then.
+            ValueError: if an image comes twice or is done already, or the traces of one layer
+                differ in length. Nothing is written then.
             OSError: if something cannot be written. The units before are intact, and none of
                 these is done.
         """
         if not results:
             return
         rows = self.records()
-        units = [tables.unit(record) for record in (*rows, *(result.record for result in results))]
-        if len(set(units)) < len(units):
-            twice = sorted({unit for unit in units if units.count(unit) > 1})
+        keys = [record.key for record in (*rows, *(result.record for result in results))]
+        if len(set(keys)) < len(keys):
+            twice = sorted({key for key in keys if keys.count(key) > 1})
             raise ValueError(f"units are done already or come twice: {twice}. Leave them out.")
         layers = dict.fromkeys(result.record.layer for result in results)
         of_layer = {
@@ -214,29 +240,28 @@ class Run(RunView):
             for result in new:
                 volume = nifti.encode_nifti(result.image, affine, window=window)
                 grey = pixels.picture(result.image, window=window)
-                channel = result.record.channel
-                self._write(self.image_path(layer, channel, ".nii.gz"), volume)
-                self._write(self.image_path(layer, channel, ".png"), pixels.encode_png(grey))
+                channel, variant = result.record.channel, result.record.variant
+                self._write(self.image_path(layer, channel, ".nii.gz", variant), volume)
+                png = self.image_path(layer, channel, ".png", variant)
+                self._write(png, pixels.encode_png(grey))
                 if result.transparency is not None:
-                    self._write_transparency(layer, channel, result.transparency, affine)
+                    self._write_transparency(result.record.key, result.transparency, affine)
         for layer, merged in traces.items():
             self._write(self.traces_path(layer), tables.encode_arrays(merged._asdict()))
         rows = sorted([*rows, *(result.record for result in results)], key=tables.natural_order)
         self._write(self.directory / "units.tsv", tables.encode_table(rows, UnitRecord))
 
     def _write_transparency(
-        self,
-        layer: str,
-        channel: int,
-        values: Float[np.ndarray, "*spatial 1"],
-        affine: Float[np.ndarray, "4 4"],
+        self, key: Key, values: Float[np.ndarray, "*spatial 1"], affine: nifti.Affine | None
     ) -> None:
+        layer, channel, variant = key
         # From nothing to the most: its unit is that of a gradient, which no two units share.
         window = (0.0, float(values.max()) or 1.0)
         grey = pixels.picture(values, window=window)
         encoded = nifti.encode_nifti(values, affine, window=window)
-        self._write(self.transparency_path(layer, channel, ".nii.gz"), encoded)
-        self._write(self.transparency_path(layer, channel, ".png"), pixels.encode_png(grey))
+        self._write(self.transparency_path(layer, channel, ".nii.gz", variant), encoded)
+        png = self.transparency_path(layer, channel, ".png", variant)
+        self._write(png, pixels.encode_png(grey))
 
     def write_layers(self, rows: Sequence[LayerRecord]) -> None:
         """Store the layers of the network, in the order given."""
@@ -264,14 +289,18 @@ class Run(RunView):
         rows = [row for row in self.records() if row.layer == layer]
         if not rows:
             raise ValueError(f"layer {layer!r} has no finished channel in {self.directory}.")
-        total = {each.layer: each.channels for each in self.layers()}.get(layer, len(rows))
+        channels = len({row.channel for row in rows})
+        total = {each.layer: each.channels for each in self.layers()}.get(layer, channels)
+        question = asked.question(self.configuration, layer)
         page = sheets.contact_sheet(
-            (self.image(layer, row.channel)[0] for row in rows),
-            titles=[str(row.channel) for row in rows],
+            (self.image(*row.key)[0] for row in rows),
+            titles=[sheets.tile_title(row, variants=self.variants) for row in rows],
             statuses=[row.status for row in rows],
-            title=layer,
-            subtitle=f"{len(rows)} of {total} channels" if total > len(rows) else None,
+            title=f"{layer}: {question.sought}" if question.suppresses else layer,
+            subtitle=question.counted(channels, total, variants=self.variants),
             window=window,
+            groups=[row.channel for row in rows],
+            affine=self.image(*rows[0].key)[1],
         )
         self._write(self.sheet_path(layer), page)
         return self.sheet_path(layer)
@@ -303,7 +332,7 @@ class Run(RunView):
             self._write(self.directory / "run.json", after)
 
     def _merged_traces(self, layer: str, new: Sequence[UnitResult]) -> Traces:
-        """Return the traces of the units that are done together with those of new ones."""
+        """Return the traces of the images that are done together with those of new ones."""
         old = self.traces(layer)
         shapes = {np.shape(trace) for unit in new for trace in (unit.objective, unit.penalty)}
         if len(old.channel):
@@ -315,7 +344,8 @@ class Run(RunView):
             )
         (steps,) = shapes.pop()
         channel = np.array([*old.channel, *(unit.record.channel for unit in new)], np.int64)
-        order = np.argsort(channel)
+        variant = np.array([*old.variant, *(unit.record.variant for unit in new)], np.int64)
+        order = np.lexsort((variant, channel))
         joined = [
             np.concatenate([before.reshape(len(before), steps), np.array(after, np.float32)])[order]
             for before, after in (
@@ -323,7 +353,7 @@ class Run(RunView):
                 (old.penalty, [unit.penalty for unit in new]),
             )
         ]
-        return Traces(channel[order], *joined)
+        return Traces(channel[order], variant[order], *joined)
 
     def _write(self, path: Path, data: bytes) -> None:
         """Write a file of the run, if the run is open."""
@@ -364,11 +394,11 @@ def open_run(
     directory = Path(directory)
     settings = json.loads(manifest.canonical(configuration, "configuration"))
     surroundings = json.loads(manifest.canonical(environment, "environment"))
-    manifest.refuse_foreign(directory)
+    refuse_foreign(directory)
     make_directory(directory)
     run = Run(directory, lock(directory))
     try:
-        manifest.refuse_foreign(directory)
+        refuse_foreign(directory)
         if (directory / "run.json").exists():
             stored = manifest.read(directory)
             manifest.refuse_mismatch(directory, stored["configuration"], settings)

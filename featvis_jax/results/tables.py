@@ -17,41 +17,69 @@ from jaxtyping import Float, Int
 
 from featvis_jax.results.files import file_name
 
-STATUSES = ("alive", "dead", "uniform", "diverged")
+Key = tuple[str, int, int]
+"""Layer, channel and variant: what names an image of a run."""
+
+STATUSES = ("alive", "unsettled", "noise", "uniform", "unmoved", "dead", "diverged")
+PATTERNED = ("alive", "unsettled", "noise")
+"""Statuses of images that the ascent drew something into, whatever it is worth."""
 
 
-def _column(description: str, **more: object) -> Any:
+_REQUIRED: Any = object()
+
+
+def _column(description: str, *, default: Any = _REQUIRED, **more: object) -> Any:
     """Describe a column of a table, in the words of a BIDS sidecar."""
-    return field(metadata={"Description": description, **more})
+    metadata = {"Description": description, **more}
+    if default is _REQUIRED:
+        return field(metadata=metadata)
+    return field(default=default, kw_only=True, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """One row of units.tsv: what became of one channel of one layer.
+    """One row of units.tsv: what became of one image of one channel of one layer.
 
-    >>> UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0).status
-    'alive'
+    >>> UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2).key
+    ('conv1', 3, 2)
     """
 
     layer: str = _column("Layer of the network, as the model names it")
-    channel: int = _column("Channel of the layer, from 0")
+    channel: int = _column("Channel of the layer, from 0; 0 if a layer as a whole was asked for")
+    variant: int = _column(
+        "Image of the channel, from 1; a run with several variants has a row for each",
+        default=1,
+    )
     status: str = _column(
-        "What became of the channel",
+        "What became of the image",
         Levels={
-            "alive": "the objective rose and the image shows structure",
+            "alive": "the objective rose and came to rest, and the ascent made a pattern",
+            "unsettled": "the objective was still rising: more steps would give another image",
+            "noise": "the objective rose, but what the ascent made has the spectrum of noise",
+            "uniform": "the image has a single intensity: a grey level is asked for, no pattern",
+            "unmoved": "the objective did not rise, or the image is still the first one",
             "dead": "the channel does not react to its input",
-            "uniform": "the image that drives the channel most has a single intensity",
             "diverged": "the ascent left the finite numbers; the image is the last finite one",
         },
     )
-    initial_objective: float = _column("Objective of the first image")
-    final_objective: float = _column("Objective of the image that is stored")
+    initial_objective: float = _column(
+        "Objective of the first image, measured on the image as it is; run.json says what the "
+        "objective is"
+    )
+    final_objective: float = _column(
+        "Objective of the image that is stored, measured on the image as it is"
+    )
+    transformed_objective: float | None = _column(
+        "Objective before the last step, measured through the random transforms of that step as "
+        "all steps are: the last finite value of the channel's trace",
+        default=None,
+    )
     penalty: float = _column("Penalty of the image that is stored")
     intensity_min: float = _column("Smallest intensity of the image")
     intensity_max: float = _column("Largest intensity of the image")
     steps: int = _column("Steps of the ascent that were taken")
     seconds: float = _column(
-        "Share of the channel in the time of its batch; the only column that differs when a run "
+        "Share of the image in the time of its batch; the only column that differs when a run "
         "is repeated",
         Units="s",
     )
@@ -60,11 +88,22 @@ class UnitRecord:
     def __post_init__(self) -> None:
         """Refuse what cannot be stored."""
         file_name(self.layer)
-        if self.status not in STATUSES or self.channel < 0:
+        if self.status not in STATUSES or self.channel < 0 or self.variant < 1:
             raise ValueError(
-                f"layer {self.layer!r}: got channel {self.channel} with status {self.status!r}; "
-                f"expected a channel from 0 and one of {', '.join(STATUSES)}."
+                f"layer {self.layer!r}: got channel {self.channel}, variant {self.variant}, with "
+                f"status {self.status!r}; expected a channel from 0, a variant from 1 and one of "
+                f"{', '.join(STATUSES)}."
             )
+
+    @property
+    def unit(self) -> tuple[str, int]:
+        """Layer and channel, which all variants share."""
+        return self.layer, self.channel
+
+    @property
+    def key(self) -> Key:
+        """Layer, channel and variant, which no two rows of a table share."""
+        return self.layer, self.channel, self.variant
 
 
 @dataclass(frozen=True)
@@ -84,7 +123,7 @@ class LayerRecord:
 
 @dataclass(frozen=True, eq=False)
 class UnitResult:
-    """A finished unit: its row, its image (*spatial, 1), and its values at every step (steps,).
+    """A finished image: its row, its voxels (*spatial, 1), and its values at every step (steps,).
 
     `transparency` is a second image, where the network was looking, or None.
     """
@@ -97,11 +136,17 @@ class UnitResult:
 
 
 class Traces(NamedTuple):
-    """Objective and penalty of the channels of a layer at every step."""
+    """Objective and penalty of the images of a layer before every step, through its transforms."""
 
     channel: Int[np.ndarray, " n"]
+    variant: Int[np.ndarray, " n"]
     objective: Float[np.ndarray, "n steps"]
     penalty: Float[np.ndarray, "n steps"]
+
+    def keys(self, layer: str) -> list[Key]:
+        """Return what names each row."""
+        pairs = zip(self.channel.tolist(), self.variant.tolist(), strict=True)
+        return [(layer, channel, variant) for channel, variant in pairs]
 
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -140,7 +185,9 @@ def _decode_cell(text: str, kind: object) -> Any:
         return re.sub(r"\\.", lambda match: codes[match[0]], text)
     if kind is int:
         return int(text)
-    if kind is float:
+    if kind == float | None and text == "n/a":
+        return None
+    if kind in (float, float | None):
         return float("nan") if text == "n/a" else float(text)
     return () if text == "n/a" else tuple(int(part) for part in text.split("x"))
 
@@ -212,20 +259,16 @@ def read_table(path: Path, kind: type[_Record]) -> list[_Record]:
     for number, line in enumerate(lines[:-1], start=2):
         cells = line.split("\t")
         try:
-            values = [_decode_cell(*pair) for pair in zip(cells, _kinds(kind), strict=True)]
-            records.append(kind(*values))
+            pairs = zip(columns, cells, strict=True)
+            values = {column.name: _decode_cell(cell, column.type) for column, cell in pairs}
+            records.append(kind(**values))
         except (ValueError, KeyError) as error:
             raise ValueError(f"{path}, line {number}: cannot read {line!r} ({error}).") from error
     return records
 
 
-def _kinds(kind: type[UnitRecord] | type[LayerRecord]) -> list[object]:
-    """Return the type of every column of a table."""
-    return [column.type for column in fields(kind)]
-
-
-def natural_order(record: UnitRecord) -> tuple[list[str], str, int]:
-    """Sort conv2 before conv10, and channels by number.
+def natural_order(record: UnitRecord) -> tuple[list[str], Key]:
+    """Sort conv2 before conv10, and channels and variants by number.
 
     Args:
         record: of a unit.
@@ -238,22 +281,65 @@ def natural_order(record: UnitRecord) -> tuple[list[str], str, int]:
     True
     """
     parts = re.split("([0-9]+)", record.layer)
-    return [part.zfill(9) if i % 2 else part for i, part in enumerate(parts)], *unit(record)
+    return [part.zfill(9) if i % 2 else part for i, part in enumerate(parts)], record.key
 
 
-def unit(record: UnitRecord) -> tuple[str, int]:
-    """Name a unit.
+def image_name(channel: int, variant: int) -> str:
+    """Name the files of an image; those of the first variant carry the number of the channel alone.
 
     Args:
-        record: of the unit.
+        channel: from 0.
+        variant: from 1.
+
+    >>> image_name(12, 1), image_name(12, 2)
+    ('0012', '0012-variant2')
+    """
+    return f"{channel:04d}" if variant == 1 else f"{channel:04d}-variant{variant}"
+
+
+def leading(records: Iterable[UnitRecord]) -> list[UnitRecord]:
+    """Choose, of every channel, the image that stands for it where there is room for one number.
+
+    Args:
+        records: of images, any number of each channel.
 
     Returns:
-        Its layer and its channel.
+        For each channel the row of its largest final objective, in the order of the first rows.
 
-    >>> unit(UnitRecord("conv2", 7, "alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0))
-    ('conv2', 7)
+    >>> rest = ("alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0)
+    >>> stronger = UnitRecord("conv2", 7, "alive", 0.0, 2.0, *rest[3:], variant=2)
+    >>> leading([UnitRecord("conv2", 7, *rest), stronger]) == [stronger]
+    True
     """
-    return record.layer, record.channel
+    found: dict[tuple[str, int], UnitRecord] = {}
+    for record in records:
+        if _strength(record) > _strength(found.setdefault(record.unit, record)):
+            found[record.unit] = record
+    return list(found.values())
+
+
+def _strength(record: UnitRecord) -> float:
+    """Return the objective of an image; what has none loses against any."""
+    return -np.inf if np.isnan(record.final_objective) else record.final_objective
+
+
+def complete(keys: Iterable[Key], *, variants: int) -> frozenset[tuple[str, int]]:
+    """Return the channels of which every image is there.
+
+    Args:
+        keys: of the images that are there.
+        variants: how many a channel has.
+
+    Returns:
+        Pairs of layer and channel.
+
+    >>> complete([("conv1", 0, 1), ("conv1", 0, 2), ("conv1", 3, 1)], variants=2)
+    frozenset({('conv1', 0)})
+    """
+    there = set(keys)
+    units = {(layer, channel) for layer, channel, _ in there}
+    wanted = range(1, variants + 1)
+    return frozenset(unit for unit in units if all((*unit, each) in there for each in wanted))
 
 
 def encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:

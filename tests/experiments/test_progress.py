@@ -2,6 +2,9 @@
 
 import doctest
 import io
+import re
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +87,45 @@ def test_a_terminal_gets_a_bar_with_rate_time_left_and_counts():
 )
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_loop_and_the_library_s_callback_write_no_bar_where_there_is_no_terminal(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress.Progress.__init__, "__kwdefaults__", {
+        **progress.Progress.__init__.__kwdefaults__, "clock": clock,
+    })  # fmt: skip
+    loop, library = io.StringIO(), io.StringIO()
+    for _ in progress.each(range(4), "grading", unit="picture", stream=loop):
+        clock.now += 20
+    with progress.callback("reading scans", unit="scan", stream=library) as on_scans:
+        on_scans(1, 8)
+        clock.now += 40
+        on_scans(5, 8)
+        clock.now += 1
+        on_scans(8, 8)
+    assert loop.getvalue().splitlines() == [
+        "grading: 2 of 4 pictures (50 %), 0.05 pictures/s, 40 s left",
+        "grading: 4 of 4 pictures (100 %), 0.05 pictures/s, 0 s left",
+    ]
+    assert library.getvalue().splitlines() == [
+        "reading scans: 5 of 8 scans (62 %), 0.125 scans/s, 24 s left"
+    ]
+
+
+def test_what_cannot_be_counted_is_told_once_it_takes_long():
+    stream = io.StringIO()
+    with progress.announced("reading the model", after_s=60, stream=stream):
+        pass
+    assert stream.getvalue() == ""
+    said = threading.Event()
+    stream.flush = said.set
+    with progress.announced("reading the model", after_s=0.01, stream=stream):
+        assert said.wait(10)
+    assert stream.getvalue() == "reading the model ...\n"
+
+
+def test_no_launcher_and_no_module_draws_a_bar_of_its_own():
+    root = Path(__file__).resolve().parents[2]
+    files = [*(root / "experiments").rglob("*.py"), *(root / "featvis_jax").rglob("*.py")]
+    drawing = [path.name for path in files if re.search(r"\btqdm\b", path.read_text())]
+    assert drawing == ["progress.py"]

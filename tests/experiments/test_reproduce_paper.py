@@ -24,6 +24,7 @@ from experiments.reproduction.stages import Stage, is_finished, marker, run_stag
 from experiments.reproduction.statements import STATEMENTS
 from experiments.reproduction.verdicts import Statement
 from featvis_jax.data.cohorts import Cohort
+from featvis_jax.results.tables import STATUSES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
@@ -344,12 +345,12 @@ def ablated(harmful: bool, needed: bool) -> Evidence:
         "subject": subjects,
         "whole": labels,
         "without_uniform": np.zeros(200, int) if harmful else labels,
-        "without_alive_1": np.zeros(200, int) if needed else labels,
+        "without_patterned_1": np.zeros(200, int) if needed else labels,
     }
     silenced = {
         "whole": {},
         "without_uniform": {"conv5": [1, 2]},
-        "without_alive_1": {"conv5": [3]},
+        "without_patterned_1": {"conv5": [3]},
     }
     return Evidence([], [], {"square": columns}, {"square": {"silenced": silenced}})
 
@@ -480,7 +481,7 @@ def test_numbers_are_those_of_the_files_that_they_name(reproduced):
         of_model = [row for row in images if row["model"] == model]
         assert [row["status"] for row in of_model] == [unit["status"] for unit in units]
     for row in stored["health"]:
-        assert row["count"] == row["alive"] + row["uniform"] + row["dead"] + row["diverged"] == 2
+        assert row["count"] == sum(row[status] for status in STATUSES) == 2
     stated = next(each for each in stored["statements"] if "Random crops" in each["text"])
     table = rows_of(out / stated["source"])
     medians = [

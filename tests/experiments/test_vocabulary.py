@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import jax.numpy as jnp
 import nibabel
@@ -171,12 +172,47 @@ def test_the_objective_is_the_one_that_was_asked_for(outcomes, trained, place, f
     assert float(row["final_objective"]) == pytest.approx(value, rel=1e-4)
 
 
-def test_variants_lie_beside_their_unit(outcomes, place):
+def test_variants_are_images_of_one_unit(outcomes, place):
     out = place / "vocabulary" / "variants"
-    first, second = images_of(out), images_of(out, "conv2+variant2")
-    assert list(first) == list(second) == [1, 2]
-    assert all(np.abs(first[channel] - second[channel]).max() > 0.05 for channel in first)
-    assert {row["layer"] for row in rows_of(out)} == {"conv2", "conv2/variant2"}
+    names = sorted(path.name for path in (out / "images" / "conv2").glob("*.nii.gz"))
+    both = [f"{channel:04d}{rest}.nii.gz" for channel in (1, 2) for rest in ("", "-variant2")]
+    assert names == sorted(both)
+    assert not list((out / "images").glob("*variant*"))
+    images = [nibabel.load(out / "images" / "conv2" / name).get_fdata() for name in both]
+    assert np.abs(images[0] - images[1]).max() > 0.05
+    assert np.abs(images[2] - images[3]).max() > 0.05
+    keys = [(row["layer"], row["channel"], row["variant"]) for row in rows_of(out)]
+    assert keys == [("conv2", channel, variant) for channel in "12" for variant in "12"]
+    assert "variant" not in (out / "layers.tsv").read_text()
+    assert [path.name for path in (out / "sheets").iterdir()] == ["conv2.png"]
+    assert "2 channels, 4 images: " in outcomes["variants"]["output"]
+
+
+def test_a_table_has_what_the_ascent_saw_and_what_the_image_is_worth(outcomes, place):
+    out = place / "vocabulary" / "variants"
+    rows = rows_of(out)
+    with np.load(out / "traces" / "conv2.npz", allow_pickle=False) as traces:
+        assert traces["channel"].tolist() == [1, 1, 2, 2]
+        assert traces["variant"].tolist() == [1, 2, 1, 2]
+        for row, trace in zip(rows, traces["objective"], strict=True):
+            assert float(row["transformed_objective"]) == float(trace[-1])
+            assert float(row["final_objective"]) > float(trace[-1])
+
+
+def test_a_run_that_goes_on_within_variants_loses_and_repeats_none(outcomes, drive, trained, place):
+    whole, half = (place / "vocabulary" / name for name in ("variants", "half"))
+    shutil.copytree(whole, half)
+    lines = (half / "units.tsv").read_text().splitlines(keepends=True)
+    (half / "units.tsv").write_text("".join(line for line in lines if "conv2\t2\t1" not in line))
+    command = [f"--model={trained(2)[0]}", "--layer=conv2", "--steps=3", "--batch=2", "--nogallery"]
+    command += ["--regularization=none", *ASKED["variants"], f"--out={half}"]
+    trial, again = drive("visualize", [[*command, "--dry_run"], command])
+    assert "1 of 2 channels are finished already" in trial["output"]
+    assert again["status"] == 0, again["errors"]
+    for path in [*(whole / "images").rglob("*.nii.gz"), whole / "traces" / "conv2.npz"]:
+        assert (half / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    told = [[{**row, "seconds": ""} for row in rows_of(each)] for each in (whole, half)]
+    assert told[0] == told[1]
 
 
 def test_nothing_changes_outside_of_a_mask(outcomes, place, files):

@@ -22,14 +22,14 @@ CONFIGURATION = {"seed": 1, "steps": 4}
 BATCHES = (("conv1", (0,)), ("conv1", (1,)))
 
 
-def result(layer: str, channel: int) -> tables.UnitResult:
+def result(layer: str, channel: int, *, variant: int = 1) -> tables.UnitResult:
     """A unit whose content follows from its name."""
-    generator = np.random.default_rng([channel, len(layer)])
+    generator = np.random.default_rng([channel, len(layer), variant])
     image = generator.random((4, 3, 1)).astype(np.float32)
     trace = generator.random(4).astype(np.float32)
     record = tables.UnitRecord(
         layer, channel, "alive", float(trace[0]), float(trace[-1]), 0.0,
-        float(image.min()), float(image.max()), 4, 0.5, 1,
+        float(image.min()), float(image.max()), 4, 0.5, 1, variant=variant,
     )  # fmt: skip
     seen = np.abs(image) if channel % 2 else None
     return tables.UnitResult(record, image, trace, trace, transparency=seen)

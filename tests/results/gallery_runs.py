@@ -1,5 +1,6 @@
 """Small runs for the tests of the gallery, written by the store itself, and a reader of pages."""
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -18,9 +19,9 @@ MIRRORED_AFFINE = np.array([[-2.0, 0, 0, 11], [0, -2, 0, 20], [0, 0, 2, -7], [0,
 SLICE, VOLUME = (20, 28), (12, 16, 14)
 
 
-def unit(layer: str, channel: int, *, image=None, shape=SLICE, status="alive", steps=40):
-    """A result whose content follows from its name."""
-    generator = np.random.default_rng([channel, *layer.encode()])
+def unit(layer: str, channel: int, *, image=None, shape=SLICE, status="alive", steps=40, variant=1):
+    """A result whose content follows from its name; the final objective is not its trace's."""
+    generator = np.random.default_rng([variant, channel, *layer.encode()])
     if image is None:
         image = generator.random((*shape, 1)).astype(np.float32)
     objective = (np.linspace(-0.5, 1 + channel, steps) + 0.1 * generator.random(steps)).astype("f4")
@@ -30,9 +31,13 @@ def unit(layer: str, channel: int, *, image=None, shape=SLICE, status="alive", s
         objective[steps // 2 :] = np.nan
     if status == "uniform":
         image[:] = 0.25
+    first, last = float(objective[0]), float(objective[-1])
+    # The second of three variants is the strongest.
+    last = 2 * last + channel + (0, 0.125, -0.25)[variant - 1]
     record = tables.UnitRecord(
-        layer, channel, status, float(objective[0]), float(objective[-1]), 0.0,
+        layer, channel, status, 0.75 * first, last, 0.0,
         float(np.nanmin(image)), float(np.nanmax(image)), steps, 0.5, 7,
+        variant=variant, transformed_objective=float(objective[np.isfinite(objective)][-1]),
     )  # fmt: skip
     return tables.UnitResult(record, image, objective, penalty)
 
@@ -43,7 +48,7 @@ def write_run(
     *,
     wanted: dict[str, list[int]],
     shape: tuple[int, ...] = SLICE,
-    affine: np.ndarray = SLICE_AFFINE,
+    affine: np.ndarray | None = SLICE_AFFINE,
     **settings: object,
 ) -> store.RunView:
     """A run in a directory, which may be one that is half done."""
@@ -55,7 +60,8 @@ def write_run(
             [tables.LayerRecord(name, shape, 16, (5,) * len(shape), (1,) * len(shape))
              for name in (*wanted, "logits")]
         )  # fmt: skip
-        new = [each for each in units if each.record.channel not in run.finished(each.record.layer)]
+        done = {record.key for record in run.records()}
+        new = [each for each in units if each.record.key not in done]
         run.write_units(new, affine=affine, window=(0.0, 1.0))
     return store.read_run(directory)
 
@@ -78,7 +84,30 @@ def phantom() -> np.ndarray:
     return image
 
 
-def volumes(directory: Path, *, affine: np.ndarray = VOLUME_AFFINE) -> store.RunView:
+def variants(directory: Path, *, shape=SLICE, affine=SLICE_AFFINE, **settings) -> store.RunView:
+    """A run of three images of each of three channels, all finished but for one of the last."""
+    pairs = [(channel, variant) for channel in (0, 1, 5) for variant in (1, 2, 3)][:-1]
+    status = {(1, 3): "uniform", (5, 1): "diverged", (5, 2): "uniform"}
+    units = [
+        unit("conv1", channel, shape=shape, variant=variant,
+             status=status.get((channel, variant), "alive"))
+        for channel, variant in pairs
+    ]  # fmt: skip
+    settings = {"robustness": "chain(translate(max_voxels=4))", "variants": 3, **settings}
+    return write_run(
+        directory, units, wanted={"conv1": [0, 1, 5]}, shape=shape, affine=affine, **settings
+    )
+
+
+def suppressing(directory: Path, **settings: object) -> store.RunView:
+    """A run of what suppresses its channels."""
+    objective = {"conv1": "(-1.0) * channel('conv1')"}
+    units = [unit("conv1", channel) for channel in (0, 3)]
+    settings = {"objective": objective, "parameterization": "pixels(noise=0.1)", **settings}
+    return write_run(directory, units, wanted={"conv1": [0, 3]}, **settings)
+
+
+def volumes(directory: Path, *, affine: np.ndarray | None = VOLUME_AFFINE) -> store.RunView:
     """A 3-D run; channel 1 is bright on one side only."""
     units = [unit("conv1", 0, shape=VOLUME), unit("conv1", 1, image=phantom(), shape=VOLUME)]
     units += [unit(HOSTILE, 2, shape=VOLUME)]
@@ -93,6 +122,8 @@ class Page(HTMLParser):
     path: Path
     elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    closed: list[tuple[str, str]] = field(default_factory=list)
+    inside: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Reads the page."""
@@ -108,14 +139,32 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.texts.append(" ")
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.inside[tag] = ""
+
+    def handle_endtag(self, tag):
+        if tag in ("dt", "dd", "figcaption", "li", "td", "h1", "h2", "title"):
+            self.closed.append((tag, re.sub(r"\s+", " ", self.inside.get(tag, "")).strip()))
 
     def handle_data(self, data):
         self.texts.append(data)
+        self.inside = {tag: text + data for tag, text in self.inside.items()}
 
     @property
     def text(self) -> str:
         """What is to be read, with single spaces."""
         return re.sub(r"\s+", " ", "".join(self.texts))
+
+    def read(self, tag: str) -> list[str]:
+        """The texts of the elements of a kind, as far as nothing of the kind is inside of them."""
+        return [text for name, text in self.closed if name == tag]
+
+    def facts(self, name: str) -> list[str]:
+        """What a page says of a name, in the order in which it says it."""
+        return [
+            told
+            for (kind, said), (_, told) in itertools.pairwise(self.closed)
+            if (kind, said) == ("dt", name)
+        ]
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
         """The attributes of the elements of a kind."""

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from featvis_jax.results import files, store
-from featvis_jax.results.gallery import build_comparison, build_gallery, charts, grids, similarity
+from featvis_jax.results import files, grids, store
+from featvis_jax.results.gallery import build_comparison, build_gallery, charts, similarity
 from tests.results import gallery_runs as runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -235,7 +235,7 @@ def test_every_slice_of_the_mosaic_is_the_one_that_it_says(deep):
 def test_letters_name_the_sides_of_the_subject(tmp_path, affine, letters):
     index = build_gallery(runs.volumes(tmp_path, affine=affine), volumes=False)
     page = runs.Page(index.parent / "units" / "conv1" / "0001.html")
-    sides = page.text.split("the image shows structure")[1].split("Window")[0].split()
+    sides = page.text.split("the ascent made a pattern")[1].split("Window")[0].split()
     found = [word for word in sides if word in set("LRAPSI")]
     # A picture has its letters in the order top, left, right, bottom.
     top_left = [found[i] + found[i + 3] + " " + found[i + 1] + found[i + 2] for i in (0, 4, 8)]

@@ -39,6 +39,7 @@ def sites(tmp_path_factory) -> dict[str, Path]:
     """A 2-D gallery, 3-D ones on two grids, and a comparison."""
     root = tmp_path_factory.mktemp("sites")
     flat = runs.slices(root / "flat")
+    variants, against = runs.variants(root / "variants"), runs.suppressing(root / "against")
     few = runs.write_run(
         root / "few", [runs.unit("conv1", 0)], wanted={"conv1": [0]}, regularization="blur"
     )
@@ -49,6 +50,11 @@ def sites(tmp_path_factory) -> dict[str, Path]:
             runs.volumes(root / "mirrored", affine=runs.MIRRORED_AFFINE)
         ).parent,
         "compared": build_comparison([flat, few]).parent,
+        "variants": build_gallery(variants).parent,
+        "unplaced": build_gallery(
+            runs.variants(root / "unplaced", shape=runs.VOLUME, affine=None)
+        ).parent,
+        "both": build_comparison([variants, against]).parent,
     }
 
 
@@ -102,7 +108,7 @@ def order(page: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("size", WIDTHS)
-@pytest.mark.parametrize("name", ["flat", "deep", "compared"])
+@pytest.mark.parametrize("name", ["flat", "deep", "compared", "variants", "unplaced", "both"])
 def test_no_page_complains_and_every_page_fits(sites, visit, name, size):
     for path in sorted(sites[name].rglob("*.html")):
         with visit(path, size=size) as page:
@@ -149,7 +155,7 @@ def test_a_page_without_scripts_shows_every_image_and_no_dead_control(sites, vis
         assert page.locator(".stage img:visible").count() == 3
         assert page.locator(".projections img:visible").count() == 3
         assert page.locator(".slices.shared svg:visible").count() == runs.VOLUME[2]
-        assert page.locator("#open-viewer:visible").count() == 0
+        assert page.locator(".viewer button:visible").count() == 0
     with visit(sites["flat"] / "index.html", java_script_enabled=False) as page:
         assert page.locator("#layer-filter:visible").count() == 0
         assert page.locator(".layer:visible").count() == 3
@@ -166,22 +172,46 @@ def test_filters_choose_layers_and_channels(sites, visit):
         assert page.locator(".layer:visible").count() == 1
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", WIDTHS)
+def test_every_variant_is_seen_in_one_view(sites, visit, size, scheme):
+    options = {"size": size, "color_scheme": scheme}
+    for name, place in (("variants", "axial"), ("unplaced", "ij")):
+        for page_name in ("index.html", "layers/conv1.html"):
+            with visit(sites[name] / page_name, **options) as page:
+                assert shown(page, ".tile img") == [
+                    f"{each}-{place}-shared.png"
+                    for each in (
+                        "0000", "0000-variant2", "0000-variant3", "0001", "0001-variant2",
+                        "0001-variant3", "0005", "0005-variant2",
+                    )
+                ]  # fmt: skip
+        with visit(sites[name] / "units" / "conv1" / "0001.html", **options) as page:
+            assert len(shown(page, ".stage img")) == (3 if name == "variants" else 9)
+            assert page.locator(".image h2:visible").all_inner_texts()[0].startswith("Variant 1")
+            page.click(".tiles[aria-label=Variants] .tile:nth-child(3) a")
+            assert page.evaluate("document.querySelector(':target').id") == "v3"
+            assert page.evaluate("document.querySelector(':target h2').innerText.slice(0, 9)") == (
+                "Variant 3"
+            )
+
+
 def test_an_address_keeps_what_was_chosen(sites, visit):
     layer = sites["flat"] / "layers" / "conv1.html"
     with visit(layer) as page:
         assert order(page) == [0, 1, 2, 10]
-        page.click("label[for=sort-activation]")
+        page.click("label[for=sort-objective]")
         page.click("label[for=window-own]")
         assert order(page) == [10, 2, 1, 0]
         address = page.url
-        assert address.endswith("#window=own&sort=activation")
+        assert address.endswith("#window=own&sort=objective")
         page.click(".tile a")
-        page.wait_for_url("**/units/conv1/0010.html#window=own&sort=activation")
+        page.wait_for_url("**/units/conv1/0010.html#window=own&sort=objective")
         assert shown(page, ".stage img") == ["0010-axial-own.png"]
         page.keyboard.press("Escape")
-        page.wait_for_url("**/layers/conv1.html#c10&window=own&sort=activation")
+        page.wait_for_url("**/layers/conv1.html#c10&window=own&sort=objective")
         assert order(page) == [10, 2, 1, 0]
-    with visit(layer, "#window=own&sort=activation") as page:
+    with visit(layer, "#window=own&sort=objective") as page:
         assert order(page) == [10, 2, 1, 0]
         page.click("label[for=sort-number]")
         assert order(page) == [0, 1, 2, 10]
@@ -206,13 +236,13 @@ def test_keys_turn_pages_and_move_among_tiles(sites, visit):
 
 def viewer_picture(page: Any, path: Path) -> np.ndarray:
     """The axial plane as the 3-D viewer draws it."""
-    page.click("#open-viewer")
-    page.wait_for_selector("#viewer[data-state]", timeout=120_000)
-    assert page.get_attribute("#viewer", "data-state") == "open", page.inner_text("#viewer")
+    page.click(".viewer button")
+    page.wait_for_selector(".viewer[data-state]", timeout=120_000)
+    assert page.get_attribute(".viewer", "data-state") == "open", page.inner_text(".viewer")
     page.evaluate("featvisGallery.niivue.setCrosshairWidth(0)")
     page.evaluate("featvisGallery.niivue.setSliceType(0)")
     page.wait_for_timeout(500)
-    page.locator("#viewer canvas").screenshot(path=path)
+    page.locator(".viewer canvas").screenshot(path=path)
     return np.asarray(Pillow.open(path).convert("L")).astype(float)
 
 
@@ -230,15 +260,32 @@ def test_the_viewer_shows_each_volume_and_flips_none(sites, visit, tmp_path):
         assert (right > 2 * left) if bright == "right" else (left > 2 * right)
 
 
+def test_the_viewer_has_letters_only_where_sides_are_known_and_one_for_each_variant(sites, visit):
+    letters = "featvisGallery.niivue.opts.isOrientationTextVisible"
+    with visit(sites["deep"] / "units" / "conv1" / "0000.html") as page:
+        page.click(".viewer button")
+        page.wait_for_selector(".viewer[data-state=open]", timeout=120_000)
+        assert page.evaluate(letters) is True
+    with visit(sites["unplaced"] / "units" / "conv1" / "0005.html") as page:
+        for number in (0, 1):
+            page.locator(".viewer button").nth(number).click()
+        page.wait_for_selector(".viewer[data-state=open] >> nth=1", timeout=120_000)
+        assert page.locator(".viewer canvas").count() == 2
+        assert page.evaluate(letters) is False
+        assert page.evaluate("featvisGallery.niivue.volumes[0].name").startswith(
+            "conv1, channel 5, variant 2"
+        )
+
+
 def test_without_webgl_the_viewer_says_so_and_the_page_stays(sites, chromium):
     path = sites["deep"] / "units" / "conv1" / "0001.html"
     context = chromium.new_context()
     context.add_init_script("HTMLCanvasElement.prototype.getContext = () => null;")
     page = context.new_page()
     page.goto(path.as_uri())
-    page.click("#open-viewer")
-    page.wait_for_selector("#viewer[data-state=failed]")
-    assert "no WebGL 2. The pictures above show the same" in page.inner_text("#viewer")
+    page.click(".viewer button")
+    page.wait_for_selector(".viewer[data-state=failed]")
+    assert "no WebGL 2. The pictures above show the same" in page.inner_text(".viewer")
     assert page.locator(".stage img:visible").count() == 3
     context.close()
 
@@ -256,6 +303,11 @@ def test_accessibility(sites, visit, scheme):
         ("deep", "units/conv1/0001.html"),
         ("compared", "index.html"),
         ("compared", "layers/conv1.html"),
+        ("variants", "index.html"),
+        ("variants", "layers/conv1.html"),
+        ("variants", "units/conv1/0001.html"),
+        ("unplaced", "units/conv1/0005.html"),
+        ("both", "layers/conv1.html"),
     ):
         with visit(sites[name] / page_name, color_scheme=scheme) as page:
             found = axe.Axe().run(page, options={"preload": False}).response["violations"]

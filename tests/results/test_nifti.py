@@ -53,6 +53,28 @@ def test_a_qform_that_cannot_hold_the_affine_is_marked_unknown():
     assert header.get_sform(coded=True)[1] == 2
 
 
+@pytest.mark.parametrize("levels", ["float32", "uint8"])
+@pytest.mark.parametrize("shape", [(7, 5, 1), (7, 5, 4, 1)])
+def test_a_grid_of_no_known_place_claims_none(rng, shape, levels):
+    image = rng.standard_normal(shape).astype(np.float32)
+    data = nifti.encode_nifti(image, None, levels=levels, window=(0.0, 1.0))
+    header = read(data).header
+    assert (header["qform_code"], header["sform_code"]) == (0, 0)
+    assert header.get_zooms() == (1.0, 1.0, 1.0)
+    assert header.get_xyzt_units()[0] == "unknown"
+    decoded, affine = nifti.decode_nifti(data)
+    assert affine is None
+    np.testing.assert_allclose(decoded, image, atol=0 if levels == "float32" else 0.02)
+
+
+@pytest.mark.parametrize("coded", ["qform", "sform"])
+def test_one_of_the_two_forms_is_enough_to_place_a_grid(coded):
+    volume = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.float32), None)
+    getattr(volume, f"set_{coded}")(np.diag([2.0, 3.0, 4.0, 1.0]), code=1)
+    _, affine = nifti.decode_nifti(gzip.compress(volume.to_bytes()))
+    np.testing.assert_allclose(affine, np.diag([2.0, 3.0, 4.0, 1.0]))
+
+
 def test_the_space_can_be_named():
     header = read(nifti.encode_nifti(np.zeros((3, 3, 1)), np.eye(4), space="mni")).header
     assert int(header["sform_code"]) == int(header["qform_code"]) == 4

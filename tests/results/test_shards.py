@@ -92,7 +92,7 @@ def test_one_process_is_killed_and_one_stopped_and_nothing_is_lost_or_done_twice
             sound.communicate()
             assert sound.returncode == 0
             done = shards.done_elsewhere(out, crash_points.CONFIGURATION)
-            assert sorted(done) == [("conv1", channel) for channel in (0, 1, 2, 5)]
+            assert sorted(done) == [("conv1", channel, 1) for channel in (0, 1, 2, 5)]
 
             (held,) = complete(out)
             assert f"process {stopped.pid} " in held
@@ -154,6 +154,27 @@ def test_a_shard_of_another_configuration_is_refused_and_left_alone(tmp_path):
     with pytest.raises(manifest.ConfigurationMismatch, match="0001-of-0002"):
         complete(tmp_path)
     assert crash_points.digests(place) == before
+
+
+def test_variants_come_together_wherever_each_was_stored(tmp_path):
+    configuration = {**crash_points.CONFIGURATION, "variants": 2}
+    images = {variant: crash_points.result("conv1", 0, variant=variant) for variant in (1, 2)}
+    for place, variant in ((tmp_path, 1), (shards.shard_directory(tmp_path, 1, 2), 2)):
+        with store.open_run(place, configuration, environment={}) as run:
+            run.write_units([images[variant]], affine=None)
+    done = shards.done_elsewhere(tmp_path, configuration)
+    assert sorted(done) == [("conv1", 0, 1), ("conv1", 0, 2)]
+    with store.open_run(tmp_path, configuration, environment={}) as run:
+        assert not run.finished("conv1")
+        assert not shards.collect(run, affine=None)
+        assert run.finished("conv1") == {0}
+        for variant, expected in images.items():
+            image, affine = run.image("conv1", 0, variant)
+            np.testing.assert_array_equal(image, expected.image)
+            assert affine is None
+            np.testing.assert_array_equal(
+                run.traces("conv1").objective[variant - 1], expected.objective
+            )
 
 
 def test_a_run_that_begins_beside_its_shards_leaves_what_they_write_alone(tmp_path):

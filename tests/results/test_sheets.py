@@ -76,6 +76,54 @@ def test_volumes_lie_on_one_page(rng):
         find(pixels.picture(volume[10], window=(0.0, 1.0), scale=2), drawn)
 
 
+@pytest.mark.parametrize(("count", "variants"), [(4, 3), (1, 20), (9, 2)])
+def test_images_of_one_group_lie_together(rng, count, variants):
+    images = noise(rng, count * variants, (140, 192))
+    groups = [number // variants for number in range(len(images))]
+    drawn = sheet(images, window=(0.0, 1.0), scale=1, groups=groups)
+    places = [find(pixels.picture(one, window=(0.0, 1.0)), drawn) for one in images]
+    blocks = np.array(places).reshape(count, variants, 2)
+    # Blocks of one shape, none inside of another, and a group's images in the order given.
+    assert len({tuple(map(tuple, block - block[0])) for block in blocks}) == 1
+    assert all([tuple(each) for each in block] == sorted(map(tuple, block)) for block in blocks)
+    first, last = blocks.min(axis=1), blocks.max(axis=1) + np.array([192, 140])
+    for one in range(count):
+        for other in range(one):
+            assert (first[one] >= last[other]).any() or (first[other] >= last[one]).any()
+    assert 0.3 < drawn.shape[1] / drawn.shape[0] < 3
+    if count > 1 and len({row for row, _ in places}) < count:
+        across = sorted({column for _, column in places})
+        steps = np.diff(across)
+        assert steps[0] < steps[variants - 1], "groups stand further apart than their images"
+
+
+@pytest.mark.parametrize(
+    ("affine", "words"),
+    [
+        (np.eye(4), "anterior up, left on the left"),
+        (np.diag([-1.0, -1.0, 1.0, 1.0]), "posterior up, right on the left"),
+        (None, "i to the right, j up"),
+    ],
+)
+def test_a_page_says_which_way_up_its_images_are_as_far_as_it_is_known(
+    rng, monkeypatch, affine, words
+):
+    said = []
+    draw = sheets.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        sheets.ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, text, *rest, **more: (
+            said.append(text) or draw(self, place, text, *rest, **more)
+        ),
+    )
+    sheet(noise(rng, 2, (40, 40)), affine=affine)
+    assert said[-1] == words
+    sheet(noise(rng, 6, (30, 30, 30)), affine=affine)
+    assert ("axial" in said[-1]) == (affine is not None)
+    assert ("anterior" in said[-1] or "A up" in said[-1]) == (words.startswith("anterior"))
+
+
 def test_images_may_come_one_by_one(rng):
     images = noise(rng, 3, (10, 12))
     options = {"titles": "012", "statuses": ["alive"] * 3, "title": "conv1"}

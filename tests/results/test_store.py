@@ -27,7 +27,7 @@ AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 
 
 def unit(layer="conv1", channel=0, *, status="alive", shape=(6, 4), steps=5, **changes):
     """A result whose content follows from its name."""
-    generator = np.random.default_rng([channel, *layer.encode()])
+    generator = np.random.default_rng([channel, changes.get("variant", 1), *layer.encode()])
     image = generator.random((*shape, 1)).astype(np.float32)
     objective, penalty = generator.random((2, steps)).astype(np.float32)
     values = {
@@ -107,6 +107,78 @@ def test_other_programs_read_what_is_stored(tmp_path):
     descriptions = json.loads((tmp_path / "units.json").read_bytes())
     assert list(rows[0]) == list(descriptions)
     assert set(descriptions["status"]["Levels"]) == set(tables.STATUSES)
+
+
+def test_variants_are_images_of_one_channel(tmp_path):
+    pairs = [(3, 2), (0, 1), (3, 1), (0, 2)]
+    results = [unit(channel=channel, variant=variant) for channel, variant in pairs]
+    with open_run(tmp_path, variants=2) as run:
+        run.write_layers([tables.LayerRecord("conv1", (6, 4), 8, (3, 3), (1, 1))])
+        run.write_units(results[:3], affine=AFFINE)
+        # Of channel 0 an image is still to come.
+        assert run.finished("conv1") == {3}
+        assert [record.key for record in run.records()] == [
+            ("conv1", 0, 1), ("conv1", 3, 1), ("conv1", 3, 2),
+        ]  # fmt: skip
+        with pytest.raises(ValueError, match=r"twice: \[\('conv1', 3, 2\)\]"):
+            run.write_units([unit(channel=3, variant=2)], affine=AFFINE)
+        run.write_units(results[3:], affine=AFFINE)
+        assert run.finished("conv1") == {0, 3}
+        run.write_sheet("conv1")
+    assert {path.name for path in (tmp_path / "images" / "conv1").glob("*.gz")} == {
+        "0000.nii.gz", "0000-variant2.nii.gz", "0003.nii.gz", "0003-variant2.nii.gz",
+    }  # fmt: skip
+    assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["conv1.png"]
+    traces = run.traces("conv1")
+    assert traces.channel.tolist() == [0, 0, 3, 3]
+    assert traces.variant.tolist() == [1, 2, 1, 2]
+    order = [results[i] for i in (1, 3, 2, 0)]
+    for number, result in enumerate(order):
+        np.testing.assert_array_equal(traces.objective[number], result.objective)
+        np.testing.assert_array_equal(run.image(*result.record.key)[0], result.image)
+    with open(tmp_path / "units.tsv", newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table, dialect="excel-tab"))
+    assert [(row["channel"], row["variant"]) for row in rows] == [
+        ("0", "1"), ("0", "2"), ("3", "1"), ("3", "2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "title", "subtitle"),
+    [
+        ({}, "conv1", "1 of 8 channels"),
+        ({"objective": {"conv1": "channel('conv1')"}}, "conv1", "1 of 8 channels"),
+        (
+            {"objective": {"conv1": "(-1.0) * neuron('conv1')"}, "variants": 2},
+            "conv1: what suppresses each channel most", "1 of 8 channels, 2 variants",
+        ),
+        (
+            {"objective": {"conv1": "(-1.0) * layer('conv1')"}},
+            "conv1: what suppresses the whole layer most", "the whole layer",
+        ),
+    ],
+)  # fmt: skip
+def test_a_sheet_says_what_was_asked(tmp_path, monkeypatch, settings, title, subtitle):
+    told = {}
+    draw = store.sheets.contact_sheet
+    monkeypatch.setattr(
+        store.sheets, "contact_sheet", lambda *a, **given: told.update(given) or draw(*a, **given)
+    )
+    with open_run(tmp_path, **settings) as run:
+        run.write_layers([tables.LayerRecord("conv1", (6, 4), 8, (3, 3), (1, 1))])
+        count = settings.get("variants", 1)
+        run.write_units([unit(variant=1 + each) for each in range(count)], affine=AFFINE)
+        run.write_sheet("conv1")
+    assert (told["title"], told["subtitle"]) == (title, subtitle)
+    assert told["titles"] == (["0"] if count == 1 else ["0 (1)", "0 (2)"])
+
+
+def test_the_strongest_image_stands_for_a_channel():
+    values = {1: float("nan"), 2: 0.5, 3: -1.0, 4: 2.0}
+    rows = [unit(variant=each, final_objective=value).record for each, value in values.items()]
+    assert [row.variant for row in tables.leading(rows)] == [4]
+    assert [row.variant for row in tables.leading(rows[:3])] == [2]
+    assert [row.variant for row in tables.leading(rows[:1])] == [1]
 
 
 def test_the_run_is_described_for_bids_and_for_its_own_resumption(tmp_path):
@@ -358,12 +430,25 @@ def test_a_damaged_table_names_file_and_line(tmp_path):
     with open_run(tmp_path) as run:
         run.write_units([unit(), unit(channel=1)], affine=AFFINE)
     path = tmp_path / "units.tsv"
-    path.write_text(path.read_text().replace("\t1\talive", "\tone\talive"))
+    path.write_text(path.read_text().replace("\t1\t1\talive", "\tone\t1\talive"))
     with pytest.raises(ValueError, match=r"units\.tsv, line 3"):
         store.read_run(tmp_path).records()
     path.write_text("channel\n")
     with pytest.raises(ValueError, match="expected the columns"):
         store.read_run(tmp_path).records()
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line_and_left_as_it_is(tmp_path):
+    with open_run(tmp_path) as run:
+        run.write_units([unit()], affine=AFFINE)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace("version 2", "version 1"))
+    before = content(tmp_path)
+    for attempt in (store.read_run, open_run):
+        with pytest.raises(ValueError, match=r"run of an earlier featvis_jax.*--flagfile") as error:
+            attempt(tmp_path)
+        assert "\n" not in str(error.value)
+    assert content(tmp_path) == before
 
 
 def test_a_damaged_image_names_its_file(tmp_path):

@@ -37,7 +37,8 @@ def read_model(path: Path | str) -> onnx.ModelProto:
         onnx.checker.check_model(model)
         model = inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid ONNX file: {error} Export it again.") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a valid ONNX file: {said} Export it again.") from error
     if opset(model) < _OLDEST_OPSET:
         raise ValueError(
             f"{path} uses operator set {opset(model)} of ONNX; expected {_OLDEST_OPSET} or newer: "

@@ -3,15 +3,14 @@
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from featvis_jax.results import pixels
+from featvis_jax.results import grids, nifti, pixels
 from featvis_jax.results.files import file_name
-from featvis_jax.results.gallery import charts, contents, grids, similarity, viewer, views
-from featvis_jax.results.gallery.contents import Layer
+from featvis_jax.results.gallery import charts, contents, similarity, viewer, views
+from featvis_jax.results.gallery.contents import Layer, Variant
 from featvis_jax.results.gallery.pictures import write_picture, write_planes, write_projections
 from featvis_jax.results.gallery.site import Site, link
 from featvis_jax.results.pixels import Window
@@ -23,7 +22,7 @@ _ALIKE = 6
 class _Grid(NamedTuple):
     """What is the same for all images of a run."""
 
-    affine: Float[np.ndarray, "4 4"]
+    affine: nifti.Affine | None
     shape: tuple[int, ...]
     planes: list[grids.Plane]
     window: Window
@@ -75,6 +74,7 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
 def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[str, object]:
     """Return what every page of a run may say."""
     configuration = run.configuration
+    questions = list(dict.fromkeys(layer.question for layer in layers))
     names = {layer.name for layer in layers}
     # The page of a unit stands two directories below the gallery.
     to_run = os.path.relpath(run.directory.resolve(), (site.directory / "units/x").resolve())
@@ -86,8 +86,11 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
         "fingerprint": run.fingerprint,
         "seconds": sum(each["seconds"] for each in run.timings),
         "counts": contents.count(unit.record for layer in layers for unit in layer.units),
-        "finished": sum(len(layer.units) for layer in layers),
+        "finished": sum(layer.finished for layer in layers),
         "wanted": sum(layer.wanted for layer in layers),
+        "variants": run.variants,
+        "questions": questions,
+        "is_transformed": contents.is_transformed(configuration),
         "other_layers": [row for row in run.layers() if row.layer not in names],
         "view_options": contents.view_options(grid.planes),
         "planes": grid.planes,
@@ -112,36 +115,38 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
 def _write_pictures(
     site: Site, run: RunView, layer: Layer, grid: _Grid, *, with_viewer: bool
 ) -> None:
-    """Draw the channels of a layer, one image in memory at a time, and find out who looks alike."""
+    """Draw the images of a layer, one in memory at a time, and find out which look alike."""
     folder, described, projected = f"pictures/{file_name(layer.name)}", [], []
     for unit in layer.units:
-        image, _ = run.image(layer.name, unit.record.channel)
-        stem = f"{folder}/{unit.name}"
-        projected.append(
-            write_planes(site, unit, image, stem=stem, planes=grid.planes, window=grid.window)
-        )
-        own = unit.pictures[0].own_window
-        described.append(similarity.features(pixels.middle_planes(image)))
-        if len(grid.planes) > 1:
-            mosaic = views.mosaic(image)
-            unit.mosaic = write_picture(site, stem, "slices", mosaic.values, grid.window, own)
-            unit.slices = [
-                (*corner, grids.position(grid.affine, grid.shape, normal=2, index=index))
-                for corner, index in zip(mosaic.corners, mosaic.indices, strict=True)
-            ]
+        for variant in unit.variants:
+            image, _ = run.image(*variant.record.key)
+            stem = f"{folder}/{variant.name}"
+            projected.append(
+                write_planes(
+                    site, variant, image, stem=stem, planes=grid.planes, window=grid.window
+                )
+            )
+            if variant is unit.leader:
+                described.append(similarity.features(pixels.middle_planes(image)))
+            _write_depth(site, variant, image, grid, stem=stem)
+            layer_name, channel, number = variant.record.key
+            seen = run.transparency_path(layer_name, channel, ".png", number)
+            if seen.is_file():
+                variant.transparency = f"{stem}-transparency.png"
+                site.write(variant.transparency, seen.read_bytes())
+            if with_viewer:
+                name = f"{layer.name}, channel {channel}"
+                name += f", variant {number}" if layer.variants > 1 else ""
+                own = variant.pictures[0].own_window
+                data = viewer.encode_volume(
+                    image, grid.affine, name=name, shared=grid.window, own=own
+                )
+                variant.volume = f"volumes/{file_name(layer.name)}/{variant.name}.js"
+                site.write(variant.volume, data)
         real = run.real_path(layer.name, unit.record.channel)
         if real.is_file():
-            unit.real = f"{stem}-real.png"
+            unit.real = f"{folder}/{unit.record.channel:04d}-real.png"
             site.write(unit.real, real.read_bytes())
-        seen = run.transparency_path(layer.name, unit.record.channel, ".png")
-        if seen.is_file():
-            unit.transparency = f"{stem}-transparency.png"
-            site.write(unit.transparency, seen.read_bytes())
-        if with_viewer:
-            name = f"{layer.name}, channel {unit.record.channel}"
-            data = viewer.encode_volume(image, grid.affine, name=name, shared=grid.window, own=own)
-            unit.volume = f"volumes/{file_name(layer.name)}/{unit.name}.js"
-            site.write(unit.volume, data)
     write_projections(site, projected)
     features = np.array(described)
     for place, index in enumerate(similarity.order(features)):
@@ -152,19 +157,38 @@ def _write_pictures(
             unit.alike = [layer.units[index] for index in alike]
 
 
+def _write_depth(
+    site: Site, variant: Variant, image: np.ndarray, grid: _Grid, *, stem: str
+) -> None:
+    """Draw the series of slices through a volume; a slice has none."""
+    if len(grid.planes) == 1:
+        return
+    mosaic, own = views.mosaic(image), variant.pictures[0].own_window
+    variant.mosaic = write_picture(site, stem, "slices", mosaic.values, grid.window, own)
+    variant.slices = [
+        (*corner, grids.position(grid.affine, grid.shape, normal=2, index=index))
+        for corner, index in zip(mosaic.corners, mosaic.indices, strict=True)
+    ]
+
+
 def _add_charts(run: RunView, layer: Layer) -> None:
-    """Lay out how the activation rose, channel by channel and for the layer."""
+    """Lay out how the objective rose, image by image and for the layer."""
     traces = run.traces(layer.name)
-    row = {int(channel): index for index, channel in enumerate(traces.channel)}
-    curves = []
-    for unit in layer.units:
-        index = row[unit.record.channel]
-        curves.append(traces.objective[index].astype(np.float64))
-        unit.chart = charts.chart(curves[-1:])
+    row = {key: index for index, key in enumerate(traces.keys(layer.name))}
+    curves = {}
+    for variant in (variant for unit in layer.units for variant in unit.variants):
+        index, record = row[variant.record.key], variant.record
+        curves[record.key] = traces.objective[index].astype(np.float64)
+        ends = [(record.initial_objective, record.final_objective)]
+        variant.chart = charts.chart([curves[record.key]], ends=ends)
         penalty = traces.penalty[index].astype(np.float64)
         if np.isfinite(penalty).any() and np.nanmax(np.abs(penalty)) > 0:
-            unit.penalty_chart = charts.chart([penalty])
-    layer.chart = charts.chart(curves)
+            variant.penalty_chart = charts.chart([penalty])
+    leading = [unit.record for unit in layer.units]
+    layer.chart = charts.chart(
+        [curves[record.key] for record in leading],
+        ends=[(record.initial_objective, record.final_objective) for record in leading],
+    )
 
 
 def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object]) -> None:
@@ -172,13 +196,16 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
     flags = run.directory / "flags.txt"
     text = flags.read_text(encoding="utf-8", errors="replace") if flags.exists() else None
     ranks = layer.ranks()
+    traces = run.traces_path(layer.name).relative_to(run.directory)
     for before, unit, after in contents.neighbours(layer.units):
         record = unit.record
-        paths = {
-            suffix: run.image_path(record.layer, record.channel, suffix).relative_to(run.directory)
-            for suffix in (".nii.gz", ".png")
+        files = {
+            variant.name: {
+                suffix: link(_image_path(run, variant, suffix).as_posix())
+                for suffix in (".nii.gz", ".png")
+            }
+            for variant in unit.variants
         }
-        traces = run.traces_path(record.layer).relative_to(run.directory)
         command = text and contents.unit_command(text, record, batch=run.configuration.get("batch"))
         site.page(
             unit.page,
@@ -188,12 +215,17 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
             before=before,
             after=after,
             rank=ranks[record.channel],
-            nifti=link(paths[".nii.gz"].as_posix()),
-            png=link(paths[".png"].as_posix()),
+            files=files,
             traces=link(traces.as_posix()),
             command=command,
             **about,
         )
+
+
+def _image_path(run: RunView, variant: Variant, suffix: Literal[".nii.gz", ".png"]) -> Path:
+    """Return where an image lies, from the directory of the run."""
+    layer, channel, number = variant.record.key
+    return run.image_path(layer, channel, suffix, number).relative_to(run.directory)
 
 
 def _write_viewer(site: Site) -> None:

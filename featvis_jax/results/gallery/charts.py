@@ -4,6 +4,7 @@ A chart has the size 360 x 168; the templates draw it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,13 +44,19 @@ class Chart(NamedTuple):
     last: float
     """value of the curve at its last finite step"""
     steps: int
+    dots: list[tuple[float, float, float]]
+    """pixels to the right and down, and the value, of what was measured apart from the curve"""
 
 
-def chart(traces: list[Float[np.ndarray, " steps"]]) -> Chart | None:
+def chart(
+    traces: list[Float[np.ndarray, " steps"]], *, ends: Sequence[tuple[float, float]] = ()
+) -> Chart | None:
     """Lay out one curve, or the median and the middle half of several.
 
     Args:
         traces: values against the step, of one length; what is not finite is left out.
+        ends: for each trace the value of its first and of its last image, measured in another way:
+            a dot at each end, of several the medians.
 
     Returns:
         The chart; None if there is nothing finite to draw.
@@ -65,7 +72,11 @@ def chart(traces: list[Float[np.ndarray, " steps"]]) -> Chart | None:
     at = np.flatnonzero(known)
     quartiles = np.nanpercentile(stacked[:, known], (25, 50, 75), axis=0)
     shown = quartiles[1:2] if len(traces) == 1 else quartiles
-    low, high = float(shown.min()), float(shown.max())
+    both = np.array(ends, np.float64).reshape(-1, 2)
+    known_ends = [column[np.isfinite(column)] for column in both.T]
+    medians = [float(np.median(some)) if some.size else None for some in known_ends]
+    values = [*shown.ravel(), *(value for value in medians if value is not None)]
+    low, high = float(min(values)), float(max(values))
     if high - low <= 1e-9 * max(1.0, abs(low)):
         low, high = low - 0.5, high + 0.5
     low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
@@ -97,6 +108,11 @@ def chart(traces: list[Float[np.ndarray, " steps"]]) -> Chart | None:
         first=float(quartiles[1][0]),
         last=float(quartiles[1][-1]),
         steps=steps,
+        dots=[
+            (float(x(np.array([step]))[0]), float(y(np.array([value]))[0]), value)
+            for step, value in zip((0.0, float(max(steps - 1, 1))), medians, strict=True)
+            if value is not None
+        ],
     )
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from featvis_jax.results import manifest, pixels
+from featvis_jax.results import grids, manifest, pixels
+from featvis_jax.results.asked import Question
 from featvis_jax.results.files import file_name
-from featvis_jax.results.gallery import contents, grids
+from featvis_jax.results.gallery import contents
 from featvis_jax.results.gallery.contents import Layer, Unit
 from featvis_jax.results.gallery.pictures import write_planes, write_projections
 from featvis_jax.results.gallery.site import Site, link
@@ -20,7 +21,7 @@ from featvis_jax.results.store import RunView
 class Column(NamedTuple):
     """A run, as the templates see it.
 
-    >>> Column("blur", "runs/blur", {"regularization": '"blur"'}, 0).label
+    >>> Column("blur", "runs/blur", {"regularization": '"blur"'}, 0, {}).label
     'blur'
     """
 
@@ -29,6 +30,9 @@ class Column(NamedTuple):
     differences: dict[str, str]
     """settings in which the runs differ, as JSON"""
     finished: int
+    """how many channels have all their images"""
+    questions: dict[str, Question]
+    """what was asked of the units of each layer"""
 
 
 def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Path:
@@ -64,11 +68,13 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
     if len(shapes) > 1:
         each = ", ".join(f"{run.directory}: {grid[1]}" for run, grid in known)
         raise ValueError(f"runs to compare must have images of one shape; got {each}.")
-    affine, shape, planes = known[0][1] if known else found[0]
+    shape = known[0][1][1] if known else ()
+    affine = grids.same([grid[0] for _, grid in known]) if known else None
+    planes = grids.planes(affine, shape) if known else []
     windows = [contents.shared_window(run, rows) for run, rows in zip(runs, records, strict=True)]
     window = pixels.value_range([np.array(windows)])
-    columns = _columns(runs, [len(rows) for rows in records])
     layers = [contents.layers(run, rows) for run, rows in zip(runs, records, strict=True)]
+    columns = _columns(runs, layers)
     names = list(dict.fromkeys(layer.name for some in layers for layer in some))
     with Site(out or runs[0].directory / "comparison") as site:
         site.looks(planes)
@@ -93,11 +99,12 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
                 continue
             projected = []
             for number, (run, layer) in enumerate(zip(runs, same, strict=True)):
-                for unit in layer.units if layer else []:
-                    image, _ = run.image(name, unit.record.channel)
-                    stem = f"pictures/{file_name(name)}/{unit.name}-{number}"
+                units = layer.units if layer else []
+                for variant in (variant for unit in units for variant in unit.variants):
+                    image, _ = run.image(*variant.record.key)
+                    stem = f"pictures/{file_name(name)}/{variant.name}-{number}"
                     projected.append(
-                        write_planes(site, unit, image, stem=stem, planes=planes, window=window)
+                        write_planes(site, variant, image, stem=stem, planes=planes, window=window)
                     )
             write_projections(site, projected)
             pages.append((name, f"layers/{file_name(name)}.html", rows))
@@ -119,7 +126,7 @@ def _model(run: RunView) -> str:
     return str(run.configuration.get("model") or run.directory.resolve().name)
 
 
-def _columns(runs: Sequence[RunView], finished: Sequence[int]) -> list[Column]:
+def _columns(runs: Sequence[RunView], layers: Sequence[Sequence[Layer]]) -> list[Column]:
     """Name runs by their regularization, where that tells them apart, else by their directory."""
     settings = []
     for run in runs:
@@ -136,9 +143,10 @@ def _columns(runs: Sequence[RunView], finished: Sequence[int]) -> list[Column]:
             label,
             str(run.directory),
             {name: _plain(each.get(name)) for name in differing},
-            count,
+            sum(layer.finished for layer in some),
+            {layer.name: layer.question for layer in some},
         )
-        for label, run, each, count in zip(labels, runs, settings, finished, strict=True)
+        for label, run, each, some in zip(labels, runs, settings, layers, strict=True)
     ]
 
 

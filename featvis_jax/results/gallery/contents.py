@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float
 
-from featvis_jax.results import nifti, pixels
+from featvis_jax.results import grids, nifti, pixels, tables
+from featvis_jax.results.asked import Question, question
 from featvis_jax.results.files import file_name
-from featvis_jax.results.gallery import grids
 from featvis_jax.results.gallery.charts import Chart
 from featvis_jax.results.pixels import Window
 from featvis_jax.results.store import RunView
@@ -20,7 +19,15 @@ from featvis_jax.results.tables import STATUSES, LayerRecord, UnitRecord
 _Any = TypeVar("_Any")
 
 # Shape and word carry the status, as on the contact sheets; the colour only helps the eye.
-MARKS = {"alive": "\u25cf", "dead": "\u25cb", "uniform": "\u25a1", "diverged": "\u25b3"}
+MARKS = {
+    "alive": "\u25cf",
+    "unsettled": "\u25d0",
+    "noise": "\u25a6",
+    "uniform": "\u25a1",
+    "unmoved": "\u25c7",
+    "dead": "\u25cb",
+    "diverged": "\u25b3",
+}
 RULES: Mapping[str, str] = next(
     column.metadata["Levels"] for column in fields(UnitRecord) if column.name == "status"
 )
@@ -46,12 +53,12 @@ class Picture(NamedTuple):
 
 
 @dataclass(eq=False)
-class Unit:
-    """A finished channel, as the templates see it.
+class Variant:
+    """A finished image of a channel, as the templates see it.
 
-    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-    >>> Unit(row).page
-    'units/conv1/0003.html'
+    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
+    >>> Variant(row).name
+    '0003-variant2'
     """
 
     record: UnitRecord
@@ -59,27 +66,17 @@ class Unit:
     slices: list[tuple[int, int, str]] = field(default_factory=list)
     """left and top pixel of every slice of the mosaic, and where it lies"""
     mosaic: Picture | None = None
-    real: str | None = None
-    """picture of the real images that drive it most, below the gallery"""
     transparency: str | None = None
     """picture of where the network was looking, below the gallery"""
     volume: str | None = None
     """script with the volume, below the gallery"""
-    similarity: int = 0
-    """place in the order in which neighbours look alike"""
-    alike: list["Unit"] = field(default_factory=list)
     chart: Chart | None = None
     penalty_chart: Chart | None = None
 
     @property
     def name(self) -> str:
         """Its part of a file name."""
-        return f"{self.record.channel:04d}"
-
-    @property
-    def page(self) -> str:
-        """Its page, below the gallery."""
-        return f"units/{file_name(self.record.layer)}/{self.name}.html"
+        return tables.image_name(self.record.channel, self.record.variant)
 
     def tiles(self) -> list[Picture]:
         """Return the pictures that stand for it on a sheet: the planes and one projection."""
@@ -92,10 +89,45 @@ class Unit:
 
 
 @dataclass(eq=False)
+class Unit:
+    """A channel with its finished images, as the templates see it.
+
+    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
+    >>> Unit([Variant(row)]).page
+    'units/conv1/0003.html'
+    """
+
+    variants: list[Variant]
+    """at least one"""
+    real: str | None = None
+    """picture of the real images that drive it most, below the gallery"""
+    similarity: int = 0
+    """place in the order in which neighbours look alike"""
+    alike: list["Unit"] = field(default_factory=list)
+
+    @property
+    def leader(self) -> Variant:
+        """The variant that stands for it: that of the largest objective."""
+        (record,) = tables.leading(variant.record for variant in self.variants)
+        return next(variant for variant in self.variants if variant.record is record)
+
+    @property
+    def record(self) -> UnitRecord:
+        """The row of that variant, whose number and status are the channel's."""
+        return self.leader.record
+
+    @property
+    def page(self) -> str:
+        """Its page, below the gallery."""
+        return f"units/{file_name(self.record.layer)}/{self.record.channel:04d}.html"
+
+
+@dataclass(eq=False)
 class Layer:
     """A layer that was asked for.
 
-    >>> Layer("conv1", None, wanted=8).page
+    >>> drives = Question("channel('conv1')", suppresses=False, unit="channel")
+    >>> Layer("conv1", None, wanted=8, question=drives).page
     'layers/conv1.html'
     """
 
@@ -103,6 +135,10 @@ class Layer:
     record: LayerRecord | None
     wanted: int
     """how many channels were asked for"""
+    question: Question
+    """what was asked of them"""
+    variants: int = 1
+    """how many images of each were asked for"""
     units: list[Unit] = field(default_factory=list)
     chart: Chart | None = None
 
@@ -112,12 +148,17 @@ class Layer:
         return f"layers/{file_name(self.name)}.html"
 
     @property
+    def finished(self) -> int:
+        """How many channels have all their images."""
+        return sum(len(unit.variants) >= self.variants for unit in self.units)
+
+    @property
     def counts(self) -> dict[str, int]:
-        """How many finished channels there are of each status that occurs."""
+        """How many channels with an image there are of each status that occurs."""
         return count(unit.record for unit in self.units)
 
     def ranks(self) -> dict[int, int]:
-        """Return the place of every channel by its activation, from 1."""
+        """Return the place of every channel by its objective, from 1."""
         values = [-np.nan_to_num(unit.record.final_objective, nan=-np.inf) for unit in self.units]
         order = np.argsort(values, kind="stable")
         return {self.units[i].record.channel: rank + 1 for rank, i in enumerate(order)}
@@ -125,8 +166,10 @@ class Layer:
     def strip(self, most: int = 12) -> list[tuple[Unit, bool]]:
         """Return channels for one row, and whether they are there before a status is chosen.
 
-        Evenly spaced ones come first to mind; the others are there for their status.
+        Evenly spaced ones come first to mind; the others are there for their status. Where a
+        channel has many images, fewer channels fill the row.
         """
+        most = max(1, most // self.variants)
         front = spaced(self.units, most)
         shown = {id(unit) for unit in front}
         for status in STATUSES:
@@ -144,7 +187,7 @@ def spaced(units: Sequence[Unit], most: int) -> list[Unit]:
         most: how many to return at most.
 
     >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-    >>> units = [Unit(row) for _ in range(5)]
+    >>> units = [Unit([Variant(row)]) for _ in range(5)]
     >>> [units.index(unit) for unit in spaced(units, 3)]
     [0, 2, 4]
     """
@@ -180,7 +223,7 @@ def layers(run: RunView, records: Sequence[UnitRecord]) -> list[Layer]:
 
     Args:
         run: the run.
-        records: of its finished channels.
+        records: of its finished images.
 
     Returns:
         Those that the configuration names under "layers", and any other with a finished channel.
@@ -195,11 +238,25 @@ def layers(run: RunView, records: Sequence[UnitRecord]) -> list[Layer]:
         wanted.setdefault(record.layer, known.channels if known else 0)
     names = [name for name in rows if name in wanted]
     names += [name for name in wanted if name not in rows]
-    found = []
+    configuration, found = run.configuration, []
     for name in names:
-        units = [Unit(record) for record in records if record.layer == name]
-        found.append(Layer(name, rows.get(name), max(wanted[name], len(units)), units))
+        variants: dict[int, list[Variant]] = {}
+        for record in records:
+            if record.layer == name:
+                variants.setdefault(record.channel, []).append(Variant(record))
+        units = [Unit(same) for same in variants.values()]
+        total, asked_for = max(wanted[name], len(units)), question(configuration, name)
+        found.append(Layer(name, rows.get(name), total, asked_for, run.variants, units))
     return found
+
+
+def is_transformed(configuration: Mapping[str, Any]) -> bool:
+    """Whether the ascent looked at its images through transforms, as far as a run says.
+
+    >>> [is_transformed({"robustness": each}) for each in ("chain(jitter(2))", "chain()")]
+    [True, False]
+    """
+    return configuration.get("robustness") not in (None, "", "chain()", "identity()")
 
 
 def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
@@ -213,7 +270,8 @@ def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
         The window that its images ask viewers for, else the range of all images that are finite.
     """
     if records:
-        path = run.image_path(records[0].layer, records[0].channel, ".nii.gz")
+        layer, channel, variant = records[0].key
+        path = run.image_path(layer, channel, ".nii.gz", variant)
         proposed = nifti.proposed_window(path.read_bytes())
         if proposed:
             return round(proposed[0], 6), round(proposed[1], 6)
@@ -224,11 +282,11 @@ def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
 
 def grid(
     run: RunView, records: Sequence[UnitRecord]
-) -> tuple[Float[np.ndarray, "4 4"], tuple[int, ...], list[grids.Plane]]:
+) -> tuple[nifti.Affine | None, tuple[int, ...], list[grids.Plane]]:
     """Return affine, shape and planes of the grid that the images lie on; no planes without one."""
     if not records:
-        return np.eye(4), (), []
-    image, affine = run.image(records[0].layer, records[0].channel)
+        return None, (), []
+    image, affine = run.image(*records[0].key)
     shape = image.shape[:-1]
     return affine, shape, grids.planes(affine, shape)
 
@@ -248,7 +306,7 @@ def view_options(planes: Sequence[grids.Plane]) -> list[tuple[str, str]]:
 
 
 def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:
-    r"""Return the command that makes the image of one channel again.
+    r"""Return the command that makes the images of one channel again.
 
     Args:
         flags_text: flags.txt of the run.

@@ -6,30 +6,30 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import pixels
-from featvis_jax.results.gallery import grids, views
-from featvis_jax.results.gallery.contents import Picture, Unit
+from featvis_jax.results import grids, pixels
+from featvis_jax.results.gallery import views
+from featvis_jax.results.gallery.contents import Picture, Variant
 from featvis_jax.results.gallery.site import Site
 from featvis_jax.results.pixels import Window
 
 
 class Projected(NamedTuple):
-    """The projections of a unit, until those of the others are known too.
+    """The projections of an image, until those of the others are known too.
 
     >>> from featvis_jax.results.tables import UnitRecord
     >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-    >>> Projected(Unit(row), "pictures/conv1/0003", {}).stem
+    >>> Projected(Variant(row), "pictures/conv1/0003", {}).stem
     'pictures/conv1/0003'
     """
 
-    unit: Unit
+    variant: Variant
     stem: str
     values: dict[str, Float[np.ndarray, "_ _"]]
 
 
 def write_planes(
     site: Site,
-    unit: Unit,
+    variant: Variant,
     image: Float[np.ndarray, "*spatial 1"],
     *,
     stem: str,
@@ -40,7 +40,7 @@ def write_planes(
 
     Args:
         site: where the pictures go.
-        unit: that the image belongs to; its pictures are added to it.
+        variant: the image, as the templates see it; its pictures are added to it.
         image: shape (x, y, 1) or (x, y, z, 1).
         stem: begin of the names of the files.
         planes: of the grid.
@@ -53,8 +53,8 @@ def write_planes(
     found = views.of_image(image, list(planes))
     for plane in planes:
         values = found.pop(plane.name)
-        unit.pictures.append(write_picture(site, stem, plane.name, values, window, own))
-    return Projected(unit, stem, found)
+        variant.pictures.append(write_picture(site, stem, plane.name, values, window, own))
+    return Projected(variant, stem, found)
 
 
 def write_projections(site: Site, projected: Sequence[Projected]) -> None:
@@ -64,15 +64,15 @@ def write_projections(site: Site, projected: Sequence[Projected]) -> None:
 
     Args:
         site: where the pictures go.
-        projected: of the units that are shown together.
+        projected: of the images that are shown together.
     """
-    sound = [each for each in projected if each.unit.record.status != "diverged"]
+    sound = [each for each in projected if each.variant.record.status != "diverged"]
     values = [some for each in sound or projected for some in each.values.values()]
     shared = pixels.opened(pixels.value_range(values))
-    for unit, stem, found in projected:
+    for variant, stem, found in projected:
         for view, some in found.items():
             own = views.own_window(some)
-            unit.pictures.append(write_picture(site, stem, view, some, shared, own))
+            variant.pictures.append(write_picture(site, stem, view, some, shared, own))
 
 
 def write_picture(

@@ -20,7 +20,7 @@ from featvis_jax.results.files import (
     remove_partial_files,
     unlock,
 )
-from featvis_jax.results.gallery.grids import Plane, minus
+from featvis_jax.results.grids import Plane, minus
 
 # Widths that the pictures are fitted to, in CSS pixels.
 _TILE, _STAGE_WIDTH, _STAGE_HEIGHT, _PHONE = 160, 1130, 600, 318
@@ -130,10 +130,12 @@ def sizes_css(planes: list[Plane]) -> str:
         Rules that the style sheet builds on.
 
     >>> import numpy as np
-    >>> from featvis_jax.results.gallery import grids
+    >>> from featvis_jax.results import grids
     >>> print(sizes_css(grids.planes(np.eye(4), (140, 192))))
     :root{--tile:1;--tile-narrow:1;--stage:3;--stage-narrow:2;--cell:140}
     .axial{--w:140;--h:192}
+    body:has(#view-axial:checked) .tile .voxels:not([data-view="axial"]){display:none}
+    body:has(#view-projection:checked) .tile .voxels:not([data-view="projection"]){display:none}
     <BLANKLINE>
     """
     if not planes:
@@ -151,6 +153,10 @@ def sizes_css(planes: list[Plane]) -> str:
     whole = ";".join(f"--{name}:{max(1, scale)}" for name, scale in scales.items())
     lines = [f":root{{{whole};--cell:{widest}}}"]
     lines += [f".{plane.name}{{--w:{plane.width};--h:{plane.height}}}" for plane in planes]
+    lines += [
+        f'body:has(#view-{view}:checked) .tile .voxels:not([data-view="{view}"]){{display:none}}'
+        for view in [*(plane.name for plane in planes), "projection"]
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -163,12 +169,14 @@ def link(path: str) -> str:
     return quote(path, safe="/+=~")
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Write a number for people.
 
-    >>> number(-1.23456), number(float("nan")), number(256)
-    ('−1.235', 'n/a', '256')
+    >>> number(-1.23456), number(float("nan")), number(None), number(256)
+    ('−1.235', 'n/a', 'n/a', '256')
     """
+    if value is None:
+        return "n/a"
     if isinstance(value, int):
         return minus(str(value))
     return minus(f"{value + 0.0:.4g}") if math.isfinite(value) else "n/a"

@@ -18,7 +18,7 @@ from featvis_jax.results.pixels import Window
 
 def encode_volume(
     image: Float[np.ndarray, "x y z 1"],
-    affine: Float[np.ndarray, "4 4"],
+    affine: nifti.Affine | None,
     *,
     name: str,
     shared: Window,
@@ -28,7 +28,7 @@ def encode_volume(
 
     Args:
         image: shape (x, y, z, 1); stored with 256 grey levels over its finite range.
-        affine: from voxel indices to millimetres.
+        affine: from voxel indices to millimetres; without one the viewer shows no letters.
         name: what the viewer calls it.
         shared: intensities that are black and white in the shared window.
         own: the same for the own window.

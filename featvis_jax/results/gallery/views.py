@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from featvis_jax.results import pixels
-from featvis_jax.results.gallery.grids import Plane
+from featvis_jax.results.grids import Plane
 from featvis_jax.results.pixels import Window
 
 SLICES = 16
@@ -129,7 +129,7 @@ def of_image(
         The middle planes by their names, and for a volume the projections, "axial-projection" and
         so on.
 
-    >>> from featvis_jax.results.gallery import grids
+    >>> from featvis_jax.results import grids
     >>> list(of_image(np.zeros((4, 5, 1)), grids.planes(np.eye(4), (4, 5))))
     ['axial']
     """

@@ -113,6 +113,7 @@ def layer(name: str) -> Objective:
         f"layer({name!r})",
         (name,),
         lambda activations, image, unit: jnp.mean(jnp.square(activations[name])),
+        reads_whole=(name,),
     )
 
 

@@ -266,7 +266,7 @@ def test_names_are_those_of_nodes_and_unique(tmp_path, rng):
     left, right = b.node("Split", x, axis=1, outputs=2, num_outputs=2, name="halves")
     network = onnx_network(save(b.model(left, right), tmp_path))
     names = [layer.name for layer in network.layers]
-    assert names == ["block/relu", "v1_0", "v2_0", "v3_0", "v4_0", "v4_1"]
+    assert names == ["block/relu", "twice", "twice@2", "v3_0", "v4_0", "v4_1"]
     image = jnp.ones((6, 6, 2))
     # The layer's own name, and no ReLU after a layer "block".
     assert set(network.activations(network.variables, image, ("block/relu",))) == {"block/relu"}

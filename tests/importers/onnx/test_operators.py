@@ -53,6 +53,14 @@ CASES = [
          label="3-D blocks"),
     case("ConvTranspose", kernel(4, 3, 3, 3, 3), strides=[2, 1, 2], pads=[1] * 6, shape=VOLUME,
          label="3-D"),
+    case("ConvTranspose", kernel(4, 3, 3, 3), kernel(3), strides=[2, 2], output_shape=[16, 14],
+         label="shape larger than its windows"),
+    case("ConvTranspose", kernel(4, 3, 3, 3), strides=[2, 3], output_shape=[14, 18],
+         auto_pad="SAME_UPPER", label="smaller shape upper"),
+    case("ConvTranspose", kernel(4, 3, 3, 3), strides=[2, 3], output_shape=[14, 18],
+         auto_pad="SAME_LOWER", output_padding=[1, 0], label="smaller shape lower"),
+    case("ConvTranspose", kernel(4, 3, 2, 3, 2), strides=[2, 3, 3], output_shape=[12, 14, 21],
+         auto_pad="SAME_LOWER", shape=VOLUME, label="3-D shape"),
     # Pooling.
     case("MaxPool", kernel_shape=[2, 2], strides=[2, 2], label="plain"),
     case("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], label="padding"),
@@ -144,6 +152,10 @@ CASES = [
 ]  # fmt: skip
 
 
+# Where the channels are afterwards, if they have moved.
+READERS = {"Transpose": lambda value: value[0], "Unsqueeze": lambda value: as_layer(value[:, :, 0])}
+
+
 @pytest.mark.parametrize("operator, inputs, shape, opset, outputs, attributes", CASES)
 def test_an_operator_is_what_the_reference_says(
     rng, tmp_path, operator, inputs, shape, opset, outputs, attributes
@@ -165,15 +177,14 @@ def test_an_operator_is_what_the_reference_says(
     found = QUICK_JIT(network.activations, static_argnums=2)(network.variables, image, tuple(asked))
     for value in expected:
         if names[value] in asked:
-            reference = expected[value]
-            is_last = operator == "Transpose" and value == made[0]
-            reference = reference[0] if is_last else as_layer(reference)
+            read = READERS.get(operator, as_layer) if value != x else as_layer
+            reference = read(expected[value])
             scale = max(np.abs(reference).max(), 1e-3)
             np.testing.assert_allclose(found[names[value]], reference, atol=2e-5 * scale)
             assert network.layer(names[value]).shape == reference.shape
-    # Only what is neither an image nor a vector is no layer.
+    # Only channels that were merged with a part of the grid are no layer.
     for value in made:
-        assert names[value] in asked or expected[value].ndim not in (2, len(shape))
+        assert (names[value] in asked) == (operator != "Reshape")
 
 
 def test_every_operator_has_a_case():
@@ -200,3 +211,12 @@ def test_groups_of_a_transposed_convolution_are_convolutions_of_their_own(rng, t
     expected = as_layer(every_value(reference_model, image)[joined])
     found = network.activations(network.variables, jnp.asarray(image), ("groups",))["groups"]
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_an_output_shape_that_no_window_reaches_is_refused(rng, tmp_path):
+    builder = Builder(rng, (1, 2, 5, 4))
+    made = builder.node(
+        "ConvTranspose", "image", builder.normal(2, 3, 3, 3), strides=[2, 2], output_shape=[13, 9]
+    )
+    with pytest.raises(ValueError, match=r"output_shape is \[13, 9\]; expected from 1 to 12"):
+        onnx_network(save(builder.model(made), tmp_path))

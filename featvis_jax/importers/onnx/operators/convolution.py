@@ -101,7 +101,7 @@ def _transposed_pads(
     dilations: tuple[int, ...],
     extra: tuple[int, ...],
 ) -> tuple[tuple[int, int], ...]:
-    """What is cut off before and after."""
+    """What is cut off before and after; less than nothing where zeros are added."""
     rank = len(spatial)
     mode = node.attributes.get("auto_pad", "NOTSET")
     shape = node.attributes.get("output_shape")
@@ -114,9 +114,17 @@ def _transposed_pads(
     for n, k, s, d, more, out in zip(
         spatial, size, strides, dilations, extra, list(wanted)[-rank:], strict=True
     ):
-        total = max(s * (n - 1) + more + (k - 1) * d + 1 - out, 0)
+        natural = s * (n - 1) + (k - 1) * d + 1
+        if shape is not None and not 0 < out < natural + s:
+            raise node.refuse(
+                f"its output_shape is {list(shape)}; expected from 1 to {natural + s - 1} where "
+                f"its image has {n} voxels."
+            )
+        total = max(natural + more - out, 0)
         small, large = total // 2, total - total // 2
-        pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
+        low, high = (small, large) if mode == "SAME_UPPER" else (large, small)
+        # What the windows do not reach is zero, and comes behind.
+        pads.append((low, natural + more - out - low if shape is not None else high))
     return tuple(pads)
 
 

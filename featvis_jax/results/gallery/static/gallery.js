@@ -32,7 +32,7 @@
   }
 
   function sort(name) {
-    const rising = name !== "activation";
+    const rising = name !== "objective";
     for (const list of document.querySelectorAll(".sheet .tiles")) {
       const key = (tile) => {
         const value = Number(tile.dataset[name]);
@@ -62,7 +62,7 @@
     history.replaceState(null, "", text(state, state.anchor) || "#");
     if (name === "sort") sort(value);
     carry();
-    tellViewer();
+    tellViewers();
   }
 
   function shown(element) {
@@ -118,7 +118,7 @@
 
   // The 3-D viewer: two scripts, loaded when somebody asks.
 
-  let viewer = null;
+  const viewers = [];
   let deliver = null;
   window.featvisGallery = { volume: (volume) => deliver && deliver(volume) };
 
@@ -132,25 +132,28 @@
     });
   }
 
-  function tellViewer() {
-    if (!viewer || !viewer.volume) return;
-    const [low, high] = viewer.windows[state.window || "shared"];
-    viewer.volume.cal_min = low;
-    viewer.volume.cal_max = high;
-    viewer.niivue.updateGLVolume();
+  function tellViewers() {
+    for (const viewer of viewers) {
+      const [low, high] = viewer.windows[state.window || "shared"];
+      viewer.volume.cal_min = low;
+      viewer.volume.cal_max = high;
+      viewer.niivue.updateGLVolume();
+    }
   }
 
-  async function open() {
-    const section = document.getElementById("viewer");
+  // One volume after the other: each script hands its volume to whoever asked last.
+  let opening = Promise.resolve();
+
+  async function open(section) {
     const note = section.querySelector("[role=status]");
-    const button = document.getElementById("open-viewer");
+    const button = section.querySelector("button");
     button.disabled = true;
     note.textContent = "Loading\u2026";
     try {
       if (!document.createElement("canvas").getContext("webgl2")) {
         throw new Error("this browser has no WebGL 2");
       }
-      await load(section.dataset.library);
+      if (!window.niivue) await load(section.dataset.library);
       const delivered = new Promise((resolve) => { deliver = resolve; });
       await load(section.dataset.volume);
       const volume = await delivered;
@@ -162,7 +165,7 @@
       const niivue = new window.niivue.Niivue({
         backColor: [0, 0, 0, 1],
         isRadiologicalConvention: false,
-        isOrientationTextVisible: true,
+        isOrientationTextVisible: section.dataset.oriented === "yes",
         dragAndDropEnabled: false,
         isNearestInterpolation: true,
         crosshairColor: [0.49, 0.71, 0.92, 0.8],
@@ -183,8 +186,8 @@
       niivue.addVolume(image);
       niivue.setSliceType(niivue.sliceTypeMultiplanar);
       window.featvisGallery.niivue = niivue;
-      viewer = { niivue, volume: image, windows: { shared: volume.shared, own: volume.own } };
-      tellViewer();
+      viewers.push({ niivue, volume: image, windows: { shared: volume.shared, own: volume.own } });
+      tellViewers();
       button.hidden = true;
       note.textContent = "Drag to move through the volume, right button to change the window, wheel to scroll.";
       section.dataset.state = "open";
@@ -204,6 +207,7 @@
   });
   const search = document.getElementById("layer-filter");
   if (search) search.addEventListener("input", filterLayers);
-  const button = document.getElementById("open-viewer");
-  if (button) button.addEventListener("click", open);
+  for (const section of document.querySelectorAll(".viewer")) {
+    section.querySelector("button").addEventListener("click", () => { opening = opening.then(() => open(section)); });
+  }
 })();

@@ -2,18 +2,22 @@
 
 Everything follows from the affine. A picture has the first of its two axes to the right and the
 second one up, as in `featvis_jax.results.pixels`; which side of the subject that is, the affine
-tells, and the letters at the sides of a picture say it.
+tells, and the letters at the sides of a picture say it. Of a grid without an affine nobody knows
+it: its planes go by the axes of the array, i, j and k, and its slices by their numbers.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import nibabel
 import numpy as np
-from jaxtyping import Float
+
+from featvis_jax.results.nifti import Affine
 
 _OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
 _WORLD_AXES = {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}
 _NAMES = {"x": "sagittal", "y": "coronal", "z": "axial"}
+_AXES = "ijk"
 
 
 class Plane(NamedTuple):
@@ -24,7 +28,7 @@ class Plane(NamedTuple):
     """
 
     name: str
-    """axial, coronal or sagittal: the direction that the normal is closest to"""
+    """axial, coronal or sagittal, the direction that the normal is closest to; or ij, ik, jk"""
     normal: int
     """axis of the grid that the plane is cut across"""
     width: int
@@ -36,12 +40,23 @@ class Plane(NamedTuple):
     top: str
     bottom: str
 
+    @property
+    def ways(self) -> str:
+        """Which way up it is shown.
 
-def planes(affine: Float[np.ndarray, "4 4"], shape: tuple[int, ...]) -> list[Plane]:
+        >>> planes(np.eye(4), (4, 5))[0].ways, planes(None, (4, 5))[0].ways
+        ('A up, L on the left', 'i to the right, j up')
+        """
+        if self.left:
+            return f"{self.top} up, {self.left} on the left"
+        return f"{self.right} to the right, {self.top} up"
+
+
+def planes(affine: Affine | None, shape: tuple[int, ...]) -> list[Plane]:
     """Return the planes of a grid, in the order in which `pixels.middle_planes` shows them.
 
     Args:
-        affine: from voxel indices to millimetres, invertible.
+        affine: from voxel indices to millimetres, invertible; None if nobody knows.
         shape: (x, y) of a slice, or (x, y, z) of a volume.
 
     Returns:
@@ -51,42 +66,56 @@ def planes(affine: Float[np.ndarray, "4 4"], shape: tuple[int, ...]) -> list[Pla
     ['axial', 'coronal', 'sagittal']
     >>> planes(np.diag([-1.0, 1.0, 1.0, 1.0]), (2, 3))[0].right
     'L'
+    >>> [plane.name for plane in planes(None, (2, 3, 4))]
+    ['ij', 'ik', 'jk']
     """
-    codes = nibabel.aff2axcodes(affine)
+    codes = None if affine is None else nibabel.aff2axcodes(affine)
     found = []
     for right, up, normal in ((0, 1, 2), (0, 2, 1), (1, 2, 0))[: 1 if len(shape) == 2 else 3]:
-        found.append(
-            Plane(
-                name=_NAMES[_WORLD_AXES[codes[normal]]],
-                normal=normal,
-                width=shape[right],
-                height=shape[up],
-                left=_OPPOSITE[codes[right]],
-                right=codes[right],
-                top=codes[up],
-                bottom=_OPPOSITE[codes[up]],
-            )
-        )
+        if codes is None:
+            name, sides = _AXES[right] + _AXES[up], ("", _AXES[right], _AXES[up], "")
+        else:
+            name = _NAMES[_WORLD_AXES[codes[normal]]]
+            sides = _OPPOSITE[codes[right]], codes[right], codes[up], _OPPOSITE[codes[up]]
+        found.append(Plane(name, normal, shape[right], shape[up], *sides))
     return found
 
 
-def position(
-    affine: Float[np.ndarray, "4 4"], shape: tuple[int, ...], *, normal: int, index: int
-) -> str:
+def same(affines: Sequence[Affine | None]) -> Affine | None:
+    """Return what several grids share, if they lie alike; None if they do not.
+
+    Args:
+        affines: at least one.
+
+    >>> same([np.eye(4), np.eye(4)]) is None, same([np.eye(4), None]) is None
+    (False, True)
+    """
+    first, *others = affines
+    if first is None or any(each is None or not np.allclose(each, first) for each in others):
+        return None
+    return first
+
+
+def position(affine: Affine | None, shape: tuple[int, ...], *, normal: int, index: int) -> str:
     """Say where a slice lies, by the middle of it.
 
     Args:
-        affine: from voxel indices to millimetres.
+        affine: from voxel indices to millimetres; None if nobody knows.
         shape: (x, y) of a slice, or (x, y, z) of a volume.
         normal: axis of the grid that the slice is cut across.
         index: of the slice along that axis.
 
     Returns:
-        Millimetres along the world axis that the normal is closest to.
+        Millimetres along the world axis that the normal is closest to, or the number of the slice;
+        nothing for a grid that is one slice in no known place.
 
     >>> position(np.diag([2.0, 2.0, 2.0, 1.0]), (5, 5, 5), normal=2, index=3)
     'z = 6 mm'
+    >>> position(None, (5, 5, 5), normal=2, index=3)
+    'slice k = 3'
     """
+    if affine is None:
+        return f"slice {_AXES[normal]} = {index}" if len(shape) == 3 else ""
     middle = np.array([*((length - 1) / 2 for length in (*shape, 1)[:3]), 1.0])
     middle[normal] = index
     letter = nibabel.aff2axcodes(affine)[normal]
@@ -95,19 +124,21 @@ def position(
     return f"{axis} = {minus(f'{place + 0.0:.4g}')} mm"
 
 
-def voxel_size_mm(affine: Float[np.ndarray, "4 4"], shape: tuple[int, ...]) -> list[float]:
+def voxel_size_mm(affine: Affine | None, shape: tuple[int, ...]) -> list[float] | None:
     """Return the voxel size along the axes of a grid.
 
     Args:
-        affine: from voxel indices to millimetres.
+        affine: from voxel indices to millimetres; None if nobody knows.
         shape: (x, y) of a slice, or (x, y, z) of a volume.
 
     Returns:
-        Millimetres, one number per axis.
+        Millimetres, one number per axis; None if nobody knows.
 
     >>> voxel_size_mm(np.diag([2.0, 3.0, 4.0, 1.0]), (9, 9))
     [2.0, 3.0]
     """
+    if affine is None:
+        return None
     sizes = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     return [round(float(size), 4) for size in sizes[: len(shape)]]
 

@@ -1,0 +1,107 @@
+"""What a run asked of its units, in the words of its pages and sheets.
+
+The objective that run.json records says it: an image that suppresses a unit is not to be read as
+one that drives it, and what was asked of a layer as a whole is about none of its channels.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# Factors at the head of a description: "(-1.0) * channel('conv5')" is minus the channel's mean.
+_FACTOR = re.compile(r"\(*(?:\((?P<negative>-[^()]+)\)|[0-9][0-9.e+-]*) \* ")
+_WORDS = {
+    "channel": "channel",
+    "neuron": "channel",
+    "attention": "channel",
+    "logit": "logit",
+    "logit_difference": "logit",
+    "layer": "whole layer",
+    "direction": "direction",
+    "cosine_direction": "direction",
+}
+
+
+class Question(NamedTuple):
+    """What was asked of the units of a layer.
+
+    >>> Question("channel('conv5')", suppresses=False, unit="channel").sought
+    'what drives each channel most'
+    """
+
+    objective: str
+    """what was maximized, as run.json has it; empty if it does not say"""
+    suppresses: bool
+    """whether that falls when the unit responds more"""
+    unit: str
+    """what a number of a channel stands for: channel, logit, direction, whole layer"""
+
+    @property
+    def verb(self) -> str:
+        """What the image does to the unit."""
+        return "suppresses" if self.suppresses else "drives"
+
+    @property
+    def is_of_channels(self) -> bool:
+        """Whether every channel of the layer is a unit of its own."""
+        return self.unit not in ("whole layer", "direction")
+
+    @property
+    def sought(self) -> str:
+        """What the images of the layer show."""
+        each = f"each {self.unit}" if self.is_of_channels else f"the {self.unit}"
+        return f"what {self.verb} {each} most"
+
+    def name(self, layer: str, channel: int) -> str:
+        """Name a unit in a sentence.
+
+        >>> Question("logit('logits')", suppresses=True, unit="logit").name("logits", 1)
+        'logit 1 of logits'
+        """
+        if self.is_of_channels:
+            return f"{self.unit} {channel} of {layer}"
+        return f"{layer} as a whole" if self.unit == "whole layer" else f"a {self.unit} in {layer}"
+
+    def counted(self, finished: int, total: int, *, variants: int = 1) -> str:
+        """Say how many units there are.
+
+        Args:
+            finished: those that have their images.
+            total: those that the layer has.
+            variants: images of each.
+
+        >>> Question("", suppresses=False, unit="channel").counted(2, 64, variants=3)
+        '2 of 64 channels, 3 variants each'
+        """
+        if self.is_of_channels:
+            of = f" of {total}" if total > finished else ""
+            text = f"{finished}{of} {self.unit}{'' if max(finished, total) == 1 else 's'}"
+        else:
+            text = f"the {self.unit}"
+        each = " each" if self.is_of_channels and finished > 1 else ""
+        return text if variants == 1 else f"{text}, {variants} variants{each}"
+
+
+def question(configuration: Mapping[str, Any], layer: str) -> Question:
+    """Return what a run asked of the units of a layer.
+
+    Args:
+        configuration: of the run; its entry "objective" is a description, or one for each layer.
+        layer: its name.
+
+    Returns:
+        What was asked; of a run that does not say, what drives its channels.
+
+    >>> question({"objective": {"conv5": "(-1.0) * channel('conv5')"}}, "conv5").sought
+    'what suppresses each channel most'
+    """
+    found = configuration.get("objective")
+    if isinstance(found, Mapping):
+        found = found.get(layer)
+    text = found if isinstance(found, str) else ""
+    rest, negative = text, False
+    while factor := _FACTOR.match(rest):
+        negative ^= factor["negative"] is not None
+        rest = rest[factor.end() :]
+    call = re.match(r"\(*(\w+)", rest)
+    return Question(text, negative, _WORDS.get(call[1], "unit") if call else "channel")
