@@ -10,6 +10,7 @@ from jaxtyping import Float
 from experiments.networks import Model
 from experiments.progress import callback
 from featvis_jax.data.arrays import load_array
+from featvis_jax.data.errors import VolumeError
 from featvis_jax.data.grids import Grid
 from featvis_jax.data.pipeline import Source
 from featvis_jax.data.volumes import load_on_grid
@@ -136,6 +137,8 @@ def _read(path: Path, grid: Grid) -> Float[np.ndarray, "*spatial 1"]:
         image = load_array(path)
     except OSError as error:
         raise type(error)(f"--images: {error}") from error
+    except VolumeError as error:
+        raise ValueError(f"--images: {error}; or give an array, .npy, taken as it is") from error
     except ValueError as error:
         raise ValueError(f"--images: {error}") from error
     # An array comes with or without a channel.

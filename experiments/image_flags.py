@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import optax
 from absl import flags
 
@@ -77,14 +78,31 @@ def parameterization(model: Model) -> Parameterization:
     start = None
     if FLAGS.start_image is not None:
         start = read_image("start_image", model, channels=model.image_shape[-1])
+        _refuse_other_range(start, model)
         # Variants of a unit that start alike would stay alike.
         noise = 0.01 if FLAGS.variants > 1 else 0.0
         chosen = parameterizations.from_image(start, chosen, noise=noise)
     if FLAGS.mask is not None:
         outside = model.intensity_range[0] if start is None else start
         mask = read_image("mask", model)[..., 0]
-        chosen = parameterizations.inside(mask, chosen, outside=outside)
+        try:
+            chosen = parameterizations.inside(mask, chosen, outside=outside)
+        except ValueError as error:
+            raise ValueError(f"--mask={FLAGS.mask}: {error}") from error
     return chosen
+
+
+def _refuse_other_range(start: np.ndarray, model: Model) -> None:
+    """A scan in a scanner's units would be white all over, once clipped."""
+    low, high = model.intensity_range
+    slack = 1e-3 * (high - low)
+    if start.min() < low - slack or start.max() > high + slack:
+        raise ValueError(
+            f"--start_image={FLAGS.start_image}: intensities from {start.min():g} to "
+            f"{start.max():g}; the network's images are in [{low:g}, {high:g}]: scale it to that "
+            "range, as featvis_jax.data.intensities.rescale does for [0, 1], or give the range of "
+            "a foreign network by --intensity_range."
+        )
 
 
 def optimizer(chosen: Parameterization) -> tuple[optax.GradientTransformation, str]:

@@ -53,7 +53,10 @@ def objective(model: Model, layer: str) -> Objective:
     _refuse_idle_flags()
     if FLAGS.attention is not None:
         mask = read_image("attention", model)[..., 0]
-        chosen = objectives.attention(layer, objectives.on_layer(mask, model.network, layer))
+        try:
+            chosen = objectives.attention(layer, objectives.on_layer(mask, model.network, layer))
+        except ValueError as error:
+            raise ValueError(f"--attention={FLAGS.attention}: {error}") from error
     elif FLAGS.objective == "neuron":
         chosen = objectives.neuron(
             layer, position=None if FLAGS.position is None else tuple(numbers("position", int))

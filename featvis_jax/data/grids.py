@@ -184,10 +184,13 @@ def _matching_axes(
 ) -> tuple[list[int], list[int]]:
     """The axis of one affine nearest to each axis of another, and whether it runs that way."""
     between = np.eye(4)
-    between[:3, :3] = np.linalg.inv(here[:3, :3]) @ there[:3, :3]
-    orientation = io_orientation(between)
+    try:
+        between[:3, :3] = np.linalg.inv(here[:3, :3]) @ there[:3, :3]
+        orientation = io_orientation(between)
+    except np.linalg.LinAlgError:
+        orientation = np.full((3, 2), np.nan)
     if not np.isfinite(orientation).all():
-        raise GridError("its axes cannot be told apart by its affine")
+        raise GridError("axes cannot be told apart by an affine")
     axes = [int(axis) for axis in orientation[:, 0].argsort()]
     return axes, [int(sign) for sign in orientation[axes, 1]]
 

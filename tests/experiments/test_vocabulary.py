@@ -48,6 +48,9 @@ REFUSED = {
     "mask elsewhere": (["--mask={place}/elsewhere.nii"], "--mask={place}/elsewhere.nii: lies else"),
     "attention elsewhere": (["--attention={place}/elsewhere.nii"], "up to 40 mm beyond it"),
     "start elsewhere": (["--start_image={place}/elsewhere.nii"], "up to 40 mm beyond it"),
+    "mask of 255": (["--mask={place}/bright.nii"], "--mask={place}/bright.nii: inside: the mask"),
+    "start of 255": (["--start_image={place}/bright.nii"], "intensities from 0 to 255; the networ"),
+    "empty attention": (["--attention={place}/empty.nii"], "--attention={place}/empty.nii: "),
     "mask nowhere": (["--mask={place}/nowhere.nii"], "does not tell where it lies"),
     "mask not fetched": (["--mask={place}/annexed.nii"], "run: datalad get {place}/annexed.nii"),
     "direction not fetched": (
@@ -95,6 +98,9 @@ def files(tmp_path_factory, trained):
     elsewhere = affine.copy()
     elsewhere[0, 3] += 40
     nibabel.save(nibabel.Nifti1Image(mask[..., None], elsewhere), place / "elsewhere.nii")
+    for name, factor in {"bright": 255, "empty": 0}.items():
+        scaled = nibabel.Nifti1Image(factor * mask[..., None], affine)
+        nibabel.save(scaled, place / f"{name}.nii")
     nowhere = nibabel.Nifti1Image(mask[..., None], None)
     nibabel.save(nowhere, place / "nowhere.nii")
     content = bytearray((place / "mask-las.nii.gz").read_bytes())
