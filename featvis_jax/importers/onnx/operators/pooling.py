@@ -19,7 +19,14 @@ _MOST_ELEMENTS = 255
 
 
 def _place(node: Node, images: Array) -> Windows:
-    return windows(node, images.shape[1:-1], tuple(node.attributes["kernel_shape"]))
+    place = windows(node, images.shape[1:-1], tuple(node.attributes["kernel_shape"]))
+    same = node.attributes.get("auto_pad", "NOTSET").startswith("SAME")
+    if same and any(d > 1 and k > 1 for k, d in zip(place.size, place.dilations, strict=True)):
+        raise node.refuse(
+            "auto_pad with dilations is padded in one way by ONNX's definition and in another by "
+            "ONNX Runtime: export it with pads."
+        )
+    return place
 
 
 def _max_pool(node: Node, images: Array) -> Array:
