@@ -390,6 +390,8 @@ def _concat(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
 
 
 def _split(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
+    if not shape:
+        return None
     axis = random.randrange(-len(shape), len(shape))
     if shape[axis] < 2:
         return None

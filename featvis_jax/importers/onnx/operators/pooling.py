@@ -20,12 +20,16 @@ _MOST_ELEMENTS = 255
 
 def _place(node: Node, images: Array) -> Windows:
     place = windows(node, images.shape[1:-1], tuple(node.attributes["kernel_shape"]))
-    same = node.attributes.get("auto_pad", "NOTSET").startswith("SAME")
-    if same and any(d > 1 and k > 1 for k, d in zip(place.size, place.dilations, strict=True)):
-        raise node.refuse(
-            "auto_pad with dilations is padded in one way by ONNX's definition and in another by "
-            "ONNX Runtime: export it with pads."
-        )
+    if node.attributes.get("auto_pad", "NOTSET").startswith("SAME"):
+        for n, size, stride, dilation in zip(
+            images.shape[1:-1], place.size, place.strides, place.dilations, strict=True
+        ):
+            is_passed_over = (-(-n // stride) - 1) * stride + size < n
+            if is_passed_over or (size > 1 and dilation > 1):
+                raise node.refuse(
+                    "auto_pad with dilations, or with strides larger than the window, is one thing "
+                    "by ONNX's definition and another in ONNX Runtime: export it with pads."
+                )
     return place
 
 
