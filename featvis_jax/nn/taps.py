@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array
 
 from featvis_jax.nn.network import Channel, Layer, Network, Variables, select, split_relu
+from featvis_jax.nn.ops.fusion import apart_from_pooling
 from featvis_jax.nn.reach import reaches
 from featvis_jax.types import Image
 
@@ -90,7 +91,7 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
                     name="/".join(called.path),
                     operator=type(called).__name__,
                     has_weights=bool(called.variables.get("params", {})),
-                    output=lambda: call(*inputs, **options),
+                    output=lambda: _ready(called, call(*inputs, **options)),
                     one_channel=narrowed,
                 )
             )
@@ -280,6 +281,14 @@ def _list_layers(
     return layers, tuple(name for name in hidden if name not in calls)
 
 
+_CONVOLUTIONS = (nn.Conv, nn.ConvTranspose, nnx.Conv, nnx.ConvTranspose)
+
+
+def _ready(module: nn.Module | nnx.Module, value: Any) -> Any:
+    """What a module puts out, as the modules behind it may take it."""
+    return apart_from_pooling(value) if isinstance(module, _CONVOLUTIONS) else value
+
+
 # -------------------------------------------------------------------------------------- Linen
 
 
@@ -324,7 +333,7 @@ def _intercept(module: nnx.Module, name: str, visit: _Visit) -> None:
                 name=name,
                 operator=plain.__name__,
                 has_weights=bool(weights),
-                output=lambda: plain.__call__(self, *inputs, **options),  # pyright: ignore
+                output=lambda: _ready(self, plain.__call__(self, *inputs, **options)),  # pyright: ignore
                 one_channel=narrowed,
             )
         )

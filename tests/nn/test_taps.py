@@ -423,3 +423,31 @@ def test_the_steps_of_a_scan_are_layers_and_what_a_transformation_hides_is_refus
     values = read(network.variables, image, tuple(expected))
     for name, reference in expected.items():
         np.testing.assert_allclose(values[name], reference, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+class SliceWise(nn.Module):
+    """A convolution of every slice, then one of all of them as a volume, pooled in between."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(256, (3, 3), use_bias=False, name="slices")(x[0])[None]
+        x = nn.max_pool(x, (2, 2, 2), strides=(2, 2, 2))
+        return nn.Conv(3, (3, 3, 3), use_bias=False, name="volume")(x)
+
+
+def test_what_pools_over_convolved_slices_has_their_numbers(rng):
+    """JAX 0.10.2 computes both in one kernel on CPU, if it may, and errs by its size."""
+    module, shape = SliceWise(), (6, 6, 6, 512)
+    network = linen_network(module, random_weights(rng, module, shape), shape)
+    image = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    found = jax.jit(network.activations, static_argnums=2)(network.variables, image, ("volume",))
+    slices, volume = (
+        jax.jit(nn.Conv(features, window, use_bias=False).apply)
+        for features, window in ((256, (3, 3)), (3, (3, 3, 3)))
+    )
+    params = {name: {"params": leaves} for name, leaves in network.variables["params"].items()}
+    convolved = np.asarray(slices(params["slices"], image))
+    cubes = convolved.reshape(3, 2, 3, 2, 3, 2, 256).max(axis=(1, 3, 5))
+    expected = volume(params["volume"], cubes)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found["volume"], expected, atol=1e-4 * scale)

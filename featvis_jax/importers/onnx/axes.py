@@ -252,9 +252,13 @@ def _without_mixtures(axes: Axes) -> Axes | None:
 
 def _are_neighbours(axes: Axes, merged: int) -> bool:
     """Whether what an axis took from the grid are neighbours in it: a patch, or all of it."""
-    strides = {part.role: part.stride for part in axes[merged]}
     outside = [part for i, axis in enumerate(axes) if i != merged for part in axis]
-    return all(part.stride > strides.get(part.role, 0) for part in outside)
+    return all(
+        part.stride > inside.stride
+        for part in outside
+        for inside in axes[merged]
+        if part.role == inside.role
+    )
 
 
 def _one_per_run(pieces: list[_Piece]) -> list[_Piece]:

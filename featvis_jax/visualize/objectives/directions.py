@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Activations, Image, Scalar
 from featvis_jax.visualize.objectives.base import Check, Numbers, Objective, Unit, fingerprint
+from featvis_jax.visualize.objectives.constancy import mean_check
 
 
 def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
@@ -44,7 +45,7 @@ def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
         along, _ = _along(activations[layer], fixed, unit, description)
         return jnp.mean(along)
 
-    checks = _length_check(layer, fixed, description)
+    checks = (*_length_check(layer, fixed, description), mean_check(layer, description))
     return Objective(description, (layer,), value, checks=checks, reads_whole=(layer,))
 
 

@@ -89,5 +89,5 @@ def _agrees(layer: np.ndarray, value: np.ndarray) -> bool:
 
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:
     finite = expected[np.isfinite(expected)]
-    scale = max(np.abs(finite).max(initial=0.0), 1e-3)
-    return np.allclose(found, expected, rtol=1e-3, atol=3e-5 * scale, equal_nan=True)
+    scale = np.abs(finite).max(initial=0.0)
+    return np.allclose(found, expected, rtol=1e-3, atol=1e-6 + 3e-5 * scale, equal_nan=True)

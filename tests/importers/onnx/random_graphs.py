@@ -90,8 +90,7 @@ def _append(
     made = builder.node(drawn.operator, value, *operands, outputs=drawn.outputs, **drawn.attributes)
     names = [made] if drawn.outputs == 1 else made
     found = _inferred(builder, names)
-    for name in names:
-        values[name] = found.get(name, ())
+    values.update({name: found[name] for name in names if name in found})
     return all(name in found for name in names)
 
 
@@ -109,7 +108,8 @@ def _inferred(builder: Builder, names: list[str]) -> dict[str, Shape]:
     for value in inferred.graph.output:
         kind = value.type.tensor_type
         sizes = tuple(d.dim_value for d in kind.shape.dim)
-        if kind.elem_type == onnx.TensorProto.FLOAT and all(sizes) and math.prod(sizes) < 20_000:
+        is_float = kind.elem_type == onnx.TensorProto.FLOAT
+        if is_float and all(n > 0 for n in sizes) and math.prod(sizes) < 20_000:
             found[value.name] = sizes
     return found
 
@@ -390,6 +390,8 @@ def _concat(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
 
 
 def _split(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
+    if not shape:
+        return None
     axis = random.randrange(-len(shape), len(shape))
     if shape[axis] < 2:
         return None

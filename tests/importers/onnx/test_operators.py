@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.onnx.operators import OPERATORS
@@ -220,3 +221,36 @@ def test_an_output_shape_that_no_window_reaches_is_refused(rng, tmp_path):
     )
     with pytest.raises(ValueError, match=r"output_shape is \[13, 9\]; expected from 1 to 12"):
         onnx_network(save(builder.model(made), tmp_path))
+
+
+@pytest.mark.parametrize("window", [(1, 1, 1), (3, 3)], ids=["volume", "slices in the batch"])
+def test_a_pooling_behind_a_wide_convolution_has_its_numbers(rng, tmp_path, window):
+    """JAX 0.10.2 computes both in one kernel on CPU, if it may, and errs by its size."""
+    builder = Builder(rng, (1, 512, 6, 6, 6))
+    kernel, x = builder.normal(256, 512, *window), "image"
+    if len(window) == 2:
+        x = builder.node("Transpose", x, perm=[2, 1, 3, 4, 0])
+        x = builder.node("Reshape", x, np.array([6, 512, 6, 6]))
+        # Dilation has no way of its own through `featvis_jax.nn.ops`.
+        x = builder.node("Conv", x, kernel, pads=[2] * 4, dilations=[2, 2], name="conv")
+        x = builder.node("Reshape", x, np.array([1, 6, 256, 6, 6]))
+        x = builder.node("Transpose", x, perm=[0, 2, 1, 3, 4])
+    else:
+        x = builder.node("Conv", x, kernel, name="conv")
+    x = builder.node("MaxPool", x, kernel_shape=[2, 2, 1], strides=[2, 2, 1])
+    behind = builder.normal(3, 256, 3, 3, 3)
+    x = builder.node("Conv", x, behind, pads=[1] * 6, strides=[2] * 3, name="behind")
+    network = onnx_network(save(builder.model(x), tmp_path))
+    image = rng.standard_normal((6, 6, 6, 512)).astype(np.float32)
+    read = jax.jit(network.activations, static_argnums=2)
+    convolved = np.asarray(read(network.variables, image, ("conv",))["conv"])
+    if len(window) == 3:
+        expected = image.astype(np.float64) @ kernel.reshape(256, 512).T
+        np.testing.assert_allclose(convolved, expected, atol=1e-4)
+    cubes = jnp.asarray(convolved.reshape(1, 3, 2, 3, 2, 6, 256).max(axis=(2, 4)))
+    numbers = ("NXYZC", "OIXYZ", "NXYZC")
+    expected = lax.conv_general_dilated(
+        cubes, behind, (2, 2, 2), ((1, 1),) * 3, dimension_numbers=numbers
+    )
+    found = read(network.variables, image, ("behind",))["behind"]
+    np.testing.assert_allclose(found, expected[0], atol=1e-4 * np.abs(expected).max())

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from featvis_jax.importers.onnx.operators.registry import Layout, Node, Operator, per_channel
 from featvis_jax.importers.onnx.operators.windows import windows
 from featvis_jax.nn import ops
+from featvis_jax.nn.ops.fusion import apart_from_pooling
 
 
 def _numbers(rank: int) -> tuple[str, str, str]:
@@ -26,9 +27,12 @@ def _conv(node: Node, images: Array, kernel: Array, bias: Array | None = None) -
             f"{images.shape[-1]} channels of an image with spatial shape {images.shape[1:-1]}."
         )
     place = windows(node, images.shape[1:-1], tuple(kernel.shape[2:]))
-    if groups == 1 and set(place.strides) == set(place.dilations) == {1}:
+    is_point = set(place.size) == {1}
+    if groups == 1 and (is_point or set(place.strides) == set(place.dilations) == {1}):
         if any(map(any, place.pads)):
             images = jnp.pad(images, ((0, 0), *place.pads, (0, 0)))
+        if is_point:
+            images = images[(slice(None), *(slice(None, None, step) for step in place.strides))]
         convolved = ops.conv(images, jnp.moveaxis(kernel, (1, 0), (-2, -1)))
     else:
         convolved = lax.conv_general_dilated(
@@ -40,6 +44,7 @@ def _conv(node: Node, images: Array, kernel: Array, bias: Array | None = None) -
             feature_group_count=groups,
             dimension_numbers=_numbers(rank),
         )
+        convolved = apart_from_pooling(convolved)
     return convolved if bias is None else convolved + per_channel(bias, convolved)
 
 
@@ -79,6 +84,7 @@ def _conv_transpose(node: Node, images: Array, kernel: Array, bias: Array | None
             feature_group_count=groups,
             dimension_numbers=_numbers(rank),
         )
+        convolved = apart_from_pooling(convolved)
     return convolved if bias is None else convolved + per_channel(bias, convolved)
 
 
