@@ -17,6 +17,7 @@ from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.examples import top_examples
 from featvis_jax.evaluation.summary import PICTURE
+from featvis_jax.results.asked import question
 from featvis_jax.results.store import RunView, read_run
 from featvis_jax.results.tables import UnitRecord
 
@@ -53,7 +54,7 @@ def open_runs(paths: Sequence[str], *, flag: str) -> list[RunView]:
 
     Raises:
       FileNotFoundError: There is no run.
-      ValueError: A run holds no finished picture.
+      ValueError: A run holds no finished picture, or those of what does not drive its units.
     """
     runs = []
     for path in paths:
@@ -63,6 +64,14 @@ def open_runs(paths: Sequence[str], *, flag: str) -> list[RunView]:
             raise FileNotFoundError(f"{flag}={path}: {error}") from error
         if not run.records():
             raise ValueError(f"{flag}={path}: the run has no finished picture: let it end first.")
+        for layer in dict.fromkeys(record.layer for record in run.records()):
+            asked = question(run.configuration, layer)
+            if asked.suppresses or not asked.is_of_channels:
+                raise ValueError(
+                    f"{flag}={path}: the pictures of {layer} show {asked.sought}; expected what "
+                    "drives each channel or logit most: visualize with another --objective, and "
+                    "without --sign=-1."
+                )
         runs.append(run)
     return runs
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import cohort_flags, cohort_reading
 from experiments.networks import Model
-from experiments.progress import callback
+from experiments.progress import announced, callback
 from experiments.task_names import NamedTask
 from featvis_jax.data import pipeline
 from featvis_jax.data.cache import cache_volumes
@@ -182,15 +182,16 @@ def make_grader(
         part: list(pipeline.spread(source, max_images=_PATCHED))
         for part, source in (("judged", held_out.judged), ("tested", held_out.tested))
     }
-    judge = train_judge(
-        images["judged"],
-        images["tested"],
-        outlines,
-        size=nominal,
-        templates=templates,
-        patches=patches,
-        seed=seed,
-    )
+    with announced("training the judge of shapes", after_s=0):
+        judge = train_judge(
+            images["judged"],
+            images["tested"],
+            outlines,
+            size=nominal,
+            templates=templates,
+            patches=patches,
+            seed=seed,
+        )
     print(
         f"The judge tells {', '.join(judge.classes)} apart with a balanced accuracy of "
         f"{100 * judge.balanced_accuracy:.1f} % on patches of other subjects."

@@ -15,6 +15,7 @@ from experiments.progress import each
 from featvis_jax.evaluation.appearance import appearance
 from featvis_jax.nn.network import Layer
 from featvis_jax.results import tables
+from featvis_jax.results.asked import question
 from featvis_jax.results.comparison import comparison
 from featvis_jax.results.files import atomic_write_bytes, file_name, make_directory, refuse_foreign
 from featvis_jax.results.nifti import encode_nifti
@@ -76,12 +77,26 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
         rows=[str(channel) for channel in channels],
         columns=[name.replace(",", " + ") for name in recipes],
         window=model.intensity_range,
-        title=f"{model.card['name']}, {layer.name}, {FLAGS.steps} steps",
+        title=title(model.card["name"], layer.name, recipes, steps=FLAGS.steps),
     )
     for kind, data in figure.items():
         atomic_write_bytes(out / f"comparison.{kind}", data)
     print(f"{len(recipes)} columns for {len(channels)} channels of {layer.name}.")
     print(f"Results: {out / 'comparison.png'}, comparison.pdf and comparison.tsv beside it")
+
+
+def title(model: str, layer: str, recipes: Mapping[str, Recipe], *, steps: int) -> str:
+    """Say what a figure shows, whose columns all answer one question.
+
+    Args:
+      model: Its name.
+      layer: Its name.
+      recipes: Of the columns.
+      steps: Of every ascent.
+    """
+    asked = question({"objective": next(iter(recipes.values())).objective.description}, layer)
+    sought = f": {asked.sought}" if asked.suppresses else ""
+    return f"{model}, {layer}{sought}, {steps} steps"
 
 
 def _row(unit: FinishedUnit, moved: float) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def objective_traces(
     steps = np.array([step for step, column in enumerate(known) if column.size])
     figure = _figure(6.0, 3.5)
     axes = figure.subplots()
-    _style(axes, title, "ascent step", "objective (mean activation)")
+    _style(axes, title, "ascent step", "objective")
     if steps.size:
         quartiles = np.array([np.percentile(known[step], (25, 50, 75)) for step in steps]).T
         axes.fill_between(

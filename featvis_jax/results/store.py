@@ -32,13 +32,15 @@ from featvis_jax.results import asked, files, manifest, nifti, pixels, sheets, t
 from featvis_jax.results.files import (
     SHARDS,
     atomic_write_bytes,
-    file_name,
     lock,
     make_directory,
     remove_partial_files,
     unlock,
 )
 from featvis_jax.results.tables import Key, LayerRecord, Traces, UnitRecord, UnitResult
+from featvis_jax.results.view import RunView, read_run
+
+__all__ = ["Run", "RunView", "open_run", "read_run", "refuse_foreign"]
 
 
 def refuse_foreign(directory: Path) -> None:
@@ -47,137 +49,6 @@ def refuse_foreign(directory: Path) -> None:
     Processes that share a run may have begun their shards before anybody begins the run itself.
     """
     files.refuse_foreign(directory, "run.json", what="run", before=(SHARDS,))
-
-
-class RunView:
-    """A run directory as readers see it, finished or half done. Every call reads the disk."""
-
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        """Point at a run directory; see `read_run`."""
-        self.directory = Path(directory)
-
-    @property
-    def configuration(self) -> dict[str, Any]:
-        """The resolved configuration, as JSON values."""
-        return manifest.read(self.directory)["configuration"]
-
-    @property
-    def environments(self) -> list[dict[str, Any]]:
-        """Versions and devices that computed the run: more than one if it went on elsewhere."""
-        return manifest.read(self.directory)["environments"]
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the configuration's canonical JSON."""
-        return manifest.read(self.directory)["fingerprint"]
-
-    @property
-    def timings(self) -> list[dict[str, Any]]:
-        """What took how many seconds, in the order in which it was recorded."""
-        return manifest.read(self.directory)["timings"]
-
-    @property
-    def variants(self) -> int:
-        """How many images the run was asked for of every channel."""
-        asked_for = self.configuration.get("variants")
-        return asked_for if isinstance(asked_for, int) and asked_for > 1 else 1
-
-    def records(self) -> list[UnitRecord]:
-        """Return the row of every finished image, by layer, channel and variant."""
-        return tables.read_table(self.directory / "units.tsv", UnitRecord)
-
-    def layers(self) -> list[LayerRecord]:
-        """Return the layers of the network; none if they were not written yet."""
-        return tables.read_table(self.directory / "layers.tsv", LayerRecord)
-
-    def finished(self, layer: str) -> frozenset[int]:
-        """Return the channels of a layer of which every image is finished."""
-        keys = (row.key for row in self.records() if row.layer == layer)
-        return frozenset(channel for _, channel in tables.complete(keys, variants=self.variants))
-
-    def image_path(
-        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"], variant: int = 1
-    ) -> Path:
-        """Return where an image of a unit lies."""
-        name = tables.image_name(channel, variant)
-        return self.directory / "images" / file_name(layer) / f"{name}{suffix}"
-
-    def transparency_path(
-        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"], variant: int = 1
-    ) -> Path:
-        """Return where the transparency map of an image lies, if the run has any."""
-        name = tables.image_name(channel, variant)
-        return self.directory / "transparency" / file_name(layer) / f"{name}{suffix}"
-
-    def sheet_path(self, layer: str) -> Path:
-        """Return where the contact sheet of a layer lies."""
-        return self.directory / "sheets" / f"{file_name(layer)}.png"
-
-    def real_path(self, layer: str, channel: int) -> Path:
-        """Return where the real images that drive a unit most lie, if the run has any."""
-        return self.directory / "real" / file_name(layer) / f"{channel:04d}.png"
-
-    def traces_path(self, layer: str) -> Path:
-        """Return where the traces of a layer lie."""
-        return self.directory / "traces" / f"{file_name(layer)}.npz"
-
-    def image(
-        self, layer: str, channel: int, variant: int = 1
-    ) -> tuple[Float[np.ndarray, "*spatial 1"], nifti.Affine | None]:
-        """Return an image (*spatial, 1) of a unit, and its affine in mm, None if it has none."""
-        return _decoded(self.image_path(layer, channel, ".nii.gz", variant))
-
-    def transparency(
-        self, layer: str, channel: int, variant: int = 1
-    ) -> Float[np.ndarray, "*spatial 1"] | None:
-        """Return the transparency map (*spatial, 1) of an image; None if it has none."""
-        path = self.transparency_path(layer, channel, ".nii.gz", variant)
-        return _decoded(path)[0] if path.is_file() else None
-
-    def traces(self, layer: str) -> Traces:
-        """Return objective and penalty before every step, for the finished images of a layer."""
-        done = {row.key for row in self.records() if row.layer == layer}
-        if not done:
-            return Traces(*np.zeros((2, 0), np.int64), *np.zeros((2, 0, 0), np.float32))
-        path = self.traces_path(layer)
-        with np.load(path, allow_pickle=False) as stored:
-            traces = Traces(*(stored[name] for name in Traces._fields))
-        # A run that was killed may have left traces without rows; those images are not done.
-        kept = np.array([key in done for key in traces.keys(layer)], bool)
-        if kept.sum() != len(done):
-            names = sorted(tables.image_name(channel, variant) for _, channel, variant in done)
-            raise ValueError(f"{path} lacks some of {', '.join(names)}. Restore the file.")
-        return Traces(*(array[kept] for array in traces))
-
-
-def _decoded(path: Path) -> tuple[Float[np.ndarray, "*spatial 1"], nifti.Affine | None]:
-    try:
-        return nifti.decode_nifti(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
-
-
-def read_run(directory: str | os.PathLike[str]) -> RunView:
-    """Open a run for reading; another process may be writing to it.
-
-    Args:
-        directory: what was given to `open_run`.
-
-    Returns:
-        A view of the run.
-
-    Raises:
-        FileNotFoundError: if there is no run.
-        ValueError: if its run.json is damaged.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     open_run(directory, {"steps": 256}, environment={}).close()
-    ...     read_run(directory).configuration
-    {'steps': 256}
-    """
-    manifest.read(Path(directory))
-    return RunView(directory)
 
 
 class Run(RunView):

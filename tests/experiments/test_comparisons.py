@@ -4,7 +4,12 @@ import csv
 
 import nibabel
 import numpy as np
+import optax
 from PIL import Image as Pillow
+
+from experiments import side_by_side
+from featvis_jax.visualize import objectives, parameterizations
+from featvis_jax.visualize.ascent import Recipe
 
 
 def rows_of(out):
@@ -57,3 +62,13 @@ def test_parameterizations_are_laid_beside_each_other(drive, trained, place, coh
     ]
     assert all(float(row["objective"]) > float(row["initial_objective"]) for row in rows)
     assert "there is no wavelets" in outcomes[1]["errors"]
+
+
+def test_a_figure_says_what_its_images_do():
+    driving, against = objectives.channel("conv2"), -objectives.channel("conv2")
+    for objective, told in (
+        (driving, "m, conv2, 8 steps"),
+        (against, "m, conv2: what suppresses each channel most, 8 steps"),
+    ):
+        recipe = Recipe(objective, parameterizations.pixels(), optax.sgd(1.0), steps=8)
+        assert side_by_side.title("m", "conv2", {"none": recipe}, steps=8) == told

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from experiments import graded_pictures
+from tests.results import gallery_runs
+
 # A network that counts neighbours of one grey level: it finds lesions, and knows no shape.
 CONTRAST = """
 import jax.numpy as jnp
@@ -189,3 +192,24 @@ def test_a_shape_of_the_users_own_is_trained_visualized_and_graded(outcomes, rin
     assert {row["concept"] for row in rows} == {"ring"}
     assert all(0 <= float(row["r_ring"]) <= 1 for row in rows)
     assert {row["judge"] for row in rows} <= {"ring", "square", "disc", "gaussian", "line", "clean"}
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["(-1.0) * logit('conv1')", "layer('conv1')", "(-1.0) * channel('conv1') + diversity('conv1')"],
+)
+def test_pictures_of_what_does_not_drive_a_unit_are_not_graded_as_if_they_did(tmp_path, objective):
+    gallery_runs.suppressing(tmp_path, objective={"conv1": objective})
+    with pytest.raises(ValueError, match=r"^--run=.* the pictures of conv1 show what .*--sign=-1"):
+        graded_pictures.open_runs([str(tmp_path)], flag="--run")
+
+
+def test_every_variant_of_a_run_is_a_picture_of_its_unit(tmp_path):
+    run = gallery_runs.variants(tmp_path)
+    found = graded_pictures.of_run(run, {("conv1", 1): "square"})
+    assert [(each.layer, each.channel, each.variant) for each in found] == [
+        ("conv1", 1, variant) for variant in (1, 2, 3)
+    ]
+    for each in found:
+        np.testing.assert_array_equal(each.load(), run.image("conv1", 1, each.variant)[0])
+    assert graded_pictures.channels_of([run]) == {"conv1": [0, 1, 5]}
