@@ -20,14 +20,12 @@ from absl import flags
 
 from experiments import cohort_flags
 from experiments.launch import start
-from experiments.progress import callback
 from experiments.reproduction import evidence as tables
 from experiments.reproduction import figures
 from experiments.reproduction.numbers import numbers, strongest_channel
 from experiments.reproduction.plan import LAYERS, MODELS, TITLES, Plan, make_plan
 from experiments.reproduction.scales import FIGURE_3, FIGURE_4, SCALES, STRATEGIES, Scale
-from experiments.reproduction.stages import run_stages
-from featvis_jax.data.cache import cache_volumes, checksums
+from experiments.reproduction.stages import refuse_other_cohort, run_stages
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.results import manifest
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
@@ -113,16 +111,6 @@ def main(_: Sequence[str]) -> None:
     for verdict in dict.fromkeys(verdicts):
         print(f"{verdict}: {verdicts.count(verdict)} of {len(verdicts)} statements")
     print(f"Report: {html.resolve().as_uri()}, and {markdown}")
-
-
-def refuse_other_cohort(out: Path, cohort: Cohort, cache: Path) -> None:
-    """Refuse to mix results of scans or labels that were replaced between two starts."""
-    with callback("reading scans", unit="scan") as on_scans:
-        cached = cache_volumes(cohort.subjects, cache, progress=on_scans)
-    files, path = checksums(cohort, cached), out / "cohort.json"
-    if path.exists():
-        manifest.refuse_mismatch(out, json.loads(path.read_bytes()), files)
-    atomic_write_bytes(path, manifest.encode_json(files))
 
 
 def chosen_scale() -> Scale:

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from nibabel.affines import voxel_sizes
 
 from experiments import cohort_flags, startup, stopping, tensorboard, training_plan
 from experiments.flag_values import numbers
@@ -280,6 +281,12 @@ def _parent(model: CNN, prepared: tasks.Prepared) -> TrainedModel | None:
         raise ValueError(
             f"--init={FLAGS.init}: a network for {parent.image_shape[:-1]} voxels, "
             f"{parent.module}; expected one for {prepared.shape}, {model}."
+        )
+    sizes = voxel_sizes(parent.affine)
+    if not np.allclose(sizes, prepared.voxel_size_mm, rtol=0.01):
+        raise ValueError(
+            f"--init={FLAGS.init}: trained on voxels of {sizes.round(3).tolist()} mm, the cohort "
+            f"has {prepared.voxel_size_mm:.3g} mm: resample the cohort, or start without --init."
         )
     return parent
 

@@ -1,5 +1,6 @@
 """Running other launchers one after the other: what is finished is not run again.
 
+cohort.json         checksums of the scans that it was begun with
 logs/NAME.log       what a stage printed
 stages/NAME.json    its command, how long it took, and whether it is finished
 """
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import stopping
-from experiments.progress import duration
+from experiments.progress import callback, duration
+from featvis_jax.data.cache import cache_volumes, checksums
+from featvis_jax.data.cohorts import Cohort
 from featvis_jax.results.files import atomic_write_bytes, make_directory
-from featvis_jax.results.manifest import encode_json
+from featvis_jax.results.manifest import encode_json, refuse_mismatch
 
 _LAST_LINES = 8
 # A signal lets a launcher finish what it holds: a step, or files that are being written.
@@ -77,6 +80,26 @@ def is_finished(out: Path, stage: Stage) -> bool:
         and found.get("command") == stage.command
         and found.get("inputs") == _inputs(out, stage)
     )
+
+
+def refuse_other_cohort(out: Path, cohort: Cohort, cache: Path) -> None:
+    """Refuse to mix results of scans or labels that were replaced between two starts.
+
+    Args:
+      out: Directory of the reproduction; the first start notes there what it found.
+      cohort: The subjects.
+      cache: Directory for their cached volumes.
+
+    Raises:
+      ValueError: Files of the cohort are not those of the first start; it names them.
+      CohortError: Scans cannot be read.
+    """
+    with callback("reading scans", unit="scan") as on_scans:
+        cached = cache_volumes(cohort.subjects, cache, progress=on_scans)
+    files, path = checksums(cohort, cached), out / "cohort.json"
+    if path.exists():
+        refuse_mismatch(out, json.loads(path.read_bytes()), files)
+    atomic_write_bytes(path, encode_json(files))
 
 
 def run_stages(

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as Pillow
 from scipy import stats
 
-from experiments import reproduce_paper, stopping
+from experiments import stopping
 from experiments.reproduction import figures, looks, plan, scales, stages, statistics
 from experiments.reproduction.evidence import Evidence
 from experiments.reproduction.stages import Stage, is_finished, marker, run_stages
@@ -200,7 +200,7 @@ def test_scans_and_tables_that_were_replaced_are_refused_by_name(tmp_path):
 
     def check() -> None:
         cohort, cache = read_cohort(folder), tmp_path / "cache"
-        reproduce_paper.refuse_other_cohort(tmp_path / "out", cohort, cache)
+        stages.refuse_other_cohort(tmp_path / "out", cohort, cache)
 
     check()
     check()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from featvis_jax import training
-from featvis_jax.checkpoints import load_model
+from featvis_jax.checkpoints import load_model, save_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.results import files
@@ -199,6 +199,10 @@ REFUSED = {
         ["--init={place}/trained-3d/model"],
         ["--init={place}/trained-3d/model", "(36, 38, 34)", "expected one for (40, 44)"],
     ),
+    "start of other voxels": (
+        ["--init={place}/coarse"],
+        ["--init={place}/coarse", "[8.0, 8.0, 8.0] mm", "has 4 mm"],
+    ),
     "unknown flag": (["--stepps=3"], ["stepps", "Did you mean: steps"]),
     "word without dashes": (["train"], ["'train' is not a flag", "--name=value"]),
 }
@@ -235,6 +239,10 @@ def outcomes(place, drive, training_flags, trained, cohort):
     (place / "file").write_text("in the way")
     out, _ = trained(2)
     trained(3)
+    model = load_model(out / "model")
+    grid = {"shape": model.card["grid"]["shape"], "affine": (2 * model.affine).tolist()}
+    grid["affine"][3][3] = 1.0
+    save_model(place / "coarse", model.module, model.variables, {**model.card, "grid": grid})
     kept = {name: (out / name).read_bytes() for name in WHOLE_FILES}
     card = json.loads((out / "model" / "card.json").read_bytes())
     commands = {

@@ -174,7 +174,10 @@ REFUSED = {
     "unknown model": (["--model=nobody"], ["'nobody'", "card.json", "zoo", "experiments.train"]),
     "no model": (["--model={place}"], ["'{place}'", "card.json"]),
     "damaged card": (["--model={place}/damaged"], ["{place}/damaged/card.json", "not JSON"]),
-    "lost weights": (["--model={place}/lost"], ["{place}/lost/weights is missing"]),
+    "lost weights": (
+        ["--model={place}/lost"],
+        ["{place}/lost/weights/", "is missing", "copy or save the model again"],
+    ),
     "unknown layer": (["--layer=conv9"], ["no layer 'conv9'", "nearest are", "conv5", "/relu"]),
     "empty layer": (["--layer="], ["no layer ''", "All layers: conv1"]),
     "channel out of range": (["--channels=8"], ["--channels=8", "channels 0 to 7", "0:8"]),
