@@ -8,7 +8,7 @@ computes: what is asked of them is one clear error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -33,14 +33,16 @@ class Drawn(NamedTuple):
 Draw = Callable[[Random, Builder, Shape], Drawn | None]
 
 
-def random_model(random: Random, *, operators: int = 3) -> onnx.ModelProto:
+def random_model(
+    random: Random, *, operators: int = 3, opsets: Sequence[int] = (11, 13, 17, 18, 20, 21)
+) -> onnx.ModelProto:
     """A model of an image whose last value is handed out as a vector too."""
     rank = random.choice((2, 2, 3))
     sizes = random.sample(range(3, 9 if rank == 2 else 7), rank)
     channels = random.choice([n for n in (1, 2, 4, 6) if n not in sizes])
     shape = (1, channels, *sizes) if random.random() < 0.8 else (1, *sizes, channels)
     generator = np.random.default_rng(random.getrandbits(32))
-    builder = Builder(generator, shape, opset=random.choice((11, 13, 17, 18, 20, 21)))
+    builder = Builder(generator, shape, opset=random.choice(opsets))
     values: dict[str, Shape] = {"image": shape}
     if shape[-1] == channels:
         _append(builder, values, "image", _first_transposition(random, shape))
