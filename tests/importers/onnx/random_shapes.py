@@ -151,6 +151,8 @@ def _space_and_depth(random: Random, builder: Builder, shape: Shape) -> Drawn | 
 
 
 def _reduce(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
+    if not shape:
+        return None
     operator = random.choice(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"))
     attributes: dict[str, Any] = {}
     if random.random() < 0.7:
@@ -160,7 +162,7 @@ def _reduce(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
         if as_operand and random.random() < 0.5:
             attributes["noop_with_empty_axes"] = 1
         return Drawn(operator, (), attributes)
-    axes = random.sample(range(len(shape)), random.randint(1, len(shape))) if shape else []
+    axes = random.sample(range(len(shape)), random.randint(1, len(shape)))
     axes = [axis - len(shape) if random.random() < 0.3 else axis for axis in axes]
     if as_operand:
         return Drawn(operator, (np.array(axes, np.int64),), attributes)
