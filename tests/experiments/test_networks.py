@@ -158,6 +158,12 @@ def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
     assert "estimate" in lines[-1]
 
 
+def test_the_table_of_layers_names_what_is_none_and_why(tmp_path):
+    network = networks.load(onnx_file(tmp_path)).network
+    told = networks.layers_text(network._replace(refused=(("attention", "of its axes."),)))
+    assert told.splitlines()[-1] == "No layer: attention, since of its axes."
+
+
 def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
     path = write(tmp_path, "mine.py", LINEN)
     with pytest.raises(ValueError, match=r"name the function too, .*mine\.py:FUNCTION"):

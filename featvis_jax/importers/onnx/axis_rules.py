@@ -245,13 +245,8 @@ def _product(facts: Facts) -> Sequence[Axis]:
         _common(facts, place, [x[:-2] if x else x for x in (a, b)], facts.shape[:-2])
         for place in range(rank - 2)
     ]
-    others = [axis for x in (a, b) if x is not None for axis in x]
-    rows = (
-        a[-2] if a is not None else _mixed(facts, rank - 2, taken=b[-2] if b else (), all_=others)
-    )
-    columns = (
-        b[-1] if b is not None else _mixed(facts, rank - 1, taken=a[-1] if a else (), all_=others)
-    )
+    rows = a[-2] if a else _mixed(facts, rank - 2, of=b or (), taken=-2)
+    columns = b[-1] if b else _mixed(facts, rank - 1, of=a or (), taken=-1)
     return [*made, rows, columns]
 
 
@@ -260,10 +255,10 @@ def _rank(facts: Facts, position: int) -> int:
     return len(axes) if axes is not None else 0 if constant is None else constant.ndim
 
 
-def _mixed(facts: Facts, place: int, *, taken: Axis, all_: Sequence[Axis]) -> Axis:
+def _mixed(facts: Facts, place: int, *, of: Axes, taken: int) -> Axis:
     """An axis that constants made out of another: channels, unless those are left elsewhere."""
-    has_channels = CHANNELS in {role for axis in all_ for role in roles(axis)}
-    if CHANNELS in roles(taken) or not has_channels:
+    has_channels = any(CHANNELS in roles(axis) for axis in of)
+    if not has_channels or CHANNELS in roles(of[taken]):
         return whole(CHANNELS, facts.shape[place])
     return facts.unknown(place)
 

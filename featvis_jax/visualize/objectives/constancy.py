@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import core
+from jax.core import Tracer
 from jaxtyping import Array
 
 from featvis_jax.nn.network import Layer, Variables
@@ -76,7 +76,7 @@ def _may_be(network: Network, layer: Layer) -> bool:
     leaves = jax.tree.leaves(network.variables)
     if len(layer.shape) < 2 or not all(isinstance(leaf, jax.Array) for leaf in leaves):
         return False
-    if any(isinstance(leaf, core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False  # Only shapes are asked for.
     reach = layer.receptive_field
     if reach is not None and 2 * reach < min(network.image_shape[:-1]):

@@ -49,12 +49,15 @@ def compare(model: onnx.ModelProto, directory: Path, *, seed: int, values: Value
     given = image[0] if network.image_shape == tuple(sizes[1:]) else np.moveaxis(image[0], 0, -1)
     try:
         layers = tuple(layer.name for layer in network.layers)
-        whole = QUICK_JIT(network.activations, static_argnums=2)(network.variables, given, layers)
         chosen = layers[seed % len(layers)]
         channel = seed % network.layer(chosen).channels
-        one = QUICK_JIT(network.one_channel, static_argnums=2)(
-            network.variables, given, chosen, jnp.int32(channel)
-        )[chosen]
+
+        @QUICK_JIT
+        def read(variables, image, channel):
+            one = network.one_channel(variables, image, chosen, channel)[chosen]
+            return network.activations(variables, image, layers), one
+
+        whole, one = read(network.variables, given, jnp.int32(channel))
     except Exception as error:
         return f"crash: computing: {type(error).__name__}: {error}"
     of_names = {node.name: node.output[0] for node in model.graph.node if len(node.output) == 1}

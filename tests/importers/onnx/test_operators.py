@@ -214,6 +214,19 @@ def test_groups_of_a_transposed_convolution_are_convolutions_of_their_own(rng, t
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+def test_a_scale_is_a_number_of_single_precision(rng, tmp_path):
+    """In double precision 10 * 0.7 has no 7 elements, and the second of 5 * 0.6 lies before 2."""
+    builder = Builder(rng, (1, 1, 5, 10))
+    made = builder.node("Resize", "image", "", F32([1, 1, 0.6, 0.7]), mode="nearest",
+                        nearest_mode="floor", coordinate_transformation_mode="half_pixel",
+                        name="it")  # fmt: skip
+    network = onnx_network(save(builder.model(made), tmp_path))
+    rows = jnp.broadcast_to(jnp.arange(5.0).reshape(5, 1, 1), (5, 10, 1))
+    found = network.activations(network.variables, rows, ("it",))["it"]
+    assert found.shape == (3, 7, 1)
+    np.testing.assert_array_equal(found[:, 0, 0], [0, 2, 3])
+
+
 def test_an_output_shape_that_no_window_reaches_is_refused(rng, tmp_path):
     builder = Builder(rng, (1, 2, 5, 4))
     made = builder.node(

@@ -37,7 +37,7 @@ def _resize(
             scale = out / n
         elif scales is not None and len(scales):
             scale = float(scales[i])
-            out = math.floor(n * scale)
+            out = math.floor(np.float32(n) * np.float32(scale))
         else:
             raise node.refuse("it has neither scales nor sizes.")
         if (out, scale) != (n, 1.0):
@@ -112,16 +112,18 @@ def _coordinates(node: Node, mode: str, n: int, out: int, scale: float) -> np.nd
             f"coordinate_transformation_mode is {mode!r}; expected one of "
             f"{', '.join(_COORDINATES)}."
         )
-    index = np.arange(out, dtype=np.float64)
+    # In single precision, as every runtime has it: 1.5 / 0.6 is 2.5, and not a little less.
+    index, scale = np.arange(out, dtype=np.float32), np.float32(scale)
     if mode == "align_corners":
-        return index * (n - 1) / (out - 1) if out > 1 else np.zeros(1)
+        return index * np.float32(n - 1) / np.float32(out - 1) if out > 1 else np.zeros(1)
     if mode == "asymmetric":
         return index / scale
     if mode == "pytorch_half_pixel" and out == 1:
         return np.zeros(1)
-    place = (index + 0.5) / scale - 0.5
+    half = np.float32(0.5)
+    place = (index + half) / scale - half
     if mode == "half_pixel_symmetric":
-        place += n / 2 * (1 - out / (n * scale))
+        place += np.float32(n) * half * (1 - np.float32(out) / (np.float32(n) * scale))
     return place
 
 
