@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import image_flags, networks, objective_flags
+from experiments import grid_flags, image_flags, networks, objective_flags
 from experiments.flag_values import numbers
 from experiments.launch import versions
 from experiments.networks import Model
@@ -17,6 +17,8 @@ from experiments.progress import announced
 from experiments.python_files import load_function
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.visualize import ascent, penalties, presets
+from featvis_jax.visualize.recipe import check_units
+from featvis_jax.visualize.transforms import describe, is_identity
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, networks.MODEL_HELP, required=True)
@@ -58,6 +60,7 @@ def load_network() -> Model:
         )
     with announced(f"reading the model {FLAGS.model}"):
         model = networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
+    model = grid_flags.with_grid(model)
     if FLAGS.random_weights is None:
         return model
     return networks.with_permuted_weights(model, FLAGS.random_weights)
@@ -115,8 +118,16 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     if not FLAGS.penalty_weight < float("inf"):
         raise ValueError(f"--penalty_weight={FLAGS.penalty_weight}: expected a number from 0.")
     image = image_flags.parameterization(model)
+    fits = image.is_image or is_identity(strategy.projection)
+    if not fits and FLAGS.config is None:  # What --config makes of it is checked below.
+        raise ValueError(
+            f"--parameterization={FLAGS.parameterization} with --regularization={regularization}: "
+            f"{describe(strategy.projection)} acts on an image's pixels after each step, and "
+            "there are none to act on. Give --regularization=lucid, which acts before the "
+            "network, or --regularization=none."
+        )
     chosen = ascent.Recipe(
-        objective=objective_flags.objective(model.network, layer),
+        objective=objective_flags.objective(model, layer),
         penalty=None if penalty is None else penalty(layer, model.intensity_range),
         penalty_weight=0.0 if penalty is None else FLAGS.penalty_weight,
         parameterization=image,
@@ -129,6 +140,11 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     if FLAGS.config is not None:
         chosen = _configured(chosen, model, layer)
     ascent.check(chosen, network=model.network)
+    channels = chosen_channels(model.network.layer(layer))
+    try:
+        check_units(chosen, model.network, layer, channels)
+    except ValueError as error:
+        raise ValueError(f"--config={FLAGS.config}: {error}") from error
     return chosen
 
 

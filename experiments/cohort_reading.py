@@ -1,13 +1,28 @@
 """Reading a cohort that a flag names, and where its rescaled volumes are kept between runs."""
 
+import atexit
+import functools
 import hashlib
 import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
-from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, read_cohort
+from featvis_jax.data import pipeline
+from featvis_jax.data.cache import CachedVolume
+from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, named, read_cohort
 from featvis_jax.data.errors import CohortError
+from featvis_jax.data.grids import Grid, GridError, described
+from featvis_jax.data.masks import brain_mask
+from featvis_jax.data.pipeline import Source
+
+# Of how many people's brains it is measured what is cut off, and when that is told and refused.
+_LOOKED_AT, _TOLD_OUTSIDE, _MOST_OUTSIDE = 2, 0.1, 0.5
 
 CACHE = flags.DEFINE_string(
     "cache",
@@ -17,15 +32,34 @@ CACHE = flags.DEFINE_string(
 
 
 def cache_directory() -> Path:
-    """The cache, with `~` expanded; it is made if it is missing."""
+    """The cache, with `~` expanded; it is made if it is missing.
+
+    A home that cannot be written, as on the nodes of some clusters, does not stop a run: what is
+    read from there is then kept in a temporary directory, and forgotten with the process.
+
+    Raises:
+      ValueError: The directory of --cache cannot be written.
+    """
     try:
         directory = Path(CACHE.value).expanduser()
         directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
     except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"--cache={CACHE.value}: no directory can be made there ({error}); give one that you "
-            "may write to."
-        ) from error
+        if CACHE.present:
+            raise ValueError(
+                f"--cache={CACHE.value}: no file can be made there ({error}); give a directory "
+                "that you may write to."
+            ) from error
+        return _temporary_cache(f"--cache={CACHE.value}: no file can be made there ({error})")
+    return directory
+
+
+@functools.cache
+def _temporary_cache(why: str) -> Path:
+    """A cache for this process alone, which says so once."""
+    directory = Path(tempfile.mkdtemp(prefix="featvis_jax-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    print(f"{why}; volumes are kept in {directory} until this process ends.", file=sys.stderr)
     return directory
 
 
@@ -41,7 +75,7 @@ def volumes_directory(cohort: Cohort, *, source: str) -> Path:
 
 
 def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
-    """Read a cohort; errors name the flag that it came by.
+    """Read a cohort; errors name the flag that it came by, and what is left out is told.
 
     Args:
       path: A directory or a table.
@@ -53,8 +87,69 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
       CohortError: It cannot be read.
     """
     try:
-        return read_cohort(path, pattern=pattern)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{flag}: {error}") from error
+        cohort = read_cohort(path, pattern=pattern)
+    except OSError as error:
+        raise type(error)(f"{flag}: {error}") from error
     except CohortError as error:
         raise CohortError(f"{flag}: {error}") from error
+    place = f"{flag}={path}: {len(cohort.subjects)} participants"
+    if cohort.unlisted:
+        scans = named(str(scan.relative_to(path)) for scan in cohort.unlisted)
+        print(
+            f"{place}; {len(cohort.unlisted)} scans have no row in participants.tsv and are left "
+            f"out: {scans}",
+            file=sys.stderr,
+        )
+    if cohort.unoriented:
+        print(
+            f"{place}; {len(cohort.unoriented)} scans do not tell how they are oriented "
+            "(qform_code and sform_code are 0), and are taken for stored from right to left, back "
+            f"to front and bottom to top: {named(scan.name for scan in cohort.unoriented)}",
+            file=sys.stderr,
+        )
+    return cohort
+
+
+def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag: str) -> Source:
+    """The images of some of a cohort's subjects on a network's grid, by their place in the world.
+
+    Args:
+      cohort: The cohort.
+      volumes: The subjects' cached volumes.
+      grid: Of the network's input.
+      flag: What named the cohort, for errors: "--cohort=DIR".
+
+    Raises:
+      ValueError: The cohort's voxels are not the network's, or most of a brain is not on its grid.
+    """
+    try:
+        placement = pipeline.cohort_placement(cohort, grid)
+    except GridError as error:
+        raise ValueError(
+            f"{flag}: {error}. The scans have {described(Grid(cohort.shape, cohort.affine))}, the "
+            f"network's images {described(grid)}: resample the cohort to that grid."
+        ) from error
+    found = pipeline.source(volumes, grid.shape, placement=placement)
+    cut = max((_share_outside(found, volume) for volume in volumes[:_LOOKED_AT]), default=0.0)
+    if cut > _MOST_OUTSIDE:
+        raise ValueError(
+            f"{flag}: {100 * cut:.0f} % of a brain lies outside of the network's grid, "
+            f"{described(grid)}: its scans lie elsewhere in space than those the network was "
+            "trained on; register them to the same space."
+        )
+    if cut > _TOLD_OUTSIDE:
+        print(
+            f"{flag}: up to {100 * cut:.0f} % of a brain lies outside of the network's grid and "
+            "is cut off",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _share_outside(source: Source, volume: CachedVolume) -> float:
+    """How much of a subject's brain is cut off."""
+    if source.placement is None:
+        return 0.0
+    mask = brain_mask(np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1))
+    kept = np.count_nonzero(source.placement(mask))
+    return 1 - kept / max(1, np.count_nonzero(mask))

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import ascent_flags, cohort_flags, side_by_side, startup
+from experiments import ascent_flags, cohort_flags, cohort_reading, side_by_side, startup
 from experiments.launch import start
 from experiments.networks import Model
 from experiments.progress import callback
@@ -93,7 +93,8 @@ def _source(model: Model) -> Source:
         place = cohort_flags.volume_cache_directory(cohort)
         cached = cache_volumes(cohort.subjects, place, progress=on_scans)
     volumes = [cached[subject.participant_id] for subject in cohort.subjects]
-    return pipeline.source(volumes, model.image_shape[:-1])
+    flag = f"--cohort={cohort_flags.COHORT.value}"
+    return cohort_reading.source(cohort, volumes, model.grid, flag=flag)
 
 
 def _spectrum(source: Source) -> np.ndarray:

@@ -30,15 +30,17 @@ from experiments import (
 )
 from experiments.graded_pictures import Picture
 from experiments.graders import HeldOut, Truth
+from experiments.grid_flags import with_grid
 from experiments.launch import start, versions
 from experiments.networks import Model
 from experiments.task_names import TASK_HELP, NamedTask, named_task
+from featvis_jax.data.grids import coincide, described
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.responses import Response
 from featvis_jax.evaluation.selectivity import class_effects, most_selective
 from featvis_jax.evaluation.summary import PICTURE, Graded, rows, scores, summary
-from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.scores_figure import scores_figure
 from featvis_jax.results.store import RunView
@@ -46,7 +48,7 @@ from featvis_jax.results.tables import encode_rows
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("run", None, "Run to grade; repeat for several, other seeds for example.")
-flags.DEFINE_string("images", None, "Directory of .nii.gz or .npy images to grade instead.")
+flags.DEFINE_string("images", None, "Directory of .nii, .nii.gz or .npy images to grade instead.")
 flags.DEFINE_string("shape", None, "What all of --images should show; the task's shape by default.")
 flags.DEFINE_string("task", None, f"What the network was trained on: {TASK_HELP}", required=True)
 flags.DEFINE_string(
@@ -78,6 +80,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
 # Real images of each unit that are graded beside its pictures.
 _REAL = 4
+# What a grading writes beside scores.json.
+_FILES = ("responses.tsv", "scores.tsv", "summary.tsv", "scores.png", "scores.pdf")
 
 
 def main(_: Sequence[str]) -> None:
@@ -85,9 +89,11 @@ def main(_: Sequence[str]) -> None:
     startup.prepare()
     named = named_task(FLAGS.task)
     _check_flags()
+    out = Path(FLAGS.out)
+    refuse_foreign(out, "scores.json", what="grades", before=_FILES)
     runs = graded_pictures.open_runs(FLAGS.run or [], flag="--run")
     controls = _controls()
-    transfer = networks.load(FLAGS.transfer_model)
+    transfer = with_grid(networks.load(FLAGS.transfer_model), _grid_of(runs))
     model = _model(runs)
     _check_grids(model, transfer)
     truth = graders.truth_of(named, model or transfer)
@@ -96,8 +102,7 @@ def main(_: Sequence[str]) -> None:
     units = _units(runs, model, truth, held_out) if model is not None else {}
     if FLAGS.list_channels:
         return
-    pictures = _pictures(runs, controls, units, model, truth, held_out)
-    out = Path(FLAGS.out)
+    pictures = _pictures(runs, controls, units, model, transfer, truth, held_out)
     make_directory(out)
     with locked(out):
         grader, by_name = graders.make_grader(
@@ -146,11 +151,11 @@ def _model(runs: Sequence[RunView]) -> Model | None:
     """The network that the runs visualize."""
     if not runs and not FLAGS.list_channels:
         return None
-    spec = FLAGS.model or (graded_pictures.model_of(runs[0]) if runs else None)
+    spec = FLAGS.model or (graded_pictures.flag_of(runs[0], "model") if runs else None)
     if spec is None:
         raise ValueError("--model is missing: the run does not say which network it is of.")
     try:
-        model = networks.load(spec)
+        model = with_grid(networks.load(spec), _grid_of(runs))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--model={spec}: {error}") from error
     for run in runs:
@@ -164,12 +169,22 @@ def _model(runs: Sequence[RunView]) -> Model | None:
     return model
 
 
+def _grid_of(runs: Sequence[RunView]) -> str | None:
+    """What --grid was when the runs were made."""
+    return graded_pictures.flag_of(runs[0], "grid") if runs else None
+
+
 def _check_grids(model: Model | None, transfer: Model) -> None:
-    if model is not None and model.image_shape != transfer.image_shape:
-        raise ValueError(
-            f"--transfer_model={FLAGS.transfer_model} takes images of {transfer.image_shape}, the "
-            f"run's are of {model.image_shape}: take one that was trained on the same grid."
-        )
+    if model is not None:
+        same = model.image_shape == transfer.image_shape
+        if same and model.affine is not None and transfer.affine is not None:
+            same = coincide(model.grid, transfer.grid, any_slice=True)
+        if not same:
+            raise ValueError(
+                f"--transfer_model={FLAGS.transfer_model} takes images of "
+                f"{described(transfer.grid)}, the run's are of {described(model.grid)}: take one "
+                "that was trained on the same grid."
+            )
     if model is not None and model.card["weights_sha256"] == transfer.card["weights_sha256"]:
         raise ValueError(
             f"--transfer_model={FLAGS.transfer_model} is the run's own model: take one that was "
@@ -216,6 +231,7 @@ def _pictures(
     controls: Mapping[str, Sequence[RunView]],
     units: Mapping[tuple[str, int], str],
     model: Model | None,
+    transfer: Model,
     truth: Truth,
     held_out: HeldOut,
 ) -> list[Picture]:
@@ -227,7 +243,7 @@ def _pictures(
         shape = FLAGS.shape or names[0]
         if shape not in names:
             raise ValueError(f"--shape={shape}: --task={FLAGS.task} has {names}.")
-        found = graded_pictures.of_directory(FLAGS.images, shape)
+        found = graded_pictures.of_directory(FLAGS.images, shape, transfer.grid)
     else:
         found = [p for run in runs for p in graded_pictures.of_run(run, units)]
     made = list(found)

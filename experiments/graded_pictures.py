@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel
 import numpy as np
 from jaxtyping import Float
 
 from experiments.networks import Model
 from experiments.progress import callback
+from featvis_jax.data.arrays import load_array
+from featvis_jax.data.errors import VolumeError
+from featvis_jax.data.grids import Grid
 from featvis_jax.data.pipeline import Source
+from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.examples import top_examples
 from featvis_jax.evaluation.summary import PICTURE
@@ -73,13 +76,13 @@ def open_runs(paths: Sequence[str], *, flag: str) -> list[RunView]:
     return runs
 
 
-def model_of(run: RunView) -> str | None:
-    """What --model was when a run was made, by its flags.txt."""
+def flag_of(run: RunView, name: str) -> str | None:
+    """What a flag was when a run was made, by its flags.txt."""
     path = run.directory / "flags.txt"
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line[8:] for line in lines if line.startswith("--model=")), None)
+    start, lines = f"--{name}=", path.read_text(encoding="utf-8").splitlines()
+    return next((line[len(start) :] for line in lines if line.startswith(start)), None)
 
 
 def channels_of(runs: Sequence[RunView]) -> dict[str, list[int]]:
@@ -107,11 +110,17 @@ def of_run(run: RunView, units: Units, *, kind: str = PICTURE) -> list[Picture]:
     return found
 
 
-def of_directory(path: str, concept: str) -> list[Picture]:
+def of_directory(path: str, concept: str, grid: Grid) -> list[Picture]:
     """Every image of a directory, whatever made it.
+
+    Args:
+      path: The directory.
+      concept: What its images should show.
+      grid: What NIfTI files are laid onto by their affines; arrays are taken as they are.
 
     Raises:
       FileNotFoundError: There is no such directory, or no image in it.
+      ValueError: An image cannot be read, or is not on the grid.
     """
     files = [p for p in sorted(Path(path).glob("*")) if p.name.endswith(_SUFFIXES)]
     if not files:
@@ -119,24 +128,36 @@ def of_directory(path: str, concept: str) -> list[Picture]:
             f"--images={path}: no image there; expected a directory with files that end in "
             f"{', '.join(_SUFFIXES)}."
         )
+    for file in files:
+        _read(file, grid)  # One that is no good is told now, not after the judge has learned.
     return [
-        Picture(file.name, "images", number, 1, concept, PICTURE, lambda file=file: _read(file))
+        Picture(
+            file.name, "images", number, 1, concept, PICTURE, lambda file=file: _read(file, grid)
+        )
         for number, file in enumerate(files)
     ]
 
 
-def _read(path: Path) -> Float[np.ndarray, "*spatial 1"]:
+def _read(path: Path, grid: Grid) -> Float[np.ndarray, "*spatial 1"]:
     """One image of any tool."""
     try:
-        if path.suffix == ".npy":
-            image = np.load(path, allow_pickle=False)
-        else:
-            image = np.asarray(nibabel.load(path).dataobj)  # pyright: ignore
-    except Exception as error:
-        raise ValueError(f"--images: {path} cannot be read: {error}") from error
-    image = np.asarray(image, np.float32)
-    # A slice is one plane of a NIfTI file, and an array with or without a channel.
-    return image if image.shape[-1] == 1 else image[..., None]
+        if path.suffix != ".npy":
+            return load_on_grid(path, grid)
+        image = load_array(path)
+    except OSError as error:
+        raise type(error)(f"--images: {error}") from error
+    except VolumeError as error:
+        raise ValueError(f"--images: {error}; or give an array, .npy, taken as it is") from error
+    except ValueError as error:
+        raise ValueError(f"--images: {error}") from error
+    # An array comes with or without a channel.
+    image = image if image.shape == (*grid.shape, 1) else image[..., None]
+    if image.shape != (*grid.shape, 1):
+        raise ValueError(
+            f"--images: {path} has shape {image.shape[:-1]}; --transfer_model takes {grid.shape}: "
+            "resample it to that grid."
+        )
+    return image
 
 
 def scrambled(pictures: Sequence[Picture], *, seed: int) -> list[Picture]:

@@ -1,11 +1,12 @@
 """What pictures are graded against: shapes of a task, held-out people, a judge, another network."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cohort_flags
+from experiments import cohort_flags, cohort_reading
 from experiments.networks import Model
 from experiments.progress import announced, callback
 from experiments.task_names import NamedTask
@@ -63,7 +64,8 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
       model: One that was trained on it.
 
     Raises:
-      ValueError: The task has no shapes, or the model was trained on another one.
+      ValueError: The task has no shapes, the model was trained on another one, or it tells neither
+        lesions nor voxel size.
     """
     if named.name == "sex":
         raise ValueError("--task=sex: it has no shape that a picture could show.")
@@ -73,12 +75,18 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
             f"--task={named.name}: the model {model.card['name']!r} was trained on "
             f"{model.card['task']!r}; give that task."
         )
-    size = float(np.linalg.norm(model.affine[:3, 0]))
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in drawn.items()
         if name != "shape"
-    } or {"voxel_size_mm": size}
+    }
+    if not options:
+        if model.affine is None:
+            raise ValueError(
+                f"{model.card['name']} tells no voxel size, and lesions are drawn in mm: give "
+                "--grid=FILE.nii.gz, an image of its grid."
+            )
+        options = {"voxel_size_mm": float(np.linalg.norm(model.affine[:3, 0]))}
     if named.name == "square_or_disc" and named.shape is None:
         shapes = SHAPES["disc"], SHAPES["square"]
         task = OutlineTask(Lesions(shapes[0], **options), shapes)
@@ -96,7 +104,7 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
       models: The models, all on one grid.
 
     Raises:
-      ValueError: Fewer than two are left.
+      ValueError: Fewer than two are left, or the cohort's voxels are not the models'.
     """
     ids = list(cohort.participant_ids)
     for model in models:
@@ -113,13 +121,13 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
         cached = cache_volumes(cohort.select(ids), place, progress=on_scans)
     volumes = list(cached.values())
     half = (len(volumes) + 1) // 2
-    shape = models[0].image_shape[:-1]
-    return HeldOut(
-        pipeline.source(volumes[:half], shape),
-        pipeline.source(volumes[half:], shape),
-        pipeline.source(volumes, shape),
-        pipeline.source(volumes[:_FEW], shape),
-    )
+
+    # One that does not tell where it looks has the grid of the other.
+    grid = next((model.grid for model in models if model.affine is not None), models[0].grid)
+    flag = f"--cohort={cohort_flags.COHORT.value}"
+    everyone = cohort_reading.source(cohort, volumes, grid, flag=flag)
+    parts = volumes[:half], volumes[half:], volumes, volumes[:_FEW]
+    return HeldOut(*(dataclasses.replace(everyone, volumes=part) for part in parts))
 
 
 def labelled(truth: Truth, source: Source, *, seed: int) -> Iterator[Examples]:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import optax
 from absl import flags
 
+from experiments.grid_flags import read_image
 from experiments.networks import Model
-from experiments.objective_flags import read_volume
 from featvis_jax.visualize import parameterizations
 from featvis_jax.visualize.parameterizations import GROUNDS, INTENSITIES, Ground, Parameterization
 
@@ -31,8 +32,17 @@ flags.DEFINE_float(
     "Of all elements on a ground, as a share of the range (root mean square); "
     f"{Ground().contrast:g} by default.",
 )
-flags.DEFINE_string("start_image", None, "NIfTI file on the network's grid to start from.")
-flags.DEFINE_string("mask", None, "NIfTI mask on the network's grid: nothing changes outside.")
+_BY_AFFINE = (
+    "It is laid onto the network's grid by its affine, whatever the order of its axes, and has to "
+    "cover it voxel by voxel; onto that of a network without one (see --grid) as it is stored."
+)
+flags.DEFINE_string(
+    "start_image",
+    None,
+    "NIfTI file to start from; for a network of several channels with as many volumes. "
+    + _BY_AFFINE,
+)
+flags.DEFINE_string("mask", None, "NIfTI mask: nothing changes outside. " + _BY_AFFINE)
 flags.DEFINE_float(
     "learning_rate", None, "Of Adam (of NAdam for phase); by default what suits the start."
 )
@@ -67,20 +77,32 @@ def parameterization(model: Model) -> Parameterization:
         chosen = getattr(parameterizations, FLAGS.parameterization)(**options)
     start = None
     if FLAGS.start_image is not None:
-        start = read_volume("start_image")
-        shape = model.image_shape
-        if (*start.shape, 1) != shape:
-            raise ValueError(
-                f"--start_image={FLAGS.start_image} has shape {start.shape}; the network takes "
-                f"{shape[:-1]}: crop or resample it to that grid."
-            )
+        start = read_image("start_image", model, channels=model.image_shape[-1])
+        _refuse_other_range(start, model)
         # Variants of a unit that start alike would stay alike.
         noise = 0.01 if FLAGS.variants > 1 else 0.0
-        chosen = parameterizations.from_image(start[..., None], chosen, noise=noise)
+        chosen = parameterizations.from_image(start, chosen, noise=noise)
     if FLAGS.mask is not None:
-        outside = model.intensity_range[0] if start is None else start[..., None]
-        chosen = parameterizations.inside(read_volume("mask"), chosen, outside=outside)
+        outside = model.intensity_range[0] if start is None else start
+        mask = read_image("mask", model)[..., 0]
+        try:
+            chosen = parameterizations.inside(mask, chosen, outside=outside)
+        except ValueError as error:
+            raise ValueError(f"--mask={FLAGS.mask}: {error}") from error
     return chosen
+
+
+def _refuse_other_range(start: np.ndarray, model: Model) -> None:
+    """A scan in a scanner's units would be white all over, once clipped."""
+    low, high = model.intensity_range
+    slack = 1e-3 * (high - low)
+    if start.min() < low - slack or start.max() > high + slack:
+        raise ValueError(
+            f"--start_image={FLAGS.start_image}: intensities from {start.min():g} to "
+            f"{start.max():g}; the network's images are in [{low:g}, {high:g}]: scale it to that "
+            "range, as featvis_jax.data.intensities.rescale does for [0, 1], or give the range of "
+            "a foreign network by --intensity_range."
+        )
 
 
 def optimizer(chosen: Parameterization) -> tuple[optax.GradientTransformation, str]:

@@ -12,6 +12,8 @@ from flax import linen, nnx
 from experiments.python_files import function_name, load_function
 from featvis_jax import memory
 from featvis_jax.checkpoints import load_model, weights_hash
+from featvis_jax.data.grids import Grid, coincide, described
+from featvis_jax.data.volumes import read_grid
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch_weights import load_torch_weights
 from featvis_jax.nn.network import Network, permuted_weights
@@ -32,14 +34,14 @@ class Model(NamedTuple):
     Attributes:
       network: The network.
       card: Its ``name`` and ``weights_sha256``; for a model of ours all that its card holds.
-      affine: Voxel indices of its input to mm.
+      affine: Voxel indices of its input to mm; None for one that does not tell where it looks.
       intensity_range: Of the images that it was trained on.
       spectrum: Mean magnitude spectrum of those images, where the model came with it.
     """
 
     network: Network
     card: dict[str, Any]
-    affine: np.ndarray
+    affine: np.ndarray | None
     intensity_range: tuple[float, float]
     spectrum: np.ndarray | None = None
 
@@ -47,6 +49,11 @@ class Model(NamedTuple):
     def image_shape(self) -> tuple[int, ...]:
         """Shape of the images it takes, ``(*spatial, channels)``."""
         return self.network.image_shape
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels of those images lie."""
+        return Grid(self.image_shape[:-1], self.affine)
 
 
 def load(
@@ -90,7 +97,35 @@ def load(
         return _ours(spec, shape)
     _refuse_other_shape(spec, network, shape)
     card = {"name": spec, "weights_sha256": _fingerprint(path, network)}
-    return Model(network, card, _centred_affine(network.image_shape), intensity_range)
+    return Model(network, card, None, intensity_range)
+
+
+def on_grid(model: Model, path: Path | str) -> Model:
+    """A model with the affine of a reference image.
+
+    Args:
+      model: The model.
+      path: A NIfTI file whose axes, as they are stored, are those of the network's input.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: It has another shape than the images of the network, or lies elsewhere than a
+        model that knows its place; the message begins with the file.
+    """
+    reference = read_grid(path, rank=len(model.image_shape) - 1)
+    if reference.shape != model.image_shape[:-1]:
+        raise ValueError(
+            f"{path}: {described(reference)}; the network takes {described(model.grid)}, in this "
+            "order of axes: give a file that has them."
+        )
+    if model.affine is None:
+        return model._replace(affine=reference.affine)
+    if not coincide(reference, model.grid):
+        raise ValueError(
+            f"{path}: {described(reference)}; but {model.card['name']} was trained on "
+            f"{described(model.grid)}: leave the flag out."
+        )
+    return model
 
 
 def with_permuted_weights(model: Model, seed: int) -> Model:
@@ -167,14 +202,6 @@ def _fingerprint(path: Path, network: Network) -> str:
     return digest.hexdigest()
 
 
-def _centred_affine(image_shape: tuple[int, ...]) -> np.ndarray:
-    """Voxels of 1 mm around the origin, for a network that does not tell where it looks."""
-    affine = np.eye(4)
-    for axis, n in enumerate(image_shape[:-1]):
-        affine[axis, 3] = -(n - 1) / 2
-    return affine
-
-
 def layers_text(network: Network) -> str:
     """A table of the layers: name, operator, output, channels, reach, and what fits into memory.
 
@@ -210,4 +237,5 @@ def layers_text(network: Network) -> str:
         f"* an estimate from the shapes of the outputs; {free / 2**30:.1f} GiB may be used. "
         "--dry_run compiles and measures."
     )
+    lines.extend(f"No layer: {name}, since {why}" for name, why in network.refused)
     return "\n".join(lines)

@@ -1,14 +1,12 @@
 """The flags that say what is maximized."""
 
-from pathlib import Path
-
-import nibabel
 import numpy as np
 from absl import flags
-from nibabel.filebasedimages import ImageFileError
 
 from experiments.flag_values import numbers
-from featvis_jax.nn.network import Network
+from experiments.grid_flags import read_image
+from experiments.networks import Model
+from featvis_jax.data.arrays import load_array
 from featvis_jax.visualize import objectives
 from featvis_jax.visualize.objectives import Objective
 
@@ -25,7 +23,10 @@ flags.DEFINE_list("position", None, "Where on the layer's grid, for neuron; its 
 flags.DEFINE_integer("other", None, "The logit to tell from, for logit_difference; all by default.")
 flags.DEFINE_string("direction", None, "A .npy file with one number per channel, for directions.")
 flags.DEFINE_string(
-    "attention", None, "A NIfTI mask on the network's grid: maximize the channel's mean under it."
+    "attention",
+    None,
+    "A NIfTI mask: maximize the channel's mean under it. It is laid onto the network's grid by its "
+    "affine, as --mask is.",
 )
 flags.DEFINE_enum("sign", "1", ["1", "-1"], "-1 for what suppresses a unit.")
 flags.DEFINE_integer("variants", 1, "Images of each unit, optimized together.", lower_bound=1)
@@ -42,7 +43,7 @@ def has_one_unit() -> bool:
     return FLAGS.objective in _OF_A_WHOLE_LAYER
 
 
-def objective(network: Network, layer: str) -> Objective:
+def objective(model: Model, layer: str) -> Objective:
     """What the flags say to maximize in a layer.
 
     Raises:
@@ -51,8 +52,11 @@ def objective(network: Network, layer: str) -> Objective:
     """
     _refuse_idle_flags()
     if FLAGS.attention is not None:
-        mask = read_volume("attention")
-        chosen = objectives.attention(layer, objectives.on_layer(mask, network, layer))
+        mask = read_image("attention", model)[..., 0]
+        try:
+            chosen = objectives.attention(layer, objectives.on_layer(mask, model.network, layer))
+        except ValueError as error:
+            raise ValueError(f"--attention={FLAGS.attention}: {error}") from error
     elif FLAGS.objective == "neuron":
         chosen = objectives.neuron(
             layer, position=None if FLAGS.position is None else tuple(numbers("position", int))
@@ -92,34 +96,9 @@ def _refuse_idle_flags() -> None:
 
 
 def _direction() -> np.ndarray:
-    path = Path(FLAGS.direction)
-    if not path.is_file():
-        raise FileNotFoundError(f"--direction={path}: there is no such file.")
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"--direction={path}: expected a .npy file of numbers: {error}") from error
-
-
-def read_volume(flag: str) -> np.ndarray:
-    """The voxels of the NIfTI file that a flag names, without axes of length 1 at the end.
-
-    Args:
-      flag: Name of the flag.
-
-    Raises:
-      FileNotFoundError: There is no such file.
-      ValueError: It is no NIfTI file, or holds no number where one belongs.
-    """
-    path = Path(str(FLAGS[flag].value))
-    if not path.is_file():
-        raise FileNotFoundError(f"--{flag}={path}: there is no such file.")
-    try:
-        values = np.asarray(nibabel.load(path).dataobj, np.float32)  # pyright: ignore
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"--{flag}={path}: expected a NIfTI file: {error}") from error
-    if not np.isfinite(values).all():
-        raise ValueError(f"--{flag}={path}: it holds NaN or infinite voxels.")
-    while values.ndim > 2 and values.shape[-1] == 1:
-        values = values[..., 0]
-    return values
+        return load_array(FLAGS.direction)
+    except OSError as error:
+        raise type(error)(f"--direction={error}") from error
+    except ValueError as error:
+        raise ValueError(f"--direction={error}") from error

@@ -14,9 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from experiments import cohort_reading
 from experiments.networks import Model
 from experiments.progress import callback
-from featvis_jax.data import pipeline
 from featvis_jax.data.cache import cache_volumes
-from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.pipeline import Source
 from featvis_jax.evaluation.examples import receptive_box, top_examples
 from featvis_jax.results import pixels, tables
@@ -46,14 +44,19 @@ def source(model: Model) -> Source | None:
     """
     if FLAGS.real_examples is None:
         return None
+    if model.image_shape[-1] != 1:
+        raise ValueError(
+            f"--real_examples={FLAGS.real_examples}: scans have one channel and the network takes "
+            f"{model.image_shape[-1]}: leave the flag out."
+        )
     cohort = cohort_reading.read(FLAGS.real_examples, flag="--real_examples")
-    _refuse_other_grid(model, cohort)
     path = str(Path(FLAGS.real_examples).resolve())
     with callback("reading scans", unit="scan") as on_scans:
         place = cohort_reading.volumes_directory(cohort, source=path)
         cached = cache_volumes(cohort.subjects, place, progress=on_scans)
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
-    return pipeline.source(volumes, model.image_shape[:-1])
+    flag = f"--real_examples={FLAGS.real_examples}"
+    return cohort_reading.source(cohort, volumes, model.grid, flag=flag)
 
 
 def write(
@@ -101,20 +104,6 @@ def write(
                 }
             )
     atomic_write_bytes(run.directory / "real.tsv", tables.encode_rows(rows, digits=6))
-
-
-def _refuse_other_grid(model: Model, cohort: Cohort) -> None:
-    """Images of another voxel size or of too few voxels are not what the network knows."""
-    sizes = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (model.affine, cohort.affine)]
-    wanted = model.image_shape[:-1]
-    if not np.allclose(*sizes, atol=1e-2) or any(
-        n < m for n, m in zip(cohort.shape, wanted, strict=False)
-    ):
-        raise ValueError(
-            f"--real_examples={FLAGS.real_examples}: {cohort.shape} voxels of "
-            f"{np.round(sizes[1], 2).tolist()} mm; the model takes {wanted} of "
-            f"{np.round(sizes[0], 2).tolist()} mm: resample the cohort to its grid."
-        )
 
 
 def _framed(

@@ -20,15 +20,17 @@ from absl import flags
 
 from experiments import cohort_flags
 from experiments.launch import start
+from experiments.progress import callback
 from experiments.reproduction import evidence as tables
 from experiments.reproduction import figures
 from experiments.reproduction.numbers import numbers, strongest_channel
 from experiments.reproduction.plan import LAYERS, MODELS, TITLES, Plan, make_plan
 from experiments.reproduction.scales import FIGURE_3, FIGURE_4, SCALES, STRATEGIES, Scale
 from experiments.reproduction.stages import run_stages
+from featvis_jax.data.cache import cache_volumes, checksums
 from featvis_jax.data.cohorts import Cohort
-from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
-from featvis_jax.results.manifest import encode_json
+from featvis_jax.results import manifest
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.results.report import write_report
 
 FLAGS = flags.FLAGS
@@ -97,18 +99,31 @@ def main(_: Sequence[str]) -> None:
         for stage in plan.stages:
             print(stage.command)
         return
+    refuse_foreign(out, "cohort.json", what="reproduction")
     make_directory(out)
     with locked(out):
+        _refuse_other_cohort(out, cohort)
         run_stages(out, plan.stages, tell=lambda text: print(text, end="", flush=True))
         found = numbers(out, plan, _settings(scale, cohort))
         _draw(out, plan, scale)
-        atomic_write_bytes(out / "numbers.json", encode_json(found))
+        atomic_write_bytes(out / "numbers.json", manifest.encode_json(found))
         # What is written is what was stored.
         html, markdown = write_report(out, json.loads((out / "numbers.json").read_bytes()))
     verdicts = [each["verdict"] for each in found["statements"]]
     for verdict in dict.fromkeys(verdicts):
         print(f"{verdict}: {verdicts.count(verdict)} of {len(verdicts)} statements")
     print(f"Report: {html.resolve().as_uri()}, and {markdown}")
+
+
+def _refuse_other_cohort(out: Path, cohort: Cohort) -> None:
+    """Refuse to mix results of scans or labels that were replaced between two starts."""
+    place = cohort_flags.volume_cache_directory(cohort)
+    with callback("reading scans", unit="scan") as on_scans:
+        cached = cache_volumes(cohort.subjects, place, progress=on_scans)
+    files, path = checksums(cohort, cached), out / "cohort.json"
+    if path.exists():
+        manifest.refuse_mismatch(out, json.loads(path.read_bytes()), files)
+    atomic_write_bytes(path, manifest.encode_json(files))
 
 
 def chosen_scale() -> Scale:

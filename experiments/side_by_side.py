@@ -17,7 +17,7 @@ from featvis_jax.nn.network import Layer
 from featvis_jax.results import tables
 from featvis_jax.results.asked import question
 from featvis_jax.results.comparison import comparison
-from featvis_jax.results.files import atomic_write_bytes, file_name, make_directory
+from featvis_jax.results.files import atomic_write_bytes, file_name, make_directory, refuse_foreign
 from featvis_jax.results.nifti import encode_nifti
 from featvis_jax.visualize.ascent import Recipe
 from featvis_jax.visualize.layer import FinishedUnit, visualize
@@ -49,6 +49,7 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
     """
     channels = ascent_flags.chosen_channels(layer)
     out = ascent_flags.out_directory()
+    refuse_foreign(out, "comparison.tsv", what="comparison", before=("images",))
     make_directory(out)
     found: dict[str, list[FinishedUnit]] = {}
     rows: list[dict[str, Any]] = []

@@ -2,7 +2,11 @@
 
 import contextlib
 import os
+import sys
+import tempfile
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -29,27 +33,55 @@ def prepare(*, threads: int | None = None) -> None:
         machine has.
 
     Raises:
-      ValueError: There are more devices than that many threads.
-      OSError: The directory of the compilation cache cannot be made.
+      ValueError: There are more devices than that many threads, or none of those asked for.
+      OSError: The directory of --compilation_cache cannot be written.
     """
-    # A cache that JAX's own variable names is left as it is, unless the flag asks for another.
-    is_set = jax.config.values["jax_compilation_cache_dir"] is not None
-    if FLAGS.compilation_cache and (FLAGS["compilation_cache"].present or not is_set):
-        directory = Path(FLAGS.compilation_cache).expanduser()
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"--compilation_cache={FLAGS.compilation_cache}: {error}. Give a directory that "
-                "can be written, or an empty one for no cache."
-            ) from error
-        jax.config.update("jax_compilation_cache_dir", str(directory))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    _keep_programs()
     if FLAGS.precision is not None:
         jax.config.update("jax_default_matmul_precision", FLAGS.precision)
     _one_device_per_core(most=threads)
-    if threads is not None:
+    if threads is None:
+        _devices()
+    else:
         _fix_threads(threads)
+
+
+def _keep_programs() -> None:
+    """Have JAX keep compiled programs, in the directory of the flag."""
+    # A cache that JAX's own variable names is left as it is, unless the flag asks for another.
+    is_set = jax.config.values["jax_compilation_cache_dir"] is not None
+    asked = FLAGS["compilation_cache"].present
+    if not FLAGS.compilation_cache or (is_set and not asked):
+        return
+    directory = Path(FLAGS.compilation_cache).expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        told = f"--compilation_cache={FLAGS.compilation_cache}: {error}"
+        if asked:
+            raise OSError(
+                f"{told}. Give a directory that can be written, or an empty one for no cache."
+            ) from error
+        # What nobody asked for must not stop a run; a home may be read-only on a cluster's nodes.
+        print(f"{told}; compiled programs are not kept for the next start.", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _devices() -> list[Any]:
+    """The devices of this process, or an error that names what asked for others."""
+    try:
+        return jax.local_devices()
+    # A backend that is not there ends in errors of several types, one of them without a word.
+    except Exception as error:
+        asked = jax.config.values["jax_platforms"] or ""
+        cause = textwrap.shorten(str(error), 200) or "its package is not installed"
+        raise ValueError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device ({cause}). Install what BUILD.md "
+            "names for the GPU, or unset the variable, and JAX takes what there is."
+        ) from error
 
 
 def _fix_threads(number: int) -> None:
@@ -61,7 +93,7 @@ def _fix_threads(number: int) -> None:
     earlier = os.environ.get("NPROC")
     os.environ["NPROC"] = str(number)
     try:
-        devices = jax.local_devices()
+        devices = _devices()
     finally:
         os.environ.pop("NPROC")
         if earlier is not None:

@@ -35,7 +35,7 @@ from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import manifest, pixels, plots, tables
-from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
+from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.visualize.parameterizations import mean_magnitude_spectrum
 
 FLAGS = flags.FLAGS
@@ -109,6 +109,7 @@ def main(_: Sequence[str]) -> None:
     task = named_task(FLAGS.task)
     schedule = _schedule()
     tensorboard.library()  # Missing, it is missed before anything is done.
+    refuse_foreign(out, "settings.json", what="training")
     if FLAGS.dry_run:
         _train(out, task, schedule)
         return
@@ -242,6 +243,7 @@ def _settings(
         "init_sha256": None if parent is None else parent.card["weights_sha256"],
         **dataclasses.asdict(schedule),
         **prepared.description,
+        "files_sha256": prepared.files_sha256,
         "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
     }
 

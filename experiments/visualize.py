@@ -38,10 +38,10 @@ from experiments.plan import Work
 from experiments.progress import Progress
 from featvis_jax.evaluation import health
 from featvis_jax.nn.network import Layer, Network
-from featvis_jax.results import manifest, pixels, shards, tables
+from featvis_jax.results import pixels, shards, tables
 from featvis_jax.results.files import make_directory
 from featvis_jax.results.gallery import build_gallery
-from featvis_jax.results.store import Run, open_run, read_run
+from featvis_jax.results.store import Run, open_run, read_run, refuse_foreign
 from featvis_jax.results.tables import Key, LayerRecord, UnitRecord, UnitResult
 from featvis_jax.visualize import ascent, presets
 from featvis_jax.visualize.layer import FinishedBatch, FinishedUnit, LayerProgram
@@ -101,7 +101,7 @@ def main(_: Sequence[str]) -> None:
         configuration["batch"] = batch_size
     tensorboard.library()  # Missing, it is missed before anything is compiled.
     if FLAGS.dry_run:
-        manifest.refuse_foreign(out)
+        refuse_foreign(out)
         done = shards.done_elsewhere(out, configuration) if batch_size else frozenset()
         finished = tables.complete(done, variants=FLAGS.variants)
         print(plan.text(work, batch_size, finished, steps=FLAGS.steps, out=out))
@@ -110,7 +110,7 @@ def main(_: Sequence[str]) -> None:
     programs: dict[str, LayerProgram] = {}
     if batch_size is None:
         # Compiling for a directory that cannot be used would be in vain.
-        manifest.refuse_foreign(out)
+        refuse_foreign(out)
         make_directory(out)
         # The resolved batch belongs to the configuration, and it takes a compiled program to know.
         batch_size, programs = plan.largest_size(work)
@@ -271,7 +271,9 @@ def _result(unit: FinishedUnit, layer: Layer, model: Model, seconds: float) -> U
         variant=unit.variant + 1,
         status=health.status(
             unit.image,
+            start=unit.start,
             objective_trace=unit.objective_trace,
+            rise=unit.final_objective - unit.initial_objective,
             finite=unit.finite,
             intensity_range=model.intensity_range,
             border=layer.receptive_field or 0,
@@ -343,6 +345,7 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
     return {
         "model": model.card["name"],
         "weights_sha256": model.card["weights_sha256"],
+        "affine": None if model.affine is None else model.affine.tolist(),
         "layers": dict(work.channels),
         "objective": {name: recipe.objective.description for name, recipe in recipes.items()},
         "penalty": {
@@ -366,7 +369,7 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
 
 def _flags_text() -> str:
     """The flags of this launcher, one a line, for --flagfile."""
-    names = ("model", "batch", "tensorboard", "objective", "parameterization", "precision")
+    names = ("model", "grid", "batch", "tensorboard", "objective", "parameterization", "precision")
     modules = {FLAGS.find_module_defining_flag(name) for name in names}
     own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
     # None belongs to the run: two write nothing, a shard is one process of several, and where

@@ -1,16 +1,22 @@
 """A trained model on disk: Orbax weights and a card that says what they are.
 
 ```
-card.json    task, classes, architecture, input grid and affine, intensity range, data, accuracy
-weights/     Orbax checkpoint of params and statistics
+card.json       task, classes, architecture, input grid and affine, intensity range, data, accuracy
+weights/        Orbax checkpoint of params and statistics
+spectrum.npy    mean magnitude spectrum of the training images, where it was saved
 ```
+
+The card has checksums of all other files, of the weights' values, and of itself: a model of which
+a byte was changed or lost is refused.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +26,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, Float64, PyTree
 
+from featvis_jax.data.pointers import pointer
 from featvis_jax.nn.cnn import CNN
+from featvis_jax.results import manifest
 from featvis_jax.results.files import atomic_write_bytes, remove_directory
 
 _CARD, _WEIGHTS, _SPECTRUM = "card.json", "weights", "spectrum.npy"
@@ -32,7 +40,11 @@ _REQUIRED = (
     "weights_sha256",
     "grid",
     "intensity_range",
+    "files_sha256",
+    "card_sha256",
 )
+_SEALS = ("weights_sha256", "files_sha256", "card_sha256")
+_COPY_AGAIN = "copy or save the model again"
 
 
 class TrainedModel(NamedTuple):
@@ -93,7 +105,7 @@ def save_model(
       directory: Where to; made if missing.
       module: The network; its configuration goes into the card.
       variables: Its weights and statistics.
-      card: All that `TrainedModel.card` should hold but the architecture and the weights' hash.
+      card: All that `TrainedModel.card` should hold but the architecture and the checksums.
       spectrum: Mean magnitude spectrum of the training images.
 
     Raises:
@@ -105,8 +117,8 @@ def save_model(
         for field in CNN.__dataclass_fields__
         if field not in ("name", "parent")
     }
-    card = {**card, "architecture": architecture, "weights_sha256": weights_hash(variables)}
-    if missing := [key for key in _REQUIRED if key not in card]:
+    card = {**card, "architecture": architecture}
+    if missing := [key for key in _REQUIRED if key not in (*card, *_SEALS)]:
         raise ValueError(f"The model card lacks {missing}.")
     directory.mkdir(parents=True, exist_ok=True)
     # What a process that was killed has left; Orbax would warn of it.
@@ -116,10 +128,15 @@ def save_model(
         checkpointer.save(directory / _WEIGHTS, jax.device_get(variables), force=True)
     # Orbax notes the absolute path there, which is nobody's business once the model is passed on.
     atomic_write_bytes(directory / _WEIGHTS / "commit_success.txt", b"committed\n")
-    if spectrum is not None:
+    if spectrum is None:
+        (directory / _SPECTRUM).unlink(missing_ok=True)
+    else:
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(spectrum, np.float32), allow_pickle=False)
         atomic_write_bytes(directory / _SPECTRUM, buffer.getvalue())
+    card["weights_sha256"] = weights_hash(variables)
+    card["files_sha256"] = {name: _sha256(directory / name) for name in _files(directory)}
+    card["card_sha256"] = _card_hash(card)
     text = json.dumps(card, indent=2) + "\n"
     atomic_write_bytes(directory / _CARD, text.encode())
 
@@ -141,25 +158,17 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
       ((140, 192, 1), ['clean', 'lesion'])
     """
     directory = _find(name_or_path)
-    try:
-        card = json.loads((directory / _CARD).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{directory / _CARD} is not JSON ({error}): save the model again."
-        ) from error
-    if missing := [key for key in _REQUIRED if key not in card]:
-        raise ValueError(f"{directory / _CARD} lacks {missing}: save the model again.")
+    card = _card(directory / _CARD)
+    _check_files(directory, card["files_sha256"])
     try:
         module = CNN(**_with_tuples(card["architecture"]))
         image = jax.ShapeDtypeStruct((*card["grid"]["shape"], 1), np.float32)
         expected = jax.eval_shape(module.init, jax.random.key(0), image)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{directory / _CARD} describes no network ({error}): save the model again."
+            f"{directory / _CARD} describes no network ({error}): {_COPY_AGAIN}."
         ) from error
     weights = directory.absolute() / _WEIGHTS
-    if not weights.is_dir():
-        raise FileNotFoundError(f"{weights} is missing: the model was not saved whole.")
     # Placed explicitly: weights saved on another machine name devices that are not here.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     expected = jax.tree.map(
@@ -169,25 +178,72 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
         # Told by us, since Orbax would speak of padding, and from several threads.
         if wrong := _differing(_stored_shapes(checkpointer, weights), _shapes(expected)):
             raise ValueError(
-                f"{weights} and {_CARD} are not of the same model: {wrong}. Save the model again."
+                f"{weights} and {_CARD} are not of the same model: {wrong}; {_COPY_AGAIN}."
             )
         variables = checkpointer.restore(weights, expected)
     if (found := weights_hash(variables)) != card["weights_sha256"]:
         raise ValueError(
             f"{weights} hashes to {found}, but {_CARD} says {card['weights_sha256']}: the weights "
-            "and the card are not of the same model."
+            f"and the card are not of the same model; {_COPY_AGAIN}."
         )
-    return TrainedModel(module, variables, card, _spectrum(directory / _SPECTRUM))
+    spectrum = None
+    if _SPECTRUM in card["files_sha256"]:
+        spectrum = np.load(directory / _SPECTRUM, allow_pickle=False)
+    return TrainedModel(module, variables, card, spectrum)
 
 
-def _spectrum(path: Path) -> np.ndarray | None:
-    """The spectrum of a model that was saved with one."""
+def _card(path: Path) -> dict[str, Any]:
+    """A card that is as it was saved."""
     try:
-        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} holds no array ({error}): save the model again.") from error
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): {_COPY_AGAIN}.") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{path} holds {type(card).__name__}, not a card: {_COPY_AGAIN}.")
+    if missing := [key for key in _REQUIRED if key not in card]:
+        raise ValueError(
+            f"{path} lacks {missing}: {_COPY_AGAIN}. What an earlier version trained is saved "
+            "anew when its command is given again."
+        )
+    if (found := _card_hash(card)) != card["card_sha256"]:
+        raise ValueError(
+            f"{path} hashes to {found}, but says of itself {card['card_sha256']}: it was changed "
+            f"after the model was saved; restore it, or {_COPY_AGAIN}."
+        )
+    return card
+
+
+def _check_files(directory: Path, expected: Mapping[str, str]) -> None:
+    """Refuse a model of which a file was changed or lost, before anything tries to read it."""
+    for name, checksum in expected.items():
+        path = directory / name
+        if fault := pointer(path):
+            raise FileNotFoundError(f"{path}: {fault}")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: the model was not saved or copied whole; {_COPY_AGAIN}."
+            )
+        if (found := _sha256(path)) != checksum:
+            raise ValueError(
+                f"{path} has the SHA-256 {found}, but {_CARD} says {checksum}: it was changed or "
+                f"cut; {_COPY_AGAIN}."
+            )
+
+
+def _files(directory: Path) -> list[str]:
+    """All files of a model but its card, relative to its directory."""
+    paths = [directory / _SPECTRUM, *sorted((directory / _WEIGHTS).rglob("*"))]
+    return [path.relative_to(directory).as_posix() for path in paths if path.is_file()]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _card_hash(card: Mapping[str, Any]) -> str:
+    """SHA-256 over everything else that a card says, whatever its layout."""
+    return manifest.fingerprint({key: card[key] for key in card if key != "card_sha256"})
 
 
 def weights_hash(variables: PyTree[Array]) -> str:
@@ -222,7 +278,7 @@ def _stored_shapes(
     """The shapes that a checkpoint says it holds."""
     metadata = checkpointer.metadata(weights).item_metadata
     if metadata is None:
-        raise ValueError(f"{weights} is damaged: copy or save the model again.")
+        raise ValueError(f"{weights} does not say what it holds: {_COPY_AGAIN}.")
     return _shapes(metadata.tree)
 
 
@@ -239,12 +295,16 @@ def _differing(
 def _find(name_or_path: Path | str) -> Path:
     path = Path(name_or_path)
     for directory in (path, path / "model"):  # A model, or the training run that left one.
+        if fault := pointer(directory / _CARD):
+            raise FileNotFoundError(f"{directory / _CARD}: {fault}")
         if (directory / _CARD).is_file():
             return directory
-    names = zoo_names()
-    if str(name_or_path) in names:
-        return Path(str(resources.files("featvis_jax.zoo") / str(name_or_path)))
+    given, names = str(name_or_path), zoo_names()
+    if given in names:
+        return Path(str(resources.files("featvis_jax.zoo") / given))
+    nearest = difflib.get_close_matches(given.lower().replace("_", "-"), names, n=1)
+    meant = f" Did you mean {nearest[0]}?" if nearest else ""
     raise FileNotFoundError(
-        f"{str(name_or_path)!r} is neither a directory with a {_CARD} nor a model of the zoo; "
-        f"the zoo has: {', '.join(names)}. Train a model with experiments.train."
+        f"{given!r} is neither a directory with a {_CARD} nor a model of the zoo.{meant} "
+        f"The zoo has: {', '.join(names)}. experiments.train makes such a directory."
     )

@@ -3,15 +3,21 @@
 import copy
 import hashlib
 import json
+import re
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featvis_jax.checkpoints import load_model, save_model, weights_hash, zoo_names
 from featvis_jax.nn.cnn import CNN
+from tests import damaged_models
 
 SMALL = (2, 3, 4, 4, 4)
 AFFINE = [[-1.5, 0.0, 0.0, 20.25], [0.0, 1.5, 0.0, -30.0], [0.0, 0.0, 2.0, 8.0], [0.0, 0, 0, 1]]
@@ -50,7 +56,8 @@ def saved(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models") / "small"
     module = CNN(rank=2, features=SMALL)
     variables = random_variables(module, (28, 29, 1))
-    save_model(directory, module, variables, make_card((28, 29)))
+    spectrum = np.linspace(0, 1, 28 * 15, dtype=np.float32).reshape(28, 15, 1)
+    save_model(directory, module, variables, make_card((28, 29)), spectrum=spectrum)
     return directory, variables
 
 
@@ -62,8 +69,12 @@ def copied(saved, tmp_path):
 
 
 def edit_card(directory, change):
+    """Change a card, and seal it again as if it had been saved so."""
     card = json.loads((directory / "card.json").read_text())
     change(card)
+    card.pop("card_sha256")
+    text = json.dumps(card, sort_keys=True, separators=(",", ":"))
+    card["card_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     (directory / "card.json").write_text(json.dumps(card))
 
 
@@ -182,7 +193,13 @@ def test_weights_of_another_model_are_refused(copied, tmp_path):
     save_model(tmp_path / "other", module, variables, make_card((28, 29)))
     shutil.rmtree(copied / "weights")
     shutil.copytree(tmp_path / "other" / "weights", copied / "weights")
-    with pytest.raises(ValueError, match=r"copy/weights hashes to .* but card.json says"):
+    with pytest.raises(ValueError, match=r"copy/weights/.* has the SHA-256 .* changed or cut"):
+        load_model(copied)
+    files = json.loads((tmp_path / "other" / "card.json").read_text())["files_sha256"]
+    edit_card(copied, lambda card: card.update(files_sha256=files))
+    with pytest.raises(
+        ValueError, match=r"copy/weights hashes to .* but card.json says .* not of the same"
+    ):
         load_model(copied)
 
 
@@ -218,7 +235,7 @@ def no_hash(card):
         (unknown_option, r"card.json describes no network .*'depth'"),
         (grid_too_small, r"card.json describes no network .*larger input grid"),
         (other_hash, r"weights hashes to [0-9a-f]{64}, but card.json says 0{64}"),
-        (no_hash, r"card.json lacks \['weights_sha256'\]: save the model again"),
+        (no_hash, r"card.json lacks \['weights_sha256'\]: copy or save the model again"),
     ],
 )
 def test_a_card_that_does_not_fit_its_weights_is_refused(copied, change, message):
@@ -234,13 +251,103 @@ def test_a_card_that_is_not_json_is_refused(copied, text):
         load_model(copied)
 
 
-def test_missing_and_damaged_weights_are_refused(copied):
-    (copied / "weights" / "_METADATA").write_text("{")
-    with pytest.raises(ValueError, match=r"copy/weights is damaged"):
+@pytest.mark.parametrize("text", ["[]", '"card"', "7"])
+def test_a_card_that_is_no_card_is_refused(copied, text):
+    (copied / "card.json").write_text(text)
+    with pytest.raises(ValueError, match=r"copy/card.json holds .*, not a card"):
         load_model(copied)
+
+
+def test_a_card_may_be_laid_out_anew_but_not_changed(copied):
+    card = json.loads((copied / "card.json").read_text())
+    (copied / "card.json").write_text(json.dumps(card, indent=7, sort_keys=True))
+    load_model(copied)
+    card["intensity_range"] = [0, 1.5]
+    (copied / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"copy/card.json hashes to .* was changed after"):
+        load_model(copied)
+    del card["card_sha256"]
+    (copied / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"copy/card.json lacks \['card_sha256'\]"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "emptied"])
+@pytest.mark.parametrize("pattern", ["_METADATA", "manifest.ocdbt", "ocdbt.*/d/*", "d/*"])
+def test_a_damaged_checkpoint_is_told_in_one_line(copied, pattern, damage):
+    for path in (copied / "weights").glob(pattern):
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 * (damage == "cut")])
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        load_model(copied)
+    message = str(caught.value)
+    assert re.search(r"copy/weights/\S+ (is missing|has the SHA-256)", message)
+    assert "copy or save the model again" in message
+    assert "\n" not in message
+
+
+def test_missing_weights_are_refused(copied):
     shutil.rmtree(copied / "weights")
-    with pytest.raises(FileNotFoundError, match=r"copy/weights is missing: .* not saved whole"):
+    with pytest.raises(
+        FileNotFoundError, match=r"copy/weights/.* is missing: .* not saved or copied"
+    ):
         load_model(copied)
+
+
+def test_one_byte_of_the_weights_is_noticed(copied):
+    data = max((copied / "weights").rglob("d/*"), key=lambda path: path.stat().st_size)
+    whole = bytearray(data.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    data.write_bytes(bytes(whole))
+    with pytest.raises(ValueError, match=r"copy/weights/.*d/.* has the SHA-256"):
+        load_model(copied)
+
+
+def test_a_spectrum_that_is_not_the_saved_one_is_refused(copied):
+    path = copied / "spectrum.npy"
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:-4] + b"\0\0\0\0", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"copy/spectrum.npy has .* changed or cut"):
+            load_model(copied)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"copy/spectrum.npy is missing"):
+        load_model(copied)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60, database=None)
+@given(st.randoms(use_true_random=False))
+def test_whatever_happens_to_its_files_a_model_is_the_saved_one_or_refused(random):
+    """`tests/stress/fuzz_models.py` does the same ten thousand times."""
+    with tempfile.TemporaryDirectory() as folder:
+        done, outcome = damaged_models.case(random, Path(folder))
+    assert outcome in ("read", "refused"), done
+
+
+@pytest.mark.parametrize("file", ["card.json", "spectrum.npy", "weights/_METADATA"])
+def test_a_pointer_in_place_of_a_file_says_what_fetches_it(copied, file):
+    (copied / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(FileNotFoundError, match=rf"{file}: a git-LFS pointer .* lfs pull"):
+        load_model(copied)
+    (copied / file).unlink()
+    (copied / file).symlink_to(".git/annex/objects/aa/bb/MD5E-s9--0.json/MD5E-s9--0.json")
+    with pytest.raises(FileNotFoundError, match=rf"{file}: a DataLad .* datalad get"):
+        load_model(copied)
+
+
+def test_no_spectrum_of_an_earlier_model_is_left_behind(copied):
+    module = CNN(rank=2, features=SMALL)
+    save_model(copied, module, random_variables(module, (28, 29, 1)), make_card((28, 29)))
+    assert not (copied / "spectrum.npy").exists()
+    assert load_model(copied).spectrum is None
+
+
+@pytest.mark.parametrize("name", ["square_lesion", "Square-Lesion", "sqare-lesion"])
+def test_a_name_that_is_nearly_one_of_the_zoo_is_answered_with_that(name):
+    with pytest.raises(FileNotFoundError, match=r"Did you mean square-lesion\?"):
+        load_model(name)
 
 
 def test_an_unknown_name_is_answered_with_the_zoo(tmp_path):
@@ -249,7 +356,7 @@ def test_an_unknown_name_is_answered_with_the_zoo(tmp_path):
             load_model(name)
         message = str(caught.value)
         assert repr(str(name)) in message
-        assert f"the zoo has: {', '.join(zoo_names())}." in message
+        assert f"The zoo has: {', '.join(zoo_names())}." in message
         assert "experiments.train" in message
 
 

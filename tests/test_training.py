@@ -439,6 +439,24 @@ def test_half_a_checkpoint_of_a_killed_process_is_removed_without_a_word(tmp_pat
     assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
 
 
+# Orbax leaves coroutines behind when it fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+@pytest.mark.parametrize("files", ["state/**/d/*", "state/_METADATA", "history/metadata"])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, files, damage):
+    fit(tmp_path, schedule(steps=1, evaluate_every=1))
+    for path in tmp_path.glob(f"1/{files}"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+        if damage == "gone":
+            path.unlink()
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}/1")) as caught:
+        fit(tmp_path, schedule(steps=2, evaluate_every=1))
+    assert "delete" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("evaluate_every", [1, 3, 100])
 def test_a_run_that_is_asked_to_stop_saves_where_it_stands(tmp_path, evaluate_every):
     # Between evaluations, before one, in the midst of one, and before the last one.
@@ -473,7 +491,7 @@ def lesion_slices(directory: Path) -> Slices:
     data = np.zeros((10, 20, 20), np.float16)
     data[:, 3:-3, 3:-3] = rng.uniform(0.3, 0.6, (10, 14, 14))
     np.save(directory / "sub-01.npy", data)
-    volume = CachedVolume("sub-01", directory / "sub-01.npy", data.shape, np.full(10, 0.5))
+    volume = CachedVolume("sub-01", directory / "sub-01.npy", data.shape, np.full(10, 0.5), "")
     return Slices([volume], (20, 20))
 
 

@@ -3,7 +3,7 @@ r"""A stage of `experiments.reproduce_paper`: what a model says of held-out peop
     python -m experiments.reproduction.assess --model=DIR --run=DIR --cohort=DIR --out=DIR
 
 Tells what the network takes every image for: whole, without the channels whose pictures in --run
-are uniform, and without as many of the alive ones, drawn anew several times. Writes
+are uniform, and without as many of those with a pattern, drawn anew several times. Writes
 predictions.tsv, ablation.json, and for lesions example.npz: a slice before and after, and where
 they are.
 """
@@ -17,24 +17,27 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cohort_flags, startup, stopping
+from experiments import cohort_flags, cohort_reading, startup, stopping
 from experiments.launch import start
 from experiments.progress import callback
 from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.grids import Grid
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.store import read_run
-from featvis_jax.results.tables import encode_arrays, encode_rows
+from featvis_jax.results.tables import PATTERNED, encode_arrays, encode_rows
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "A zoo name, or the directory of a training.", required=True)
 flags.DEFINE_string("run", None, "Directory of its pictures, for their statuses.", required=True)
 flags.DEFINE_string("out", None, "Directory for the results.", required=True)
 flags.DEFINE_integer("batch", 16, "Images that are classified together.", lower_bound=2)
-flags.DEFINE_integer("draws", 5, "Drawings of alive channels to compare with.", lower_bound=1)
+flags.DEFINE_integer(
+    "draws", 5, "Drawings of channels with a pattern to compare with.", lower_bound=1
+)
 flags.DEFINE_integer("seed", 0, "Of lesions and drawings; a training's own.", lower_bound=0)
 
 _LESION_OPTIONS = ("count", "size_mm", "min_contrast", "polarity", "easy_contrast")
@@ -46,13 +49,13 @@ def main(_: Sequence[str]) -> None:
     model = load_model(FLAGS.model)
     prepared, source = held_out(model)
     statuses = _statuses(Path(FLAGS.run))
-    uniform, alive = _of_status(statuses, "uniform"), _of_status(statuses, "alive")
+    uniform, patterned = _of_status(statuses, "uniform"), _of_status(statuses, *PATTERNED)
     variants: dict[str, dict[str, list[int]]] = {"whole": {}}
     if uniform:
         variants["without_uniform"] = uniform
         rng = np.random.default_rng(FLAGS.seed)
         for draw in range(FLAGS.draws):
-            variants[f"without_alive_{draw + 1}"] = as_many_others(rng, uniform, alive)
+            variants[f"without_patterned_{draw + 1}"] = as_many_others(rng, uniform, patterned)
 
     owners = [source.owner(position) for position in range(len(source))]
     columns: dict[str, Any] = {
@@ -97,14 +100,14 @@ def held_out(model: TrainedModel) -> tuple[tasks.Prepared, pipeline.Source]:
     if drawn is not None:
         kept = {name: drawn[name] for name in _LESION_OPTIONS}
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
-    shape = model.image_shape[:-1]
+    grid = Grid(model.image_shape[:-1], model.affine)
     cache = cohort_flags.volume_cache_directory(cohort)
     prepared = tasks.prepare(
         card["task"],
         cohort,
-        rank=len(shape),
+        rank=len(grid.shape),
         cache=cache,
-        crop=shape,
+        grid=grid,
         seed=FLAGS.seed,
         lesion_options=options,
     )
@@ -112,7 +115,8 @@ def held_out(model: TrainedModel) -> tuple[tasks.Prepared, pipeline.Source]:
         return prepared, prepared.test
     with callback("reading scans", unit="scan") as on_scans:
         cached = cache_volumes(cohort.select(card["report"]["subjects"]), cache, progress=on_scans)
-    return prepared, pipeline.source(list(cached.values()), shape)
+    flag = f"--cohort={cohort_flags.COHORT.value}"
+    return prepared, cohort_reading.source(cohort, list(cached.values()), grid, flag=flag)
 
 
 def _classified(
@@ -152,10 +156,10 @@ def _statuses(directory: Path) -> list[tuple[str, int, str]]:
     return [(row.layer, row.channel, row.status) for row in read_run(directory).records()]
 
 
-def _of_status(statuses: Sequence[tuple[str, int, str]], wanted: str) -> dict[str, list[int]]:
+def _of_status(statuses: Sequence[tuple[str, int, str]], *wanted: str) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for layer, channel, status in statuses:
-        if status == wanted:
+        if status in wanted:
             found.setdefault(layer, []).append(channel)
     return found
 

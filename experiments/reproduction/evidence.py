@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featvis_jax.results.tables import PATTERNED
+
 Row = dict[str, Any]
 
 
@@ -32,7 +34,7 @@ class Evidence(NamedTuple):
     grades: Mapping[str, list[Row]] = MappingProxyType({})
 
     def of(self, column: str, **wanted: str | Sequence[str]) -> list[float]:
-        """Values of a column in the images that are alive and of these models and layers.
+        """Values of a column in the images with a pattern and of these models and layers.
 
         Args:
           column: Its name.
@@ -42,7 +44,7 @@ class Evidence(NamedTuple):
         return [
             row[column]
             for row in self.images
-            if row["status"] == "alive"
+            if row["status"] in PATTERNED
             and all(row[name] in values for name, values in chosen.items())
             and not math.isnan(row[column])
         ]

@@ -13,10 +13,10 @@ from experiments.reproduction.stages import marker
 from experiments.reproduction.statements import STATEMENTS
 from experiments.reproduction.statistics import balanced_accuracy
 from experiments.reproduction.verdicts import Statement
+from featvis_jax.results.tables import STATUSES
 
 # Balanced accuracies of section 2.2 of the paper.
 _PAPER_PERCENT = {"sex": 92.22, "gaussian": 99.61, "square": 99.35}
-_STATUSES = ("alive", "uniform", "dead", "diverged")
 
 
 def numbers(out: Path, plan: Plan, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _health(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for model in MODELS:
         for layer in LAYERS:
             of_layer = [r["status"] for r in images if (r["model"], r["layer"]) == (model, layer)]
-            counts = {status: of_layer.count(status) for status in _STATUSES}
+            counts = {status: of_layer.count(status) for status in STATUSES}
             uniform_percent = 100 * counts["uniform"] / len(of_layer)
             rows.append(
                 {

@@ -14,6 +14,8 @@ from nibabel.affines import voxel_sizes
 from experiments.reproduction.scales import Scale
 from experiments.reproduction.stages import Stage
 from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.grids import Grid, GridError
+from featvis_jax.data.pipeline import cohort_placement
 
 MODELS = ("sex", "gaussian", "square")
 TITLES = {"sex": "Sex", "gaussian": "Gaussian lesions", "square": "Square lesions"}
@@ -290,10 +292,12 @@ class _Planner:
         card = card_of(shipped)
         if len(card["grid"]["shape"]) == 3:
             return True
-        shape, sizes = card["grid"]["shape"], voxel_sizes(np.array(card["grid"]["affine"]))
-        same_size = np.allclose(voxel_sizes(self._cohort.affine), sizes, rtol=0.01)
-        large_enough = all(n >= m for n, m in zip(self._cohort.shape, shape, strict=False))
-        return bool(same_size and large_enough)
+        grid = Grid(tuple(card["grid"]["shape"]), np.array(card["grid"]["affine"]))
+        try:
+            placed = cohort_placement(self._cohort, grid)
+        except GridError:
+            return False
+        return not any(placed.outside(self._cohort.shape))
 
     def _add(self, name: str, module: str, out: Path, *arguments: str) -> Path:
         """A stage comes after all those whose results one of its arguments names."""

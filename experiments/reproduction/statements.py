@@ -22,6 +22,7 @@ from experiments.reproduction.verdicts import (
     paired,
     planted,
 )
+from featvis_jax.results.tables import PATTERNED
 
 _UPPER = LAYERS[2:]
 _STRIPED = 0.5
@@ -52,7 +53,7 @@ def _orientations(evidence: Evidence) -> Numbers:
     rows = [
         (row["orientation_degrees"], row["wavelength"])
         for row in evidence.images
-        if row["layer"] == "conv1" and row["status"] == "alive" and row["coherence"] >= _STRIPED
+        if row["layer"] == "conv1" and row["status"] in PATTERNED and row["coherence"] >= _STRIPED
     ]
     if not rows:
         return {"count": 0, "told": "no image of conv1 is striped"}
@@ -115,8 +116,9 @@ _SECTION_3_1 = (
         "{gaussian_striped} of {gaussian_count} (Gaussian), {square_striped} of {square_count} "
         "(square)",
         _stripes_rule,
-        "holds if in every model at least half of the alive images are striped; does not if in one "
-        "less than a quarter is; else, or with fewer than 2 alive images, it cannot be told",
+        "holds if in every model at least half of the images with a pattern are striped; does not "
+        "if in one less than a quarter is; else, or with fewer than 2 such images, it cannot be "
+        "told",
     ),
     Statement(
         "3.1",

@@ -219,7 +219,7 @@ def overparameterized(model: str) -> Statement:
             return found.value, found.low, found.high
 
         value, low, high = change("without_uniform")
-        others = [name for name in silenced if name.startswith("without_alive")]
+        others = [name for name in silenced if name.startswith("without_patterned")]
         drawn = [change(name)[0] for name in others]
         taken = [sum(len(v) for v in silenced[name].values()) for name in others]
         return {
@@ -228,9 +228,9 @@ def overparameterized(model: str) -> Statement:
             "change_percent": 100 * value,
             "low_percent": 100 * low,
             "high_percent": 100 * high,
-            "alive_removed": int(np.median(taken)),
-            "alive_draws": len(drawn),
-            "alive_change_percent": 100 * float(np.median(drawn)),
+            "patterned_removed": int(np.median(taken)),
+            "patterned_draws": len(drawn),
+            "patterned_change_percent": 100 * float(np.median(drawn)),
             "margin_percent": 100 * _MARGIN,
         }
 
@@ -240,10 +240,11 @@ def overparameterized(model: str) -> Statement:
         f"assessment/{model}/predictions.tsv",
         measure,
         "without its {removed} uniform channels the balanced accuracy changes by {change_percent} "
-        "points (interval {low_percent} to {high_percent}); without {alive_removed} alive ones of "
-        "the same layers by {alive_change_percent} (median of {alive_draws} drawings)",
+        "points (interval {low_percent} to {high_percent}); without {patterned_removed} others of "
+        "the same layers, with a pattern, by {patterned_change_percent} (median of "
+        "{patterned_draws} drawings)",
         _overparameterized_rule,
-        "holds if the interval stays within 1 point of no change, and alive channels cost more "
+        "holds if the interval stays within 1 point of no change, and patterned channels cost more "
         "than 1 point; does not if the whole interval is a loss of more than 1 point; else it "
         "cannot be told",
     )
@@ -256,5 +257,5 @@ def _overparameterized_rule(found: Mapping[str, Any]) -> Verdict:
     if found["high_percent"] < -margin:
         return "does not hold"
     harmless = -margin <= found["low_percent"] and found["high_percent"] <= margin
-    missed = found["alive_change_percent"] < -margin
+    missed = found["patterned_change_percent"] < -margin
     return "holds" if harmless and missed else "cannot be told"

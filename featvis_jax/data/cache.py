@@ -6,27 +6,30 @@ and a `.json` that says what it was made of.
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16, Float64
 
-from featvis_jax.data.cohorts import Subject
+from featvis_jax.data.cohorts import Cohort, Subject
 from featvis_jax.data.errors import CohortError, VolumeError
 from featvis_jax.data.headers import DEFAULT_MAX_BYTES
 from featvis_jax.data.intensities import rescale
 from featvis_jax.data.masks import brain_fraction_per_slice
+from featvis_jax.data.pointers import pointer
 from featvis_jax.data.volumes import load_volume
 
-# Raise it when load_volume, rescale or brain_mask change what they return: caches are then rebuilt.
-CACHE_VERSION = 1
+# Raise it when load_volume, rescale or brain_mask change what they return, or the sidecar what it
+# holds: caches are then rebuilt.
+CACHE_VERSION = 2
 _MAX_WORKERS = 8
 
 _OPENING = threading.Lock()
@@ -41,12 +44,14 @@ class CachedVolume:
       path: the `.npy`, float16 `(z, x, y)`.
       shape: `(z, x, y)`.
       brain_fraction: `(z,)`, share of each axial slice that is brain.
+      scan_sha256: checksum of the file that it was made of.
     """
 
     participant_id: str
     path: Path
     shape: tuple[int, int, int]
     brain_fraction: Float64[np.ndarray, " z"]
+    scan_sha256: str
 
     def open(self) -> Float16[np.ndarray, "z x y"]:
         """The volume as a read-only memory map, the same at every call."""
@@ -117,7 +122,8 @@ def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolum
     try:
         status = subject.path.stat()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{subject.path}: no such file; check the cohort") from None
+        fault = pointer(subject.path) or "there is no such file; check the cohort"
+        raise FileNotFoundError(f"{subject.path}: {fault}") from None
     source = {
         "version": CACHE_VERSION,
         "path": str(subject.path.resolve()),
@@ -135,16 +141,19 @@ def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolum
         raise VolumeError(f"{subject.path}: {error}") from error
     axial = np.ascontiguousarray(scaled.astype(np.float16).transpose(2, 0, 1))
     fraction = brain_fraction_per_slice(scaled)
+    with subject.path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     # The sidecar last: until it is there, the entry does not count.
     _write_whole(voxels_path, lambda file: np.save(file, axial, allow_pickle=False))
     sidecar = {
         "source": source,
+        "sha256": checksum,
         "voxels": _stamp(voxels_path),
         "shape": axial.shape,
         "brain_fraction": fraction.tolist(),
     }
     _write_whole(sidecar_path, lambda file: file.write(json.dumps(sidecar).encode()))
-    return CachedVolume(subject.participant_id, voxels_path, axial.shape, fraction)
+    return CachedVolume(subject.participant_id, voxels_path, axial.shape, fraction, checksum)
 
 
 def _stamp(path: Path) -> dict[str, int]:
@@ -163,12 +172,31 @@ def _read_entry(
             return None
         fraction = np.array(sidecar["brain_fraction"], np.float64)
         depth, width, height = (int(size) for size in sidecar["shape"])
+        checksum = str(sidecar["sha256"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     expected_bytes = math.prod((depth, width, height)) * 2
     if fraction.shape != (depth,) or voxels_path.stat().st_size < expected_bytes:
         return None
-    return CachedVolume(participant_id, voxels_path, (depth, width, height), fraction)
+    return CachedVolume(participant_id, voxels_path, (depth, width, height), fraction, checksum)
+
+
+def checksums(cohort: Cohort, cached: Mapping[str, CachedVolume]) -> dict[str, str]:
+    """SHA-256 of every file that a cohort is made of, to tell whether one was replaced.
+
+    Args:
+      cohort: the cohort.
+      cached: what `cache_volumes` gave for its subjects.
+
+    Returns:
+      Path to checksum, the table first, then the scans; relative to the table.
+    """
+    folder = cohort.table.parent
+    scans = {
+        os.path.relpath(subject.path, folder): cached[subject.participant_id].scan_sha256
+        for subject in cohort.subjects
+    }
+    return {cohort.table.name: hashlib.sha256(cohort.table.read_bytes()).hexdigest(), **scans}
 
 
 def _write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:

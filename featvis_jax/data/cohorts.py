@@ -7,6 +7,7 @@ grid: all bad rows and files are named in one `CohortError`, before hours of tra
 import dataclasses
 import itertools
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from nibabel.affines import apply_affine
 from featvis_jax.data.errors import CohortError, VolumeError
 from featvis_jax.data.headers import DEFAULT_MAX_BYTES, NIFTI_SUFFIXES, NiftiHeader, read_header
 from featvis_jax.data.participants import Row, read_participants, with_prefix
+from featvis_jax.data.pointers import existing_file
 
 DEFAULT_PATTERN = "sub-*/**/anat/*_T1w.nii*"
 GRID_TOLERANCE_MM = 1e-3
@@ -57,6 +59,8 @@ class Cohort:
       shape: voxels along x, y, z after reorientation to RAS.
       affine: `(4, 4)`, voxel indices to mm, after reorientation to RAS.
       unlisted: image files that match the pattern but have no row in the table; they are left out.
+      unoriented: scans whose header does not tell where they lie; taken as nibabel takes them, for
+        stored from right to left, back to front, bottom to top.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Cohort:
     shape: tuple[int, int, int]
     affine: Float64[np.ndarray, "4 4"]
     unlisted: tuple[Path, ...] = ()
+    unoriented: tuple[Path, ...] = ()
 
     @property
     def participant_ids(self) -> tuple[str, ...]:
@@ -111,16 +116,20 @@ def read_cohort(
       The cohort; its subjects share one shape and one affine (to 1e-3 mm at every corner).
 
     Raises:
-      FileNotFoundError: `path`, or a folder's participants.tsv, does not exist.
+      FileNotFoundError: `path`, or a folder's participants.tsv, does not exist or is a pointer.
       CohortError: everything else that is wrong, all bad rows and files at once.
     """
     path = Path(path)
     table = path / "participants.tsv" if path.is_dir() else path
-    if not table.is_file():
+    kinds = "a folder with participants.tsv, or a .tsv with the columns participant_id and path"
+    if path.name.endswith(NIFTI_SUFFIXES) and not path.is_dir():
+        raise CohortError(f"{path}: a scan by its name, not a cohort; give {kinds}")
+    if path.is_dir() and not any(path.iterdir()):
         raise FileNotFoundError(
-            f"{table}: no such file; give a folder with participants.tsv, or a .tsv with the "
-            "columns participant_id and path"
+            f"{path}: an empty folder; give {kinds}. If it is a DataLad data set that is not here "
+            f"yet: datalad get -n {shlex.quote(str(path))}"
         )
+    existing_file(table, expected=kinds)
     rows, problems = read_participants(table)
     if path.is_dir():
         subjects, unlisted = _find_scans(path, rows, pattern, problems)
@@ -131,11 +140,11 @@ def read_cohort(
 
     headers = _read_headers(subjects, max_bytes, problems)
     reference = _common_grid(headers, problems)
+    if reference is None and not problems:
+        problems.append(f"{table.name}: no row below its first line; add one row per subject")
     if problems or reference is None:
-        raise CohortError(
-            f"{path}: {len(problems) or 'no'} problems found, nothing was loaded:",
-            problems or ["the table has no rows; add one row per subject"],
-        )
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise CohortError(f"{path}: {count} found, nothing was loaded:", problems)
     return Cohort(
         name=name,
         table=table,
@@ -143,6 +152,7 @@ def read_cohort(
         shape=reference.canonical_shape,
         affine=reference.canonical_affine,
         unlisted=unlisted,
+        unoriented=tuple(header.path for header in headers if not header.has_orientation),
     )
 
 
@@ -186,7 +196,22 @@ def _find_scans(
                 f"participants.tsv line {row.line}: {len(paths)} files for {row.participant_id} "
                 f"({listed}); give a narrower pattern, or a .tsv with a path column"
             )
-    return subjects, tuple(itertools.chain.from_iterable(found.values()))
+    unlisted = tuple(itertools.chain.from_iterable(found.values()))
+    if len(subjects) < len(rows) and found:
+        # Perhaps those of the missing ones, by other names.
+        problems.append(f"{len(unlisted)} scans have no row in participants.tsv: {named(found)}")
+    return subjects, unlisted
+
+
+def named(names: Iterable[str], *, most: int = 10) -> str:
+    """Names in a row, the first of them if there are many.
+
+    >>> named(["sub-01", "sub-02", "sub-03"], most=2)
+    'sub-01, sub-02 and 1 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _listed_scans(table: Path, rows: list[Row], problems: list[str]) -> list[Subject]:

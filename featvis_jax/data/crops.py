@@ -1,4 +1,4 @@
-"""Cuts of a grid about its centre, and the affine that keeps every voxel where it is."""
+"""Boxes cut out of a grid, and the affine that keeps every voxel where it is."""
 
 from collections.abc import Sequence
 
@@ -31,6 +31,49 @@ def crop_affine(
     return from_matvec(affine[:3, :3], apply_affine(affine, [*start, 0, 0, 0][:3]))
 
 
+def cut(
+    array: Shaped[np.ndarray, "..."], start: Sequence[int], shape: Sequence[int]
+) -> Shaped[np.ndarray, "..."]:
+    """Cuts a box out of an array, padded with zeros where it reaches beyond.
+
+    Args:
+      array: spatial axes first, any further axes are kept.
+      start: the box's first voxel along the leading axes, may be negative.
+      shape: sizes of the box along them.
+
+    Returns:
+      The box; a view where nothing had to be padded.
+
+    >>> cut(np.arange(1, 5), (2,), (3,))
+    array([3, 4, 0])
+    """
+    cuts, pads = [], []
+    for first, want, have in zip(start, shape, array.shape, strict=False):
+        low, high = min(max(first, 0), have), max(min(first + want, have), 0)
+        high = max(low, high)
+        cuts.append(slice(low, high))
+        before = min(max(-first, 0), want)
+        pads.append((before, want - before - (high - low)))
+    box = array[tuple(cuts)]
+    if any(pad != (0, 0) for pad in pads):
+        box = np.pad(box, [*pads, *[(0, 0)] * (array.ndim - len(pads))])
+    return box
+
+
+def centred_start(have: Sequence[int], want: Sequence[int]) -> tuple[int, ...]:
+    """Where a box about the centre of a grid starts.
+
+    With n voxels and m wanted, `(n - m) // 2` are cut off before and the rest after; padding adds
+    `(m - n) // 2` before. So cropping after padding to a size gives the array back.
+
+    >>> centred_start((7, 4), (4, 7))
+    (1, -1)
+    """
+    return tuple(
+        (n - m) // 2 if n >= m else -((m - n) // 2) for n, m in zip(have, want, strict=False)
+    )
+
+
 def center_crop(
     array: Shaped[np.ndarray, "..."],
     shape: Sequence[int],
@@ -39,12 +82,9 @@ def center_crop(
 ) -> tuple[Shaped[np.ndarray, "..."], Float64[np.ndarray, "4 4"] | None]:
     """Crops the leading axes about their centre, and pads with zeros where the array is smaller.
 
-    With n voxels and m wanted, `(n - m) // 2` are cut off before and the rest after; padding adds
-    `(m - n) // 2` before. So cropping after padding to a size gives the array back.
-
     Args:
       array: spatial axes first, any further axes are kept.
-      shape: wanted sizes of the leading axes.
+      shape: wanted sizes of the leading axes; `centred_start` says where the box starts.
       affine: affine of the array; at most three axes can then be cropped.
 
     Returns:
@@ -59,13 +99,5 @@ def center_crop(
             f"shape={tuple(shape)}: expected at most {array.ndim} sizes of at least 1 for an array "
             f"of shape {array.shape}"
         )
-    starts, cuts, pads = [], [], []
-    for have, want in zip(array.shape, shape, strict=False):
-        before = abs(have - want) // 2
-        starts.append(before if have >= want else -before)
-        cuts.append(slice(before, before + want) if have >= want else slice(None))
-        pads.append((0, 0) if have >= want else (before, want - have - before))
-    cropped = array[tuple(cuts)]
-    if any(pad != (0, 0) for pad in pads):
-        cropped = np.pad(cropped, [*pads, *[(0, 0)] * (array.ndim - len(shape))])
-    return cropped, None if affine is None else crop_affine(affine, starts)
+    start = centred_start(array.shape, shape)
+    return cut(array, start, shape), None if affine is None else crop_affine(affine, start)

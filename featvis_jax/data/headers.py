@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import io
 import math
-import stat
 import zlib
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 
 from featvis_jax.data.errors import VolumeError
+from featvis_jax.data.pointers import existing_file
 
 DEFAULT_MAX_BYTES = 4 * 2**30
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -41,6 +41,8 @@ class NiftiHeader:
       intercept: see slope.
       canonical_shape: shape after reorientation to RAS.
       canonical_affine: affine after reorientation to RAS.
+      channels: volumes along the fourth axis, 1 if there is none.
+      has_orientation: whether its qform or sform says where the voxels lie.
     """
 
     path: Path
@@ -52,11 +54,13 @@ class NiftiHeader:
     intercept: float
     canonical_shape: tuple[int, int, int]
     canonical_affine: Float64[np.ndarray, "4 4"]
+    channels: int = 1
+    has_orientation: bool = True
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all voxels as stored."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.channels * self.dtype.itemsize
 
 
 def open_nifti(path: Path) -> io.BufferedIOBase:
@@ -64,7 +68,9 @@ def open_nifti(path: Path) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")
 
 
-def read_header(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> NiftiHeader:
+def read_header(
+    path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES, images: bool = False
+) -> NiftiHeader:
     """Reads and checks one NIfTI-1 or NIfTI-2 header, and no voxel.
 
     Without a usable sform or qform code the orientation is nibabel's default for such files.
@@ -72,12 +78,14 @@ def read_header(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Nift
     Args:
       path: `.nii` or `.nii.gz`, either byte order.
       max_bytes: largest volume accepted, in bytes as stored and as float32.
+      images: also accept a file of two dimensions, as one slice, and one with several volumes, as
+        channels.
 
     Returns:
       The header.
 
     Raises:
-      FileNotFoundError: no such file.
+      FileNotFoundError: no such file, or a pointer in its place.
       VolumeError: not a three-dimensional NIfTI of real numbers with an invertible affine, or one
         whose claim is over `max_bytes` or over what the file can hold.
     """
@@ -85,13 +93,14 @@ def read_header(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Nift
     block, possible_bytes = _read_start(path)
     header, minimum_offset = _parse_header(path, block)
 
-    shape = _checked_shape(path, header)
+    shape, channels = _checked_shape(path, header, images=images)
     dtype = _checked_dtype(path, header)
-    num_voxels = math.prod(shape)
+    num_voxels = math.prod(shape) * channels
     if num_voxels * max(dtype.itemsize, 4) > max_bytes:
         raise VolumeError(
-            f"{path}: its header claims {shape} voxels of {dtype}, more than the limit of "
-            f"{max_bytes:,} bytes; the header is damaged, or raise max_bytes"
+            f"{path}: its header claims {(*shape, channels)[: 3 + (channels > 1)]} voxels of "
+            f"{dtype}, more than the limit of {max_bytes:,} bytes; the header is damaged, or raise "
+            "max_bytes"
         )
     stored_offset = float(header["vox_offset"])
     if stored_offset != 0 and not minimum_offset <= stored_offset <= _MAX_DATA_OFFSET:
@@ -117,7 +126,17 @@ def read_header(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Nift
     canonical_affine = affine @ orientations.inv_ornt_aff(orientation, shape)
     x, y, z = (shape[axis] for axis in orientation[:, 0].argsort())
     return NiftiHeader(
-        path, shape, dtype, affine, data_offset, slope, intercept, (x, y, z), canonical_affine
+        path=path,
+        shape=shape,
+        dtype=dtype,
+        affine=affine,
+        data_offset=data_offset,
+        slope=slope,
+        intercept=intercept,
+        canonical_shape=(x, y, z),
+        canonical_affine=canonical_affine,
+        channels=channels,
+        has_orientation=int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0,
     )
 
 
@@ -129,19 +148,18 @@ def _is_gzip(path: Path) -> bool:
 def _read_start(path: Path) -> tuple[bytes, int]:
     """What the header is in, and how many bytes the file can hold at most, unpacked."""
     try:
-        status = path.stat()
-        is_file = stat.S_ISREG(status.st_mode)
-        if is_file:
-            with open_nifti(path) as file:
-                block = file.read(nibabel.Nifti2Header.sizeof_hdr)
-            return block, status.st_size * (_MAX_DEFLATE_RATIO if _is_gzip(path) else 1)
+        existing_file(path, expected="a NIfTI file, .nii or .nii.gz")
     except FileNotFoundError:
-        fix = "a link to nothing, fetch its content" if path.is_symlink() else "check the path"
-        raise FileNotFoundError(f"{path}: no such file; {fix}") from None
+        raise
+    except (OSError, ValueError) as error:
+        raise VolumeError(str(error)) from error
+    try:
+        size = path.stat().st_size
+        with open_nifti(path) as file:
+            block = file.read(nibabel.Nifti2Header.sizeof_hdr)
+        return block, size * (_MAX_DEFLATE_RATIO if _is_gzip(path) else 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise VolumeError(f"{path}: cannot be read ({error}); copy the file again") from error
-    # A pipe would be waited for without end.
-    raise VolumeError(f"{path}: not a regular file; give the path of a .nii or .nii.gz")
 
 
 def _parse_header(path: Path, block: bytes) -> tuple[nibabel.Nifti1Header, int]:
@@ -164,16 +182,23 @@ def _parse_header(path: Path, block: bytes) -> tuple[nibabel.Nifti1Header, int]:
     )
 
 
-def _checked_shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, int, int]:
+def _checked_shape(
+    path: Path, header: nibabel.Nifti1Header, *, images: bool
+) -> tuple[tuple[int, int, int], int]:
+    """Voxels along three axes, and how many volumes of them there are."""
     stored = [int(size) for size in header["dim"]]
     rank = stored[0]
     sizes = stored[1 : rank + 1] if 1 <= rank <= 7 else []
-    if rank < 3 or len(sizes) != rank or min(sizes) < 1 or any(size != 1 for size in sizes[3:]):
+    if images and len(sizes) == rank == 2:
+        sizes.append(1)
+    volumes = [size for size in sizes[3:] if size != 1]
+    most = 1 if images else 0
+    if len(sizes) < max(3, rank) or min(sizes) < 1 or len(volumes) > most:
         raise VolumeError(
             f"{path}: expected one volume of three dimensions, its header has dim={stored}; "
             "for a time series save one volume or the mean as its own file"
         )
-    return sizes[0], sizes[1], sizes[2]
+    return (sizes[0], sizes[1], sizes[2]), math.prod(volumes)
 
 
 def _checked_dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:

@@ -3,10 +3,12 @@
 Files from spreadsheets are read too: with a byte order mark, and with line ends of any system.
 """
 
+import contextlib
 import csv
 import io
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from featvis_jax.data.errors import CohortError
 MISSING_VALUES = frozenset({"", "n/a", "na", "nan", "none"})
 
 _MAX_ID_LENGTH = 128
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SAFE_ID = re.compile(r"sub-[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -55,15 +58,7 @@ def read_participants(table: Path) -> tuple[list[Row], list[str]]:
     Raises:
       CohortError: not a table of participants at all.
     """
-    try:
-        text = table.read_bytes().decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(
-            f"{table}: expected UTF-8 text with tabs between cells; save it as such:", [str(error)]
-        ) from error
-    lines = [(line, cells) for line, cells in lines if any(cells)]
+    lines = [(line, cells) for line, cells in _records(table) if any(cells)]
     columns = lines[0][1] if lines else []
     if "participant_id" not in columns or len(set(columns)) != len(columns):
         raise CohortError(
@@ -80,6 +75,9 @@ def read_participants(table: Path) -> tuple[list[Row], list[str]]:
             problems.append(
                 f"{place}: {len(cells)} cells, expected {len(columns)} as in the first line"
             )
+            continue
+        if odd := [cell for cell in cells if _CONTROL.search(cell)]:
+            problems.append(f"{place}: {odd[0]!r} holds a control character; remove it")
             continue
         values = dict(zip(columns, cells, strict=True))
         written = values.pop("participant_id")
@@ -101,3 +99,88 @@ def read_participants(table: Path) -> tuple[list[Row], list[str]]:
             first_line[participant_id.lower()] = line
             rows.append(Row(line, participant_id, values))
     return rows, problems
+
+
+def same_labels(values: Iterable[str]) -> list[tuple[str, ...]]:
+    """Spellings of one label that would count as several classes.
+
+    Two values are one label if they differ only in upper and lower case, in quotation marks, spaces
+    and invisible characters, in how Unicode writes them, or as numbers are written.
+
+    Args:
+      values: Values of a column.
+
+    Returns:
+      The sets of such spellings, each sorted; none where every label has one spelling.
+
+    >>> same_labels(["F", "f", "M", "\uff2d", "1", "1.0", "female"])
+    [('1', '1.0'), ('F', 'f'), ('M', 'Ｍ')]
+    """
+    spellings: dict[str, set[str]] = {}
+    for value in values:
+        spellings.setdefault(_folded(value), set()).add(value)
+    return sorted(tuple(sorted(found)) for found in spellings.values() if len(found) > 1)
+
+
+def _folded(value: str) -> str:
+    """What spellings of one label have in common."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
+    # Joiners, soft hyphens and marks of direction are not seen.
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = " ".join(text.split()).strip("\"'“”‘’ ")
+    with contextlib.suppress(ValueError):
+        return repr(float(text))
+    return text
+
+
+def _records(table: Path) -> list[tuple[int, list[str]]]:
+    """The cells of every line, with its number.
+
+    Raises:
+      CohortError: It is no text, or a cell goes on over several lines: a stray quotation mark opens
+        a cell that swallows all lines to the next one.
+    """
+    text = _text(table)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
+    records: list[tuple[int, list[str]]] = []
+    problems: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            if reader.line_num > line:
+                swallowed = next((cell for cell in cells if re.search(r"[\r\n]", cell)), "")
+                problems.append(
+                    f"{table.name} line {line}: a quotation mark opens a cell that ends on line "
+                    f"{reader.line_num} ({swallowed[:20]!r}...)"
+                )
+            records.append((line, [cell.strip() for cell in cells]))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        # What strict reading says of a mark that nothing closes.
+        fault = "nothing closes a quotation mark" if "end of data" in str(error) else str(error)
+        problems.append(f"{table.name} line {line}: {fault}")
+    if problems:
+        raise CohortError(
+            f"{table}: cells within quotation marks have to end on their line and before a tab; "
+            "remove stray marks, or double those inside of such a cell:",
+            problems,
+        )
+    return records
+
+
+def _text(table: Path) -> str:
+    content = table.read_bytes()
+    fix = "save it as UTF-8 text with tabs between cells"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise CohortError(f"{table}: UTF-16, as spreadsheets write it; {fix}, not UTF-16")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise CohortError(
+            f"{table}: expected UTF-8 text with tabs between cells; save it as such:",
+            [f"{table.name} line {line}: {error}"],
+        ) from error
+    if "\0" in text.split("\n", 1)[0]:
+        raise CohortError(f"{table}: its first line holds NUL bytes, as in UTF-16; {fix}")
+    return text

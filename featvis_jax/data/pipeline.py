@@ -18,7 +18,8 @@ from jaxtyping import Float32, Int
 
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.cache import CachedVolume
-from featvis_jax.data.crops import center_crop
+from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.grids import Grid, GridError, Placement, centred, described, placement
 from featvis_jax.data.lesions import NoRoomError
 from featvis_jax.data.masks import usable_slices
 
@@ -48,12 +49,14 @@ class Slices:
 
     Attributes:
       volumes: The subjects' cached volumes.
-      shape: Every slice is centre-cropped to this size.
+      shape: Of every slice.
+      placement: How it is cut out of a subject's axial slice; from the centre by default.
       index: ``(volume number, z)`` of every slice.
     """
 
     volumes: Sequence[CachedVolume]
     shape: tuple[int, int]
+    placement: Placement | None = None
     index: Sequence[tuple[int, int]] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +76,8 @@ class Slices:
         """One slice, read from disk."""
         number, z = self.index[position]
         plane = np.asarray(self.volumes[number].open()[z], np.float32)
-        return center_crop(plane, self.shape)[0][..., None]
+        placed = self.placement or centred(plane.shape, self.shape)
+        return placed(plane)[..., None]
 
     def owner(self, position: int) -> str:
         """The participant whose slice this is."""
@@ -90,11 +94,13 @@ class Volumes:
 
     Attributes:
       volumes: The subjects' cached volumes.
-      shape: Every volume is centre-cropped to this size.
+      shape: Of every volume.
+      placement: How it is cut out of a subject's; from the centre by default.
     """
 
     volumes: Sequence[CachedVolume]
     shape: tuple[int, int, int]
+    placement: Placement | None = None
 
     def __len__(self) -> int:
         """Number of subjects."""
@@ -103,7 +109,8 @@ class Volumes:
     def __getitem__(self, position: int) -> Float32[np.ndarray, "x y z 1"]:
         """One volume, read from disk."""
         data = np.moveaxis(np.asarray(self.volumes[position].open(), np.float32), 0, -1)
-        return center_crop(data, self.shape)[0][..., None]
+        placed = self.placement or centred(data.shape, self.shape)
+        return placed(data)[..., None]
 
     def owner(self, position: int) -> str:
         """The participant whose volume this is."""
@@ -117,16 +124,49 @@ class Volumes:
 Source = Slices | Volumes
 
 
-def source(volumes: Sequence[CachedVolume], shape: Sequence[int]) -> Source:
+def source(
+    volumes: Sequence[CachedVolume], shape: Sequence[int], *, placement: Placement | None = None
+) -> Source:
     """The images of some subjects: axial slices for a shape of two numbers, volumes for three.
 
     Args:
       volumes: The subjects' cached volumes.
-      shape: Spatial shape of an image, centre-cropped.
+      shape: Spatial shape of an image.
+      placement: Where an image's voxels are in a volume (`cohort_placement`); by default images are
+        cut from the centre, and whoever does so has to know that this is their place.
     """
     if len(shape) == 2:
-        return Slices(volumes, (shape[0], shape[1]))
-    return Volumes(volumes, (shape[0], shape[1], shape[2]))
+        return Slices(volumes, (shape[0], shape[1]), placement)
+    return Volumes(volumes, (shape[0], shape[1], shape[2]), placement)
+
+
+def cohort_placement(cohort: Cohort, grid: Grid) -> Placement:
+    """Where the images of a network's grid are in a cohort's volumes, by their places in the world.
+
+    Args:
+      cohort: The cohort.
+      grid: Of the network's input. One of slices stands for slices at any height; without an affine
+        it has to have the shape of the cohort's images.
+
+    Returns:
+      What `source` takes.
+
+    Raises:
+      GridError: The voxels of the two do not coincide, or are nowhere near each other.
+    """
+    have, rank = cohort.shape, len(grid.shape)
+    if grid.affine is None:
+        if have[:rank] != grid.shape:
+            raise GridError(
+                f"the network takes {described(grid)} and does not tell where it looks: give "
+                "--grid with an image of its grid"
+            )
+        return centred(have, grid.shape)
+    placed = placement(Grid(have, cohort.affine), grid, any_slice=True)
+    placed = placed.in_plane() if rank == 2 else placed
+    if any(n >= m for n, m in zip(placed.outside(have), placed.shape, strict=True)):
+        raise GridError("they lie beside the network's grid, not on it")
+    return placed
 
 
 @runtime_checkable

@@ -3,13 +3,18 @@
 import dataclasses
 import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from featvis_jax.data.cohorts import Cohort, Subject
 from featvis_jax.data.errors import CohortError
-from featvis_jax.data.participants import MISSING_VALUES
+from featvis_jax.data.participants import MISSING_VALUES, same_labels
+from featvis_jax.data.pointers import existing_file
+
+# Lines that an error lists of each spelling.
+_LINES_TOLD = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Split:
           FileNotFoundError: no such file.
           CohortError: not a split, or one with a subject in two parts.
         """
-        path = Path(path)
+        path = existing_file(path, expected="a split, .json")
         parts = [field.name for field in dataclasses.fields(cls)]
         try:
             content = json.loads(path.read_text("utf-8"))
@@ -86,8 +91,8 @@ def split_subjects(
 
     Raises:
       ValueError: a fraction is out of range.
-      CohortError: the label is unknown, has missing values or one value only, or a part would be
-        empty or lack a value.
+      CohortError: the label is unknown, has missing values, one value only or one in several
+        spellings, or a part would be empty or lack a value.
     """
     for name, fraction in (
         ("test_fraction", test_fraction),
@@ -125,12 +130,36 @@ def _label_values(cohort: Cohort, subjects: list[Subject], label: str) -> dict[s
             f"subjects; fill it in or remove their rows. Values: {_describe(values.values())}:",
             missing,
         )
+    _refuse_spellings(cohort, subjects, label, values)
     if len(set(values.values())) < 2:
         raise CohortError(
             f"{cohort.table}: label {label!r} needs at least two values, it has "
             f"{_describe(values.values())}; choose another label, or no label"
         )
     return values
+
+
+def _refuse_spellings(
+    cohort: Cohort, subjects: list[Subject], label: str, values: Mapping[str, str]
+) -> None:
+    """Refuse F beside f: two sites would be told apart, not two classes."""
+    problems = []
+    for spellings in same_labels(values.values()):
+        told = []
+        look_alike = len({unicodedata.normalize("NFC", each) for each in spellings})
+        shown = repr if look_alike == len(spellings) else ascii
+        for spelling in spellings:
+            lines = sorted(s.line for s in subjects if values[s.participant_id] == spelling)
+            first = ", ".join(map(str, lines[:_LINES_TOLD]))
+            more = ", ..." if len(lines) > _LINES_TOLD else ""
+            told.append(f"{shown(spelling)}: {len(lines)} subjects (line {first}{more})")
+        problems.append("; ".join(told))
+    if problems:
+        raise CohortError(
+            f"{cohort.table}: label {label!r} has one value in several spellings, which would be "
+            "classes of their own; write it one way:",
+            problems,
+        )
 
 
 def _describe(values: Iterable[str]) -> str:

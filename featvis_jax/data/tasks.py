@@ -13,11 +13,13 @@ from jaxtyping import Float32, Float64
 from nibabel.affines import voxel_sizes
 
 from featvis_jax.data import lesions, pipeline
-from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.cache import cache_volumes, checksums
 from featvis_jax.data.cohorts import Cohort
-from featvis_jax.data.crops import center_crop
+from featvis_jax.data.crops import centred_start, crop_affine
 from featvis_jax.data.errors import CohortError
+from featvis_jax.data.grids import Grid
 from featvis_jax.data.lesions import SHAPES, Lesions, NoRoomError, Shape
+from featvis_jax.data.participants import same_labels
 from featvis_jax.data.pipeline import Examples, Source, Task
 from featvis_jax.data.splits import Split, split_subjects
 
@@ -182,8 +184,10 @@ def label_task(labels: Mapping[str, str]) -> LabelTask:
       labels: Value of every participant.
 
     Raises:
-      ValueError: There are fewer than two values.
+      ValueError: There are fewer than two values, or two spellings of one.
     """
+    if spellings := same_labels(labels.values()):
+        raise ValueError(f"The labels have one value in several spellings: {spellings}.")
     names = tuple(sorted(set(labels.values())))
     if len(names) < 2:
         raise ValueError(
@@ -206,6 +210,7 @@ class Prepared:
       shape: Spatial shape of an image.
       affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
       description: All of this in words and numbers, for the model card.
+      files_sha256: Checksum of the cohort's table and of every scan, by their paths.
     """
 
     task: Task
@@ -217,6 +222,7 @@ class Prepared:
     shape: tuple[int, ...]
     affine: Float64[np.ndarray, "4 4"]
     description: dict[str, object]
+    files_sha256: dict[str, str]
 
     @property
     def voxel_size_mm(self) -> float:
@@ -240,6 +246,7 @@ def prepare(
     rank: int,
     cache: Path,
     crop: Sequence[int] | None = None,
+    grid: Grid | None = None,
     seed: int = 0,
     shape: Shape | None = None,
     shuffle_labels: bool = False,
@@ -255,7 +262,8 @@ def prepare(
       rank: 2 for axial slices, 3 for volumes.
       cache: Directory for the cached volumes.
       crop: Spatial shape of an image in voxels. By default the paper's 140 x 192 mm for slices, and
-        the whole volume in 3-D.
+        the whole volume in 3-D. Cut from the centre.
+      grid: Of the images of a network that is there already; they are cut where it lies.
       seed: Fixes the split.
       shape: Your own lesion shape (`featvis_jax.data.lesions.Shape`).
       shuffle_labels: Take all meaning from the labels, for a control.
@@ -264,14 +272,14 @@ def prepare(
       progress: Called with (scans cached, scans in all) after each.
 
     Raises:
-      ValueError: The task, the rank or the crop does not exist or does not fit, or it takes no
-        decoys.
+      ValueError: The task, the rank, the crop or the grid does not exist or does not fit, or it
+        takes no decoys.
       CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
         have no room for a lesion; all of them are named.
     """
     _refuse(name, rank, shape, shuffle_labels, decoy_count)
     voxel_size_mm = _isotropic_voxel_size(cohort)
-    crop = _crop(crop, cohort, rank, voxel_size_mm)
+    crop = _crop(crop if grid is None else grid.shape, cohort, rank, voxel_size_mm)
     split = split_subjects(cohort, label="sex" if name == "sex" else None, seed=seed)
     details: dict[str, object] = {}
     task: LesionTask | OutlineTask | ShuffledTask | LabelTask
@@ -285,17 +293,16 @@ def prepare(
         if shuffle_labels:
             task, details["labels"] = ShuffledTask(task), "shuffled"
     cached = cache_volumes(cohort.subjects, cache, progress=progress)
-    affine = center_crop(
-        np.empty(cohort.shape, bool), (*crop, *cohort.shape[rank:]), affine=cohort.affine
-    )[1]
-    assert affine is not None
-    if rank == 2:
-        affine = affine.copy()
-        affine[:3, 3] += affine[:3, 2] * (cohort.shape[2] // 2)
-
+    placement = None if grid is None else pipeline.cohort_placement(cohort, grid)
+    start = centred_start(cohort.shape, crop)
+    affine = crop_affine(cohort.affine, start if rank == 3 else (*start, cohort.shape[2] // 2))
+    if grid is not None and grid.affine is not None:
+        affine = grid.affine
     parts = {
         part: pipeline.source(
-            [cached[participant_id] for participant_id in getattr(split, part)], crop
+            [cached[participant_id] for participant_id in getattr(split, part)],
+            crop,
+            placement=placement,
         )
         for part in ("train", "validation", "test")
     }
@@ -313,6 +320,7 @@ def prepare(
             "images": {part: len(images) for part, images in parts.items()},
             **details,
         },
+        files_sha256=checksums(cohort, cached),
         **parts,
     )
 

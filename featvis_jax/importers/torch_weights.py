@@ -32,6 +32,7 @@ from jaxtyping import Array, PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from featvis_jax.data.pointers import existing_file
 from featvis_jax.nn.cnn import CNN
 
 
@@ -78,9 +79,7 @@ def load_torch_weights(
       >>> weights.variables["params"]["conv2"]["kernel"].shape
       (3, 3, 2, 2)
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+    path = existing_file(path, expected="a safetensors file")
     try:
         arrays = load_file(path)
     except (SafetensorError, ValueError) as error:

@@ -55,6 +55,7 @@ class Network(NamedTuple):
       layers: Every layer in the order of the forward pass.
       may_be_cropped: Whether a layer with a grid gives, for a part of the image, that part of its
         output: there is no padding, and nothing depends on where in the image it is.
+      refused: Names of what cannot be taken for a layer, each with the reason.
     """
 
     activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
@@ -63,18 +64,22 @@ class Network(NamedTuple):
     image_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
     may_be_cropped: bool = False
+    refused: tuple[tuple[str, str], ...] = ()
 
     def layer(self, name: str) -> Layer:
         """The layer of this name; ``NAME/relu`` is layer NAME after a ReLU.
 
         Raises:
-          ValueError: There is none; the nearest names are offered.
+          ValueError: There is none, and why; the nearest names are offered.
         """
         names = [layer.name for layer in self.layers]
         base, _ = split_relu(name, names)
         for layer in self.layers:
             if layer.name == base:
                 return layer._replace(name=name)
+        for refused, why in self.refused:
+            if refused == base:
+                raise ValueError(f"Layer {base!r} cannot be taken: {why}")
         nearest = difflib.get_close_matches(base, names, n=3, cutoff=0.0)
         raise ValueError(
             f"The network has no layer {name!r}; the nearest are {', '.join(nearest)}. All layers: "

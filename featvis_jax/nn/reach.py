@@ -100,10 +100,13 @@ def _stride(span: Span, size: int) -> int | None:
         return None
     steps = []
     for edges, inside in ((span.low, span.low > 0), (span.high, span.high < size - 1)):
+        # Nothing of the image arrives where it was padded.
+        reached = np.isfinite(edges)
+        inside = inside & reached
         # On a grid that is small for the network there is little but border.
-        indices = np.flatnonzero(inside if 2 * inside.sum() >= len(edges) else edges == edges)
-        first, last = indices[0], indices[-1]
-        if last > first and np.isfinite(edges[[first, last]]).all():
+        indices = np.flatnonzero(inside if 2 * inside.sum() >= reached.sum() else reached)
+        if len(indices) > 1:
+            first, last = indices[0], indices[-1]
             steps.append(float(edges[last] - edges[first]) / (last - first))
     # What the border has cut moves less.
     return max(1, round(max(steps))) if steps else None

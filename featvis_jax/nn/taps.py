@@ -3,21 +3,27 @@
 The user's code is not touched. While a module is applied, every submodule's call is intercepted:
 the outputs that were asked for are kept, and as soon as the last of them is there the forward pass
 is left, so that nothing behind it is ever traced.
+
+A module that is called several times, with shared weights or on parts of the image, is as many
+layers: ``enc``, ``enc@2``, ``enc@3``, in the order of its calls.
 """
 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
 from flax import nnx
+from flax.core.tracers import current_trace
 from jax import lax
 from jaxtyping import Array
 
 from featvis_jax.nn.network import Channel, Layer, Network, Variables, select, split_relu
+from featvis_jax.nn.ops.fusion import apart_from_pooling
 from featvis_jax.nn.reach import reaches
 from featvis_jax.types import Image
 
@@ -85,7 +91,7 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
                     name="/".join(called.path),
                     operator=type(called).__name__,
                     has_weights=bool(called.variables.get("params", {})),
-                    output=lambda: call(*inputs, **options),
+                    output=lambda: _ready(called, call(*inputs, **options)),
                     one_channel=narrowed,
                 )
             )
@@ -138,6 +144,14 @@ def nnx_network(model: nnx.Module, image_shape: Sequence[int]) -> Network:
 
 def _tapped(run: _Run, variables: Variables, image_shape: tuple[int, ...]) -> Network:
     """The network of a function that hands every call of a forward pass to a visitor."""
+    layers, hidden = _list_layers(run, variables, image_shape)
+    if hidden:
+        # What a jit or a scan hides is in the open where they run as Python does.
+        run = functools.partial(_unrolled, run)
+        layers, hidden = _list_layers(run, variables, image_shape)
+    if hidden and not layers:
+        raise ValueError(f"All layers ({', '.join(hidden)}) are {_HIDDEN}")
+    names = frozenset(layer.name for layer in layers)
 
     def activations(
         variables: Variables, image: Image, layers: tuple[str, ...]
@@ -147,7 +161,7 @@ def _tapped(run: _Run, variables: Variables, image_shape: tuple[int, ...]) -> Ne
 
         def keep(call: _Call) -> Any:
             value = call.output()
-            if call.name in bases and call.name not in outputs:
+            if call.name in bases:
                 outputs[call.name] = value[0]
                 if len(outputs) == len(bases):
                     raise _AllFoundError
@@ -175,9 +189,19 @@ def _tapped(run: _Run, variables: Variables, image_shape: tuple[int, ...]) -> Ne
         _run_until_found(run, variables, image, keep)
         return select(outputs, (layer,), names)
 
-    layers = _list_layers(run, variables, image_shape)
-    names = frozenset(layer.name for layer in layers)
-    return Network(activations, one_channel, variables, image_shape, layers)
+    refused = tuple((name, f"it is {_HIDDEN}") for name in hidden)
+    return Network(activations, one_channel, variables, image_shape, layers, refused=refused)
+
+
+_HIDDEN = (
+    "computed inside a transformation of JAX, such as vmap or remat, out of which no activation "
+    "can be taken: take a layer around it, or write the module without the transformation."
+)
+
+
+def _unrolled(run: _Run, variables: Variables, image: Image, visit: _Visit) -> None:
+    with jax.disable_jit():
+        run(variables, image, visit)
 
 
 class _AllFoundError(Exception):
@@ -186,33 +210,64 @@ class _AllFoundError(Exception):
 
 def _run_until_found(run: _Run, variables: Variables, image: Image, visit: _Visit) -> None:
     try:
-        run(variables, image, visit)
+        run(variables, image, _numbered(visit))
     except _AllFoundError:
         return
 
 
+def _numbered(visit: _Visit, hide: Callable[[str], None] = lambda name: None) -> _Visit:
+    """A visitor of one forward pass, which gives every call of a module a name of its own.
+
+    Args:
+      visit: Is handed each call whose output can be taken.
+      hide: Is handed the name of any other: what a transformation of JAX traces is a part of a
+        program yet to run, perhaps a trial that is thrown away, and no activation.
+    """
+    outside = current_trace()
+    counts: Counter[str] = Counter()
+    under_way: set[str] = set()
+
+    def numbered(call: _Call) -> Any:
+        if call.name in under_way:
+            return call.output()  # A class that calls its parent's `__call__`: a part of its own.
+        if current_trace() != outside:
+            hide(call.name)
+            return call.output()
+        counts[call.name] += 1
+        count = counts[call.name]
+        under_way.add(call.name)
+        try:
+            return visit(call._replace(name=call.name if count == 1 else f"{call.name}@{count}"))
+        finally:
+            under_way.remove(call.name)
+
+    return numbered
+
+
 def _list_layers(
     run: _Run, variables: Variables, image_shape: tuple[int, ...]
-) -> tuple[Layer, ...]:
-    """Every submodule's output that is one array, in the order of the first calls."""
+) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """Every call's output that is one array, in the order of the calls, and the hidden names."""
     calls: dict[str, tuple[_Call, tuple[int, ...]]] = {}
+    hidden: dict[str, None] = {}
 
     def outputs(variables: Variables, image: Image) -> dict[str, Array]:
         found: dict[str, Array] = {}
 
         def record(call: _Call) -> Any:
             value = call.output()
-            is_array = isinstance(value, jax.Array) and value.ndim > 1 and value.shape[0] == 1
-            if is_array and call.name not in found:
+            if isinstance(value, jax.Array) and value.ndim > 1 and value.shape[0] == 1:
+                if call.name in found:
+                    raise ValueError(f"Two layers are called {call.name!r}: rename one of them.")
                 found[call.name] = value[0]
                 calls[call.name] = call, tuple(value.shape[1:])
             return value
 
-        run(variables, image, record)
+        run(variables, image, _numbered(record, lambda name: hidden.update({name: None})))
         return found
 
     seen = reaches(outputs, variables, image_shape)
-    return tuple(
+    layers = tuple(
         Layer(
             name=name,
             operator=call.operator,
@@ -223,6 +278,15 @@ def _list_layers(
         )
         for name, (call, shape) in calls.items()
     )
+    return layers, tuple(name for name in hidden if name not in calls)
+
+
+_CONVOLUTIONS = (nn.Conv, nn.ConvTranspose, nnx.Conv, nnx.ConvTranspose)
+
+
+def _ready(module: nn.Module | nnx.Module, value: Any) -> Any:
+    """What a module puts out, as the modules behind it may take it."""
+    return apart_from_pooling(value) if isinstance(module, _CONVOLUTIONS) else value
 
 
 # -------------------------------------------------------------------------------------- Linen
@@ -269,7 +333,7 @@ def _intercept(module: nnx.Module, name: str, visit: _Visit) -> None:
                 name=name,
                 operator=plain.__name__,
                 has_weights=bool(weights),
-                output=lambda: plain.__call__(self, *inputs, **options),  # pyright: ignore
+                output=lambda: _ready(self, plain.__call__(self, *inputs, **options)),  # pyright: ignore
                 one_channel=narrowed,
             )
         )

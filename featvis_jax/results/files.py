@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 LOCK = ".lock"
@@ -92,6 +92,43 @@ def make_directory(path: str | os.PathLike[str]) -> None:
                 ) from None
         except OSError as error:
             raise _explained(error, f"cannot make the directory {each}") from error
+
+
+def refuse_foreign(
+    directory: str | os.PathLike[str], marker: str, *, what: str, before: Collection[str] = ()
+) -> None:
+    """Raise if a directory holds something, but not what a program is about to write there.
+
+    Args:
+        directory: it need not exist.
+        marker: the file whose presence says that the directory is the program's own.
+        what: what the program keeps there, in a word, for the message.
+        before: names that it may have written before the marker, when it was killed.
+
+    Raises:
+        FileExistsError: if it is a file.
+        ValueError: if other files would be mixed with the program's.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     refuse_foreign(directory, "settings.json", what="training")
+    ...     _ = (Path(directory) / "thesis.tex").write_text("...")
+    ...     refuse_foreign(directory, "settings.json", what="training")
+    Traceback (most recent call last):
+    ValueError: ... holds no training (there is 'thesis.tex', and no settings.json). ...
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(
+            f"{directory} is a file, expected a directory; choose a new or empty one with --out."
+        )
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    foreign = sorted(names - {LOCK, f".{marker}{PARTIAL}", *before})
+    if foreign and marker not in names:
+        raise ValueError(
+            f"{directory} is not empty and holds no {what} (there is {foreign[0]!r}, and no "
+            f"{marker}). Choose a new or empty directory with --out."
+        )
 
 
 def remove_partial_files(directory: str | os.PathLike[str]) -> None:

@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from featvis_jax.results.files import LOCK, PARTIAL, SHARDS
 from featvis_jax.results.tables import UnitRecord
 
 FORMAT = "featvis_jax run, version 2"
 # Kept variants as layers of their own, and told of no number through which it was measured.
 _EARLIER = ("featvis_jax run, version 1",)
 _BIDS_VERSION = "1.10.0"
+_MOST_DIFFERENCES = 20
 _RESTORE = "Restore the file, or choose another directory with --out."
 
 
@@ -158,28 +158,6 @@ def descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def refuse_foreign(directory: Path) -> None:
-    """Raise if a directory holds something, but no run; a start that was killed holds a lock.
-
-    Processes that share a run may have begun their shards before anybody begins the run itself.
-
-    Args:
-        directory: it need not exist.
-
-    Raises:
-        ValueError: if something would be mixed with a run.
-
-    >>> refuse_foreign(Path("no such directory"))
-    """
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    foreign = sorted(names - {LOCK, SHARDS, f".run.json{PARTIAL}"})
-    if foreign and "run.json" not in names:
-        raise ValueError(
-            f"{directory} is not empty and holds no run (there is {foreign[0]!r}, and no "
-            "run.json). Choose a new or empty directory with --out."
-        )
-
-
 def refuse_mismatch(directory: Path, old: object, new: object) -> None:
     """Raise if two configurations differ, and say where.
 
@@ -189,7 +167,7 @@ def refuse_mismatch(directory: Path, old: object, new: object) -> None:
         new: the one that was asked for.
 
     Raises:
-        ConfigurationMismatch: with one line per difference.
+        ConfigurationMismatch: with one line per difference, of many with the first ones.
 
     >>> refuse_mismatch(Path("run"), {"steps": 256}, {"steps": 512})
     Traceback (most recent call last):
@@ -204,9 +182,12 @@ def refuse_mismatch(directory: Path, old: object, new: object) -> None:
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     ]
+    if len(lines) > _MOST_DIFFERENCES:
+        lines[_MOST_DIFFERENCES:] = [f"  and {len(lines) - _MOST_DIFFERENCES} others"]
     if lines:
         raise ConfigurationMismatch(
             f"{directory} holds a run of another configuration:\n"
             + "\n".join(lines)
-            + "\nChoose another directory with --out, or the settings of the run to go on with it."
+            + "\nChoose another directory with --out, or the settings and files of the run to go "
+            "on with it."
         )

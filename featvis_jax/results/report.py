@@ -13,6 +13,7 @@ import jinja2
 
 from featvis_jax.results.files import atomic_write_bytes
 from featvis_jax.results.gallery.site import folded, sizes_css, templates
+from featvis_jax.results.tables import STATUSES
 
 MARKS: Mapping[str, str] = {
     "holds": "\u25cf",
@@ -76,6 +77,7 @@ def context(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "sections": sections,
         "verdicts": {verdict: verdicts.count(verdict) for verdict in MARKS},
         "marks": MARKS,
+        "statuses": STATUSES,
     }
 
 

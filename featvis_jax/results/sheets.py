@@ -26,8 +26,11 @@ _INK: Color = (28, 30, 33)
 _MUTED: Color = (110, 114, 120)
 # Shape and word carry the status; the colour only helps the eye to find it again.
 _MARKS: dict[str, tuple[str, Color]] = {
-    "dead": ("\u25cb", (92, 98, 106)),
+    "unsettled": ("\u25d0", (120, 92, 16)),
+    "noise": ("\u25a6", (104, 70, 140)),
     "uniform": ("\u25a1", (36, 92, 150)),
+    "unmoved": ("\u25c7", (92, 98, 106)),
+    "dead": ("\u25cb", (92, 98, 106)),
     "diverged": ("\u25b3", (176, 72, 28)),
 }
 _WIDEST_PAGE = 2600

@@ -28,8 +28,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import asked, manifest, nifti, pixels, sheets, tables
+from featvis_jax.results import asked, files, manifest, nifti, pixels, sheets, tables
 from featvis_jax.results.files import (
+    SHARDS,
     atomic_write_bytes,
     lock,
     make_directory,
@@ -39,7 +40,15 @@ from featvis_jax.results.files import (
 from featvis_jax.results.tables import Key, LayerRecord, Traces, UnitRecord, UnitResult
 from featvis_jax.results.view import RunView, read_run
 
-__all__ = ["Run", "RunView", "open_run", "read_run"]
+__all__ = ["Run", "RunView", "open_run", "read_run", "refuse_foreign"]
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise if a directory holds something, but no run; see `files.refuse_foreign`.
+
+    Processes that share a run may have begun their shards before anybody begins the run itself.
+    """
+    files.refuse_foreign(directory, "run.json", what="run", before=(SHARDS,))
 
 
 class Run(RunView):
@@ -256,11 +265,11 @@ def open_run(
     directory = Path(directory)
     settings = json.loads(manifest.canonical(configuration, "configuration"))
     surroundings = json.loads(manifest.canonical(environment, "environment"))
-    manifest.refuse_foreign(directory)
+    refuse_foreign(directory)
     make_directory(directory)
     run = Run(directory, lock(directory))
     try:
-        manifest.refuse_foreign(directory)
+        refuse_foreign(directory)
         if (directory / "run.json").exists():
             stored = manifest.read(directory)
             manifest.refuse_mismatch(directory, stored["configuration"], settings)

@@ -20,7 +20,9 @@ from featvis_jax.results.files import file_name
 Key = tuple[str, int, int]
 """Layer, channel and variant: what names an image of a run."""
 
-STATUSES = ("alive", "dead", "uniform", "diverged")
+STATUSES = ("alive", "unsettled", "noise", "uniform", "unmoved", "dead", "diverged")
+PATTERNED = ("alive", "unsettled", "noise")
+"""Statuses of images that the ascent drew something into, whatever it is worth."""
 
 
 _REQUIRED: Any = object()
@@ -51,9 +53,12 @@ class UnitRecord:
     status: str = _column(
         "What became of the image",
         Levels={
-            "alive": "the objective rose and the image shows structure",
-            "dead": "the channel does not react to its input",
+            "alive": "the objective rose and came to rest, and the ascent made a pattern",
+            "unsettled": "the objective was still rising: more steps would give another image",
+            "noise": "the objective rose, but what the ascent made has the spectrum of noise",
             "uniform": "the image has a single intensity: a grey level is asked for, no pattern",
+            "unmoved": "the objective did not rise, or the image is still the first one",
+            "dead": "the channel does not react to its input",
             "diverged": "the ascent left the finite numbers; the image is the last finite one",
         },
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +20,7 @@ import optax
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, Int
 
+from featvis_jax.checkpoints import weights_hash
 from featvis_jax.data.pipeline import Examples
 from featvis_jax.training.evaluation import Evaluation, evaluate
 from featvis_jax.training.schedule import Schedule
@@ -142,7 +146,11 @@ def fit(
             # Named by its step, or by the next number: one that was stopped before an evaluation
             # and one after it share their step, and neither may be gone before the other is whole.
             name = max(int(state.step), (manager.latest_step() or 0) + 1)
-            rows = {"rows": history, "losses": [float(loss) for loss in jax.device_get(losses)]}
+            rows: dict[str, Any] = {
+                "rows": history,
+                "losses": [float(loss) for loss in jax.device_get(losses)],
+            }
+            rows["sha256"] = _checksum(state, rows)
             manager.save(
                 name,
                 args=ocp.args.Composite(
@@ -220,15 +228,33 @@ def _begun(
     )
     if (latest := manager.latest_step()) is None:
         return state, [], []
-    restored = manager.restore(
-        latest,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(state), history=ocp.args.JsonRestore()
-        ),
-    )
+    place = manager.directory / str(latest)
+    mend = f"restore its files, or delete {manager.directory} to train from the beginning"
+    try:
+        restored = manager.restore(
+            latest,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(state), history=ocp.args.JsonRestore()
+            ),
+        )
+        state, rows = TrainState(*restored["state"]), dict(restored["history"])
+    # A damaged file ends in an error of whatever code reads it, of many types and lines.
+    except Exception as error:
+        cause = textwrap.shorten(str(error), 200)
+        raise ValueError(
+            f"{place} cannot be read: a file is lost or damaged ({type(error).__name__}: {cause}); "
+            f"{mend}."
+        ) from error
+    if rows.pop("sha256", None) != _checksum(state, rows):
+        raise ValueError(f"{place} does not hash to the checksum in it: it was changed; {mend}.")
     # A run may have been stopped between two evaluations.
-    losses = [np.float32(loss) for loss in restored["history"].get("losses", [])]
-    return TrainState(*restored["state"]), list(restored["history"]["rows"]), losses
+    return state, list(rows["rows"]), [np.float32(loss) for loss in rows["losses"]]
+
+
+def _checksum(state: TrainState, rows: dict[str, Any]) -> str:
+    """SHA-256 over the values of a state, and the rows and losses before it."""
+    text = json.dumps(rows, sort_keys=True)
+    return hashlib.sha256(f"{weights_hash(state)} {text}".encode()).hexdigest()
 
 
 def _row(evaluation: Evaluation) -> dict[str, float]:

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from featvis_jax import memory
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
-from featvis_jax.visualize.ascent import Recipe
 from featvis_jax.visualize.objectives import Unit
+from featvis_jax.visualize.recipe import Recipe, check_units
 from featvis_jax.visualize.sharding import ShardedAscent
 
 # A call to the device should be long enough to hide its cost, and short enough that progress is
@@ -27,7 +27,8 @@ class FinishedUnit(NamedTuple):
 
     Attributes:
       channel: Its number.
-      image: ``(*spatial, channels)``.
+      start: The first image, ``(*spatial, channels)``.
+      image: The last one.
       finite: Whether the ascent stayed finite.
       initial_objective: f of the first image.
       final_objective: f of `image`.
@@ -39,6 +40,7 @@ class FinishedUnit(NamedTuple):
     """
 
     channel: int
+    start: Float[np.ndarray, "*spatial channels"]
     image: Float[np.ndarray, "*spatial channels"]
     finite: bool
     initial_objective: float
@@ -145,17 +147,18 @@ class LayerProgram:
             on_steps(stop - done)
             done = stop
         last = self._measure(self._variables, states, units)
-        results = (states.finite, states.objective, states.penalty, first.objective, last)
+        results = (states.finite, states.objective, states.penalty, first, last)
         variants = self._variants
         if variants > 1:  # Those of one unit follow each other.
             results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
-        finite, objective, penalty, initial, last = jax.device_get(results)
+        finite, objective, penalty, first, last = jax.device_get(results)
         finished = tuple(
             FinishedUnit(
                 channel=batch.channels[i // variants],
+                start=first.image[i],
                 image=last.image[i],
                 finite=bool(finite[i]),
-                initial_objective=float(initial[i]),
+                initial_objective=float(first.objective[i]),
                 final_objective=float(last.objective[i]),
                 penalty=float(last.penalty[i]),
                 objective_trace=objective[i],
@@ -192,7 +195,7 @@ def visualize(
 
     Args:
       network: The trained network.
-      recipe: Its objective and penalty read `layer`.
+      recipe: Its objective reads `layer`.
       layer: Name of the layer.
       channels: Channel numbers.
       seed: Of all random draws.
@@ -202,7 +205,8 @@ def visualize(
       Finished units, in order.
 
     Raises:
-      ValueError: There is no such layer or channel, or the recipe cannot work.
+      ValueError: There is no such layer or channel, the objective is about another layer, or the
+        recipe cannot work.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -221,12 +225,7 @@ def visualize(
       >>> all(unit.final_objective > unit.initial_objective for unit in units)
       True
     """
-    count = network.layer(layer).channels
-    if not channels or not all(0 <= channel < count for channel in channels):
-        raise ValueError(
-            f"channels is {list(channels)}; layer {layer!r} has channels 0 to {count - 1}: name at "
-            "least one of them."
-        )
+    check_units(recipe, network, layer, channels)
     program = LayerProgram(network, recipe, num_units=len(channels), batch_size=batch_size)
     for batch in planning.batches(channels, batch_size=program.batch_size):
         yield from program.run(batch, ascent.unit_keys(seed, layer, batch.channels)).units

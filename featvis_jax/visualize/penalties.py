@@ -31,6 +31,7 @@ def layer_l1(layer: str) -> Objective:
         f"layer_l1({layer!r})",
         (layer,),
         lambda activations, image, unit: jnp.mean(jnp.abs(activations[layer])),
+        reads_whole=(layer,),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -83,6 +84,50 @@ def check(recipe: Recipe, *, network: Network | None = None) -> None:
         )
     if network is not None:
         _check_fit(recipe, network)
+
+
+def check_units(recipe: Recipe, network: Network, layer: str, channels: Collection[int]) -> None:
+    """Refuse units that the recipe's objective is not about.
+
+    Otherwise an image would go by the name of a layer, or by a number, that it has nothing to do
+    with: an array's index out of range is the nearest one to JAX.
+
+    Args:
+      recipe: The recipe.
+      network: What it is for.
+      layer: Name of the layer whose units are asked for.
+      channels: Their numbers.
+
+    Raises:
+      ValueError: There is no such layer or channel, or the objective reads others.
+    """
+    count = network.layer(layer).channels
+    if not channels or not all(0 <= channel < count for channel in channels):
+        raise ValueError(
+            f"channels is {list(channels)}; layer {layer!r} has channels 0 to {count - 1}: name at "
+            "least one of them."
+        )
+    objective = recipe.objective
+    home = objective.unit_layers or objective.layers
+    if home and layer not in home:
+        raise ValueError(
+            f"The recipe's objective {objective.description} is about layer "
+            f"{' and '.join(map(repr, home))}, and units of layer {layer!r} are asked for: name "
+            "the same layer in both."
+        )
+    for term in recipe.terms:
+        for count in (network.layer(name).channels for name in term.unit_layers):
+            if max(channels) >= count:
+                raise ValueError(
+                    f"{term.description} reads the channel of the unit's number in each of "
+                    f"{', '.join(term.unit_layers)}, of which one has channels 0 to {count - 1}, "
+                    f"not {max(channels)}: leave that unit out, or fix a channel with .of(NUMBER)."
+                )
+    if objective.layers and not objective.unit_layers and set(channels) != {0}:
+        raise ValueError(
+            f"channels is {list(channels)}; {objective.description} is the same whatever the "
+            "unit's channel: ask for its one unit, [0]."
+        )
 
 
 def _check_fit(recipe: Recipe, network: Network) -> None:

@@ -1,6 +1,7 @@
 """The cache of volumes: what it holds, when it is made again, and what damage does to it."""
 
 import copy
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from featvis_jax.data import cache
-from featvis_jax.data.cache import CachedVolume, cache_volumes
+from featvis_jax.data.cache import CachedVolume, cache_volumes, checksums
 from featvis_jax.data.cohorts import Subject, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.intensities import rescale
@@ -106,6 +107,27 @@ def test_a_stale_or_damaged_entry_is_made_again(subjects, tmp_path, monkeypatch,
     again = cache_volumes(subjects, tmp_path / "cache")
     assert loaded == [subjects[2].path]
     np.testing.assert_array_equal(again["sub-2"].open(), expected)
+
+
+def test_every_file_of_a_cohort_is_told_from_another(write_cohort, tmp_path, write_nifti):
+    folder = write_cohort({f"sub-{i}": "F" for i in range(3)})
+
+    def found() -> dict[str, str]:
+        cohort = read_cohort(folder)
+        return checksums(cohort, cache_volumes(cohort.subjects, tmp_path / "cache"))
+
+    before = found()
+    files = {"participants.tsv", *(f"sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in range(3))}
+    assert {*before} == files
+    for name, checksum in before.items():
+        assert checksum == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert found() == before
+    write_nifti(folder / "sub-1/anat/sub-1_T1w.nii.gz", seed=99)
+    table = folder / "participants.tsv"
+    table.write_bytes(table.read_bytes().replace(b"F", b"M"))
+    after = found()
+    changed = {name for name in files if before[name] != after[name]}
+    assert changed == {"participants.tsv", "sub-1/anat/sub-1_T1w.nii.gz"}
 
 
 def test_a_new_scan_of_the_same_name_replaces_the_entry(subjects, tmp_path, write_nifti):

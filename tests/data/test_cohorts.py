@@ -94,13 +94,13 @@ class TestTable:
         (tmp_path / "loop.nii").symlink_to("loop.nii")
         problems = problems_of(table)
         assert len(problems) == 6
-        assert "line 3" in problems[0]
-        assert "already on line 2" in problems[0]
-        assert "line 4" in problems[1]
-        assert "line 5" in problems[2]
-        assert "line 7" in problems[3]
-        assert "gone.nii: no such file" in problems[4]
-        assert "loop.nii: cannot be read" in problems[5]
+        assert "line 7" in problems[0]
+        assert "line 3" in problems[1]
+        assert "already on line 2" in problems[1]
+        assert "line 4" in problems[2]
+        assert "line 5" in problems[3]
+        assert "gone.nii: there is no such file" in problems[4]
+        assert "loop.nii: cannot be opened" in problems[5]
 
     def test_needs_a_path_column(self, write_cohort):
         with pytest.raises(CohortError, match="needs a column path"):

@@ -103,11 +103,13 @@ def test_files_that_are_no_nifti(tmp_path, content):
 
 
 def test_missing_file_and_dangling_link(tmp_path):
-    with pytest.raises(FileNotFoundError, match="check the path"):
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
         read_header(tmp_path / "gone.nii")
     link = tmp_path / "link.nii"
     link.symlink_to("content/not/fetched")
-    with pytest.raises(FileNotFoundError, match="fetch its content"):
+    with pytest.raises(
+        FileNotFoundError, match="a link to content/not/fetched, which is not there"
+    ):
         read_header(link)
 
 
@@ -134,14 +136,14 @@ def test_what_is_no_file_is_told_and_not_waited_for(tmp_path):
     os.mkfifo(pipe)
     folder = tmp_path / "folder.nii"
     folder.mkdir()
-    for path in (pipe, folder):
-        with pytest.raises(VolumeError, match=f"{path.name}: not a regular file"):
+    for path, told in ((pipe, "not a regular file"), (folder, "a directory")):
+        with pytest.raises(VolumeError, match=f"{path.name}: {told}"):
             read_header(path)
     loop = tmp_path / "loop.nii"
     loop.symlink_to(loop)
-    with pytest.raises(VolumeError, match=r"loop\.nii: cannot be read"):
+    with pytest.raises(VolumeError, match=r"loop\.nii: cannot be opened"):
         read_header(loop)
-    with pytest.raises(VolumeError, match=r"cannot be read .*null"):
+    with pytest.raises(VolumeError, match="cannot name a file"):
         read_header(tmp_path / "a\0b.nii")
 
 

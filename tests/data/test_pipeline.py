@@ -31,7 +31,7 @@ def volumes(tmp_path: Path, rng: np.random.Generator) -> list[CachedVolume]:
         data[:, 2:-2, 2:-2] = rng.uniform(0.2, 1.0, (8, 20, 16))
         path = tmp_path / f"sub-{number}.npy"
         np.save(path, data)
-        found.append(CachedVolume(f"sub-{number}", path, data.shape, BRAIN_FRACTION))
+        found.append(CachedVolume(f"sub-{number}", path, data.shape, BRAIN_FRACTION, ""))
     return found
 
 

@@ -57,6 +57,15 @@ class TestSplit:
         with pytest.raises(CohortError, match=told):
             split_subjects(cohort_of(["F"] * 9), label="sex")
 
+    def test_two_spellings_of_a_class_are_refused_with_counts_and_lines(self):
+        cohort = cohort_of(["F", "M", "f", "F", "m", "M"] * 3)
+        with pytest.raises(CohortError, match=r"participants\.tsv: .*'sex'.*spellings") as caught:
+            split_subjects(cohort, label="sex")
+        assert caught.value.problems == (
+            "'F': 6 subjects (line 2, 5, 8, 11, 14, 17); 'f': 3 subjects (line 4, 10, 16)",
+            "'M': 6 subjects (line 3, 7, 9, 13, 15, 19); 'm': 3 subjects (line 6, 12, 18)",
+        )
+
     @pytest.mark.parametrize("number", [1, 2])
     def test_too_few_of_a_class(self, number):
         with pytest.raises(CohortError, match=f"'F': 30, 'M': {number}"):

@@ -174,6 +174,19 @@ def test_a_single_class_is_refused_before_a_volume_is_read(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_two_spellings_of_a_class_are_refused_before_a_volume_is_read(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", sexes="FMFMfmfm")
+    with pytest.raises(CohortError, match="'sex' has one value in several spellings") as caught:
+        prepare("sex", cohort, tmp_path / "cache")
+    assert caught.value.problems == (
+        "'F': 2 subjects (line 2, 4); 'f': 2 subjects (line 6, 8)",
+        "'M': 2 subjects (line 3, 5); 'm': 2 subjects (line 7, 9)",
+    )
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ValueError, match=r"several spellings: \[\('F', 'f'\)\]"):
+        tasks.label_task({"sub-01": "F", "sub-02": "M", "sub-03": "f"})
+
+
 def test_a_label_task_needs_two_classes():
     with pytest.raises(ValueError, match=r"1 class\(es\): \('F',\). Two or more"):
         tasks.label_task({"sub-01": "F", "sub-02": "F"})

@@ -47,7 +47,7 @@ def source(request, tmp_path: Path, rng: np.random.Generator) -> Source:
         path = tmp_path / f"{number}.npy"
         np.save(path, data)
         fraction = np.array([1.0] * usable + [0.0] * (depth - usable))
-        volumes.append(CachedVolume(f"sub-{number}", path, data.shape, fraction))
+        volumes.append(CachedVolume(f"sub-{number}", path, data.shape, fraction, ""))
     return Slices(volumes, SHAPES[2]) if rank == 2 else Volumes(volumes, SHAPES[3])
 
 

@@ -1,22 +1,37 @@
-"""The state of a unit after its ascent."""
+"""The state of a unit after its ascent: every word is a claim that has to be true."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
+from scipy import ndimage
 
-from featvis_jax.evaluation.health import UNIFORM_SHARE, status
+from featvis_jax.evaluation.health import UNIFORM_SHARE, flatness, status
+from featvis_jax.nn.taps import linen_network
+from featvis_jax.visualize import ascent, objectives, parameterizations, presets
+from featvis_jax.visualize.layer import visualize
 
-RISING = np.linspace(-1.0, 2.0, 12, dtype=np.float32)
-RANKS = pytest.mark.parametrize("spatial", [(12, 14), (10, 11, 12)], ids=["2-D", "3-D"])
+# Rises, and rests from the third quarter on.
+SETTLED = np.tanh(np.linspace(0.0, 8.0, 40)).astype(np.float32)
+RANKS = pytest.mark.parametrize("spatial", [(32, 34), (24, 25, 26)], ids=["2-D", "3-D"])
 
 
-def judge(image, *, trace=RISING, finite=True, intensity_range=(0.0, 1.0), border=0):
+def judge(image, *, start=None, trace=SETTLED, rise=1.0, finite=True, between=(0.0, 1.0), border=0):
     return status(
         image,
+        start=noise(image.shape, seed=7) if start is None else start,
         objective_trace=trace,
+        rise=rise,
         finite=finite,
-        intensity_range=intensity_range,
+        intensity_range=between,
         border=border,
     )
+
+
+def noise(shape, *, seed=0, amplitude=0.1):
+    return (0.5 + amplitude * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
 def checkerboard(spatial, amplitude, middle=0.5):
@@ -25,9 +40,72 @@ def checkerboard(spatial, amplitude, middle=0.5):
     return (middle + amplitude * signs)[..., None].astype(np.float32)
 
 
+def blobs(spatial, *, seed=0):
+    drawn = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(spatial), 1.5)
+    return (0.5 + 0.3 * drawn / np.abs(drawn).max())[..., None].astype(np.float32)
+
+
+def stripes(spatial):
+    waves = np.sin(np.indices(spatial).sum(axis=0))
+    return (0.5 + 0.3 * waves)[..., None].astype(np.float32)
+
+
 @RANKS
 def test_a_pattern_that_the_objective_followed_is_alive(spatial):
-    assert judge(checkerboard(spatial, 0.2)) == "alive"
+    for image in (checkerboard(spatial, 0.2), blobs(spatial), stripes(spatial)):
+        assert judge(image) == "alive"
+        # Behind as much noise too, and in each of two contrasts.
+        assert judge(image + noise(image.shape, amplitude=0.05) - 0.5) == "alive"
+        assert judge(np.concatenate([image, noise(image.shape)], axis=-1)) == "alive"
+
+
+@RANKS
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_alone_is_noise(spatial, seed):
+    for image in (
+        noise((*spatial, 1), seed=seed),
+        np.clip(noise((*spatial, 1), seed=seed, amplitude=5.0), 0, 1),
+        np.random.default_rng(seed).random((*spatial, 2), np.float32),
+    ):
+        assert judge(image) == "noise"
+
+
+@RANKS
+def test_what_the_ascent_started_from_is_not_its_work(spatial):
+    start = blobs(spatial)
+    # Another contrast and grey level of the start, and noise on it.
+    assert judge(0.3 * start + 0.6, start=start) == "noise"
+    faint = noise(start.shape, amplitude=0.05) - 0.5
+    assert judge(start + faint, start=start) == "noise"
+    assert judge(start + stripes(spatial) - 0.5, start=start) == "alive"
+
+
+@RANKS
+def test_a_start_that_never_moved_is_unmoved(spatial):
+    for start in (noise((*spatial, 1)), blobs(spatial), checkerboard(spatial, 0.3)):
+        assert judge(start, start=start) == "unmoved"
+        assert judge(start + 1e-3, start=start) == "unmoved"
+
+
+@RANKS
+def test_an_objective_that_did_not_rise_is_unmoved(spatial):
+    image = stripes(spatial)
+    assert judge(image, rise=0.0) == "unmoved"
+    assert judge(image, rise=-1.0) == "unmoved"
+    fluctuating = np.random.default_rng(0).standard_normal(200)
+    assert judge(image, trace=fluctuating, rise=1.0) == "unmoved"
+    assert judge(image, trace=SETTLED.repeat(5) + 0.01 * fluctuating, rise=1.0) == "alive"
+
+
+@RANKS
+def test_an_objective_that_still_rises_is_unsettled(spatial):
+    image = stripes(spatial)
+    for steps in (4, 20, 256):
+        assert judge(image, trace=np.linspace(-1.0, 2.0, steps)) == "unsettled"
+        assert judge(image, trace=np.linspace(0.0, 1.0, steps) ** 3) == "unsettled"
+    # A projection now and then throws it back.
+    sawtooth = np.tanh(np.arange(200) / 20) - 0.1 * (1 - np.arange(200) % 50 / 50)
+    assert judge(image, trace=sawtooth) == "alive"
 
 
 @RANKS
@@ -41,24 +119,26 @@ def test_the_limit_is_two_percent_of_the_intensity_range(spatial):
     assert UNIFORM_SHARE == 0.02
     for low, high in [(0.0, 1.0), (-3.0, 7.0), (0.0, 0.1)]:
         step = 0.02 * (high - low)
-        for factor, expected in [(0.99, "uniform"), (1.01, "alive")]:
+        start = low + (high - low) * noise((*spatial, 1), amplitude=0.3)
+        for factor, expected in [(0.99, "uniform"), (1.03, "alive")]:
             image = checkerboard(spatial, factor * step, middle=(low + high) / 2)
-            assert judge(image, intensity_range=(low, high)) == expected
+            assert judge(image, start=start, between=(low, high)) == expected
 
 
 @RANKS
-def test_a_unit_that_never_moved_is_dead_whatever_its_image(spatial):
-    constant = np.full(12, -0.25, np.float32)
+def test_a_unit_whose_objective_never_changed_is_dead_whatever_its_image(spatial):
+    constant = np.full(40, -0.25, np.float32)
     assert judge(checkerboard(spatial, 0.2), trace=constant) == "dead"
     assert judge(np.zeros((*spatial, 1), np.float32), trace=constant) == "dead"
     constant[7] = np.nextafter(constant[7], np.float32(1))
-    assert judge(checkerboard(spatial, 0.2), trace=constant) == "alive"
+    assert judge(checkerboard(spatial, 0.2), trace=constant) != "dead"
 
 
 @RANKS
 def test_divergence_comes_before_everything_else(spatial):
     trace = np.full(12, np.nan, np.float32)
-    assert judge(np.zeros((*spatial, 1), np.float32), trace=trace, finite=False) == "diverged"
+    image = np.zeros((*spatial, 1), np.float32)
+    assert judge(image, trace=trace, rise=np.nan, finite=False) == "diverged"
     trace[:5] = 1.0
     assert judge(checkerboard(spatial, 0.2), trace=trace, finite=False) == "diverged"
 
@@ -75,12 +155,70 @@ def test_the_border_is_left_out_and_nothing_more(spatial):
     # The other way round: a pattern within a flat frame.
     image[inner] = checkerboard(spatial, 0.4)[inner]
     assert judge(image, border=2) == "alive"
+    # A border that would leave nothing is ignored.
+    for border in (min(spatial) // 2, 100):
+        assert judge(framed, border=border) == "alive"
 
 
 @RANKS
-def test_a_border_that_would_leave_nothing_is_ignored(spatial):
-    framed = checkerboard(spatial, 0.4)
-    framed[(slice(4, -4),) * len(spatial)] = 0.5
-    for border in (min(spatial) // 2, 100):
-        assert judge(framed, border=border) == "alive"
-    assert judge(framed, border=min(spatial) // 2 - 1) == "uniform"
+def test_flatness_is_that_of_the_periodogram_in_cells(spatial):
+    """An independent reference: the whole spectrum, cell by cell."""
+    rng = np.random.default_rng(3)
+    image = ndimage.gaussian_filter(rng.standard_normal(spatial), 0.7)
+    taper = np.ones(spatial)
+    for axis, side in enumerate(spatial):
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1, side + 1) / (side + 1))
+        taper *= window.reshape([-1 if a == axis else 1 for a in range(len(spatial))])
+    half = np.fft.rfftn((image - image.mean()) * taper)
+    cells: dict[tuple[int, ...], list[float]] = {}
+    for index in np.ndindex(half.shape):
+        found = []
+        for axis, (i, side) in enumerate(zip(index, spatial, strict=True)):
+            last = axis == len(spatial) - 1
+            share = i / side if last else np.fft.fftfreq(side)[i] + 0.5
+            found.append(min(int(share * 8), 7))
+        cells.setdefault(tuple(found), []).append(abs(half[index]) ** 2)
+    means = np.array([np.mean(powers) for powers in cells.values()])
+    expected = np.exp(np.log(means).mean()) / means.mean()
+    assert flatness(image) == pytest.approx(expected, rel=1e-3)
+
+
+class Small(nn.Module):
+    """As random weights make it."""
+
+    @nn.compact
+    def __call__(self, x):
+        for number, features in enumerate((6, 8, 8)):
+            x = nn.relu(nn.Conv(features, (3, 3), name=f"conv{number + 1}")(x))
+        return x
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize("strategy", ["recommended", "none"])
+def test_a_network_that_learned_nothing_is_not_alive_after_a_few_steps(strategy):
+    module = Small()
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 48, 52, 1)))
+    network = linen_network(module, variables, (48, 52, 1))
+    chosen = presets.strategy(strategy, every=50, steps=20)
+    pixels = parameterizations.pixels()
+    recipe = ascent.Recipe(
+        objective=objectives.channel("conv3"),
+        parameterization=pixels,
+        optimizer=optax.adam(pixels.learning_rate),
+        steps=20,
+        robustness=chosen.robustness,
+        projection=chosen.projection,
+    )
+    found = [
+        status(
+            unit.image,
+            start=unit.start,
+            objective_trace=unit.objective_trace,
+            rise=unit.final_objective - unit.initial_objective,
+            finite=unit.finite,
+            intensity_range=(0.0, 1.0),
+            border=7,
+        )
+        for unit in visualize(network, recipe, "conv3", range(8), batch_size=8)
+    ]
+    assert found.count("alive") <= 1

@@ -1,10 +1,13 @@
 """The flags that name a cohort: each wrong one is refused by its name, before any work."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from featvis_jax.data.synthetic import write_synthetic_cohort
@@ -37,8 +40,15 @@ json.dump(outcomes, sys.stdout)
 """
 
 REFUSED = {
-    "missing": (["--cohort={place}/gone"], ["--cohort: ", "{place}/gone: no such file"]),
+    "missing": (["--cohort={place}/gone"], ["--cohort: ", "{place}/gone: there is no such file"]),
     "text": (["--cohort={place}/a.txt"], ["--cohort: ", "{place}/a.txt", "participant_id"]),
+    "a scan": (
+        ["--cohort={place}/small/sub-0001/anat/sub-0001_desc-synthetic_T1w.nii.gz"],
+        ["--cohort: ", "a scan by its name, not a cohort; give a folder with participants.tsv"],
+    ),
+    "an empty folder": (["--cohort={place}/empty"], ["--cohort: {place}/empty: an empty folder"]),
+    "header alone": (["--cohort={place}/nobody"], ["1 problem", "no row below its first line"]),
+    "pointer": (["--cohort={place}/pointer.tsv"], ["--cohort: ", "lfs pull --include=pointer.tsv"]),
     "no match": (
         ["--cohort={place}/small", "--pattern=*.nii"],
         ["--cohort: {place}/small: 5 problems", "line 2", "'*.nii'", "another pattern"],
@@ -73,6 +83,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("flags")
     write_synthetic_cohort(place / "small", num_subjects=5, voxel_size_mm=16)
     (place / "a.txt").write_text("no table")
+    (place / "empty").mkdir()
+    (place / "nobody").mkdir()
+    (place / "nobody" / "participants.tsv").write_text("participant_id\tsex\n")
+    (place / "pointer.tsv").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for name in ("unlisted", "unoriented"):
+        shutil.copytree(place / "small", place / name)
+    for scan in (place / "unoriented").glob("*/anat/*.nii.gz"):
+        image = nibabel.load(scan)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None), scan)
+    table = place / "unlisted" / "participants.tsv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:4]))
     return place
 
 
@@ -80,6 +101,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes(place: Path) -> dict[str, tuple[int, str, str]]:
     usual = ["--synthetic_subjects=5", "--synthetic_voxel_size_mm=16", f"--cache={place / 'cache'}"]
     commands = {name: arguments for name, (arguments, _) in REFUSED.items()} | READ
+    commands["unlisted"] = ["--cohort={place}/unlisted"]
+    commands["unoriented"] = ["--cohort={place}/unoriented"]
     filled = [
         [*usual, *(argument.format(place=place) for argument in arguments)]
         for arguments in commands.values()
@@ -105,6 +128,25 @@ def test_a_wrong_flag_is_refused_by_its_name(outcomes, place, name):
     assert errors.count("Error: ") == 1
     for told in REFUSED[name][1]:
         assert told.format(place=place) in errors
+
+
+def test_scans_without_a_row_are_told_once(outcomes, place):
+    status, output, errors = outcomes["unlisted"]
+    assert status == 0, errors
+    assert json.loads(output)[0] == 3
+    (line,) = errors.splitlines()
+    assert line.startswith(f"--cohort={place / 'unlisted'}: 3 participants; 2 scans have no row")
+    assert "sub-0004" in line
+    assert "sub-0005" in line
+    assert outcomes["folder"][2] == ""
+
+
+def test_scans_that_tell_no_orientation_are_told_once(outcomes, place):
+    status, _, errors = outcomes["unoriented"]
+    assert status == 0, errors
+    (line,) = errors.splitlines()
+    assert "5 scans do not tell how they are oriented" in line
+    assert "taken for stored from right to left, back to front and bottom to top" in line
 
 
 @pytest.mark.parametrize("name", READ)

@@ -23,6 +23,11 @@ WRONG = {
         "def recipe(given, model, layer): return given._replace(steps=7)",
         "pass --steps=7",
     ),
+    "another layer": (
+        "from featvis_jax.visualize import objectives\n"
+        "def recipe(given, *rest): return given._replace(objective=objectives.channel('conv1'))",
+        "about layer 'conv1', and units of layer 'conv5' are asked for",
+    ),
     "no gradient": (
         "from featvis_jax.visualize import transforms\n"
         "def recipe(given, model, layer): return given._replace(robustness=transforms.median())",
@@ -75,6 +80,17 @@ def test_a_wrong_file_is_told_by_its_name(model, tmp_path, name):
         ascent_flags.recipe(model, "conv5", "none")
     if name != "no gradient":
         assert f"--config={path}" in str(raised.value)
+
+
+@pytest.mark.parametrize("parameterization", ["fourier", "laplacian", "cppn", "phase"])
+def test_a_strategy_that_acts_on_pixels_names_the_flag_that_works(model, parameterization):
+    with flagsaver.as_parsed(parameterization=parameterization):
+        with pytest.raises(
+            ValueError, match=f"--parameterization={parameterization} .*--regularization=lucid"
+        ):
+            ascent_flags.recipe(model, "conv5", "recommended")
+        for works in ("lucid", "none"):
+            ascent_flags.recipe(model, "conv5", works)
 
 
 def test_a_missing_file_is_told(model, tmp_path):

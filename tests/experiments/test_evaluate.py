@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from experiments import graded_pictures
 from tests.results import gallery_runs
@@ -78,19 +79,32 @@ def outcomes(drive, place, runs, ring, cohort_flags):
     square = np.full((40, 44), 0.5, np.float32)
     square[10:15, 20:25] = 0.9
     np.save(images / "square.npy", square)
-    nibabel.save(nibabel.Nifti1Image(square[..., None], np.eye(4)), images / "again.nii.gz")
+    # Where the network's images lie, but stored from the left and from the front.
+    reference = next((runs["run"] / "images").glob("*/0001.nii.gz"))
+    image = nibabel.Nifti1Image(square[..., None], nibabel.load(reference).affine)
+    lps = ornt_transform(io_orientation(image.affine), axcodes2ornt("LPS"))
+    nibabel.save(image.as_reoriented(lps), images / "again.nii.gz")
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    nibabel.save(nibabel.Nifti1Image(square[..., None], np.eye(4)), elsewhere / "odd.nii.gz")
+    pointer = place / "pointers"
+    pointer.mkdir()
+    (pointer / "odd.npy").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     # Another cohort than the one trained on: nobody in it is known to a network.
     cohort = ["--synthetic_subjects=5", *cohort_flags[1:], "--judge_patches=128"]
     common = [*cohort, "--task=square_lesion", f"--transfer_model={network}:network"]
     run = f"--run={runs['run']}"
     commands = {
         "run": [run, f"--control=random={runs['random']}"],
-        "images": [f"--images={images}", "--made_controls=scrambled"],
+        "images": [f"--images={images}", "--made_controls=scrambled", f"--grid={reference}"],
+        "no_grid": [f"--images={images}"],
+        "elsewhere": [f"--images={elsewhere}", f"--grid={reference}"],
+        "pointer": [f"--images={pointer}", f"--grid={reference}"],
         "nothing": [],
         "wrong_model": [f"--run={runs['random']}"],
         "wrong_control": [run, "--control=random"],
-        "wrong_shape": [f"--images={images}", "--shape=ring"],
-        "no_images": [f"--images={place / 'nobody'}"],
+        "wrong_shape": [f"--images={images}", "--shape=ring", f"--grid={reference}"],
+        "no_images": [f"--images={place / 'nobody'}", f"--grid={reference}"],
         "ring": [ring[0], f"--run={runs['ring']}"],
     }
     flags = [[*common, *own, f"--out={place / 'grades' / name}"] for name, own in commands.items()]
@@ -157,6 +171,10 @@ def test_what_does_not_fit_is_refused(outcomes, refused, runs, place):
     refused(outcomes["wrong_control"], ["--control=random", "NAME=RUN"])
     refused(outcomes["wrong_shape"], ["--shape=ring", "square"])
     refused(outcomes["no_images"], ["--images", str(place / "nobody")])
+    refused(outcomes["no_grid"], ["contrast.py:network", "--grid=FILE.nii.gz"])
+    odd = str(place / "elsewhere" / "odd.nii.gz")
+    refused(outcomes["elsewhere"], [odd, "resample it to that grid"])
+    refused(outcomes["pointer"], [str(place / "pointers" / "odd.npy"), "lfs pull"])
 
 
 def test_permuted_weights_are_another_configuration(runs):

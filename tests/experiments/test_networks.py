@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import onnx
 import pytest
@@ -84,11 +85,34 @@ def test_a_python_file_returns_a_linen_or_an_nnx_module(tmp_path):
     assert [layer.name for layer in model.network.layers] == ["stem", "head"]
     assert model.image_shape == (9, 8, 1)
     assert model.intensity_range == (0.0, 2.0)
-    # The middle of the grid is the origin.
-    np.testing.assert_allclose(model.affine @ [4, 3.5, 0, 1], [0, 0, 0, 1])
+    assert model.affine is None  # It does not tell where it looks.
     other = networks.load(write(tmp_path, "other.py", NNX) + ":model")
     assert other.network.layer("stem").shape == (6, 7, 8, 3)
     assert len({model.card["weights_sha256"], other.card["weights_sha256"]}) == 2
+
+
+def test_a_reference_image_tells_where_a_network_looks(tmp_path):
+    model = networks.load(write(tmp_path, "mine.py", LINEN) + ":model")
+    affine = np.array([[0, -2.0, 0, 30], [0, 0, 1.5, -9], [1, 0, 0, 4], [0, 0, 0, 1]])
+    for name, shape in {"slice": (9, 8, 1), "turned": (8, 9, 1), "volume": (9, 8, 3)}.items():
+        image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), affine)
+        nibabel.save(image, tmp_path / f"{name}.nii")
+    known = networks.on_grid(model, tmp_path / "slice.nii")
+    np.testing.assert_allclose(known.affine, affine)
+    assert known.grid.shape == (9, 8)
+    networks.on_grid(known, tmp_path / "slice.nii")
+    for name in ("turned", "volume"):
+        with pytest.raises(
+            ValueError, match=rf"{name}\.nii: .*; the network takes 9 x 8 x 1 voxel"
+        ):
+            networks.on_grid(model, tmp_path / f"{name}.nii")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 8, 1)), np.eye(4)), tmp_path / "other.nii")
+    with pytest.raises(ValueError, match=r"other\.nii: .*but .* was trained on 9 x 8 x 1"):
+        networks.on_grid(known, tmp_path / "other.nii")
+    volumes = networks.load(write(tmp_path, "other.py", NNX) + ":model")
+    path = tmp_path / "volume.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 7, 8)), affine), path)
+    np.testing.assert_allclose(networks.on_grid(volumes, path).affine, affine)
 
 
 def test_the_fingerprint_follows_file_weights_and_grid(tmp_path):

@@ -1,14 +1,35 @@
 """Real images on the pages of a run: only where asked for, framed, and without ids."""
 
 import csv
+import shutil
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image as Pillow
 
 from experiments import real_examples
 
 BOX = (230, 120, 30)
+
+
+def moved(cohort: Path, copy: Path, mm: float) -> Path:
+    """The cohort on a larger grid that it is off the middle of, and so many mm to the right."""
+    for scan in cohort.glob("*/anat/*.nii.gz"):
+        image = nibabel.load(scan)
+        affine = image.affine.copy()
+        affine[:3, 3] -= affine[:3, :3] @ [9, 1, 4]
+        affine[0, 3] += mm
+        data = np.pad(np.asarray(image.dataobj), ((9, 2), (1, 12), (4, 0)))
+        path = copy / scan.relative_to(cohort)
+        path.parent.mkdir(parents=True)
+        larger = nibabel.Nifti1Image(data, affine)
+        turn = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
+        nibabel.save(larger.as_reoriented(turn), path)
+    shutil.copy(cohort / "participants.tsv", copy / "participants.tsv")
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +40,12 @@ def outcomes(drive, trained, cohort, place):
         "with": [f"--real_examples={cohort}", f"--cache={place / 'cache'}"],
         "without": [],
         "missing": [f"--real_examples={place / 'nobody'}"],
+        "larger": [f"--real_examples={moved(cohort, place / 'larger', 0.0)}"],
+        "beside": [f"--real_examples={moved(cohort, place / 'beside', 1.5)}"],
     }
+    commands["far"] = [f"--real_examples={moved(cohort, place / 'far', 100.0)}"]
+    for name in ("larger", "beside", "far"):
+        commands[name].append(f"--cache={place / 'cache'}")
     flags = [[*common, *own, f"--out={place / 'real' / name}"] for name, own in commands.items()]
     return dict(zip(commands, drive("visualize", flags), strict=True))
 
@@ -54,6 +80,23 @@ def test_nothing_real_is_written_unless_asked_for(outcomes, place):
 
 def test_a_cohort_that_is_not_there_is_refused(outcomes, refused, place):
     refused(outcomes["missing"], ["--real_examples", str(place / "nobody")])
+
+
+def test_a_cohort_on_a_larger_grid_gives_the_same_pages(outcomes, place):
+    assert outcomes["larger"]["status"] == 0, outcomes["larger"]["errors"]
+    first, second = place / "real" / "with", place / "real" / "larger"
+    for name in ("real.tsv", "real/conv2/0000.png", "real/conv2/0003.png"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_cohort_beside_the_grid_is_refused(outcomes, refused, place):
+    told = [f"--real_examples={place / 'beside'}: its voxels lie up to 1.5 mm beside"]
+    refused(outcomes["beside"], [*told, "resample the cohort"])
+
+
+def test_brains_that_the_grid_would_cut_off_are_refused(outcomes, refused, place):
+    refused(outcomes["far"], [f"--real_examples={place / 'far'}: ", "% of a brain lies outside"])
+    assert "of a brain" not in outcomes["larger"]["errors"]
 
 
 def test_the_frame_lies_where_the_box_does():

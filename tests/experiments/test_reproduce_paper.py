@@ -24,6 +24,7 @@ from experiments.reproduction.stages import Stage, is_finished, marker, run_stag
 from experiments.reproduction.statements import STATEMENTS
 from experiments.reproduction.verdicts import Statement
 from featvis_jax.data.cohorts import Cohort
+from featvis_jax.results.tables import STATUSES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
@@ -150,8 +151,13 @@ def test_a_signal_to_the_driver_reaches_the_stage_and_both_end(tmp_path):
 # The plan
 
 
+# Of FSL's grids of MNI152, from left, back and bottom.
+MNI_ORIGIN_MM = (-91.0, -126.0, -72.0)
+
+
 def cohort(voxel_size_mm: float, shape: tuple[int, int, int]) -> Cohort:
     affine = np.diag([voxel_size_mm, voxel_size_mm, voxel_size_mm, 1.0])
+    affine[:3, 3] = MNI_ORIGIN_MM
     return Cohort("brains", Path("participants.tsv"), (), shape, affine)
 
 
@@ -173,6 +179,10 @@ def test_shipped_models_are_taken_where_slices_fit_and_volumes_are_made_coarser(
     assert "train-square" not in names
     names = [stage.name for stage in planned("small", cohort(2.0, (91, 109, 91))).stages]
     assert names[:3] == ["train-gaussian", "train-square", "train-sex"]
+    # Of the same voxels, but the shipped models look elsewhere in space.
+    elsewhere = cohort(1.0, (182, 218, 182))
+    elsewhere.affine[:3, 3] += 40
+    assert "train-square" in [stage.name for stage in planned("small", elsewhere).stages]
     paper = planned("paper", cohort(1.0, (182, 218, 182)))
     commands = {stage.name: stage.command for stage in paper.stages}
     assert "resample" not in commands
@@ -335,12 +345,12 @@ def ablated(harmful: bool, needed: bool) -> Evidence:
         "subject": subjects,
         "whole": labels,
         "without_uniform": np.zeros(200, int) if harmful else labels,
-        "without_alive_1": np.zeros(200, int) if needed else labels,
+        "without_patterned_1": np.zeros(200, int) if needed else labels,
     }
     silenced = {
         "whole": {},
         "without_uniform": {"conv5": [1, 2]},
-        "without_alive_1": {"conv5": [3]},
+        "without_patterned_1": {"conv5": [3]},
     }
     return Evidence([], [], {"square": columns}, {"square": {"silenced": silenced}})
 
@@ -471,7 +481,7 @@ def test_numbers_are_those_of_the_files_that_they_name(reproduced):
         of_model = [row for row in images if row["model"] == model]
         assert [row["status"] for row in of_model] == [unit["status"] for unit in units]
     for row in stored["health"]:
-        assert row["count"] == row["alive"] + row["uniform"] + row["dead"] + row["diverged"] == 2
+        assert row["count"] == sum(row[status] for status in STATUSES) == 2
     stated = next(each for each in stored["statements"] if "Random crops" in each["text"])
     table = rows_of(out / stated["source"])
     medians = [

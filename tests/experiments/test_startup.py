@@ -17,6 +17,7 @@ OPTIONS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
     "jax_default_matmul_precision",
+    "jax_platforms",
 )
 
 
@@ -59,6 +60,58 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path):
         pytest.raises(OSError, match=r"--compilation_cache=.*Give a directory that can be written"),
     ):
         startup.prepare()
+
+
+# /proc takes no file from anybody, root included.
+@pytest.mark.skipif(sys.platform != "linux", reason="Nothing is as surely read-only.")
+def test_a_home_that_cannot_be_written_stops_no_run(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/proc/1")
+    with flagsaver.flagsaver():
+        flags.FLAGS["compilation_cache"].unparse()
+        startup.prepare()
+    assert jax.config.jax_compilation_cache_dir is None
+    told = capsys.readouterr().err
+    assert told.startswith("--compilation_cache=~/.cache/featvis_jax/programs: ")
+    assert "not kept for the next start" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Nothing is as surely read-only.")
+def test_volumes_are_then_kept_for_as_long_as_the_process_runs():
+    program = (
+        "import pathlib; from absl import flags; from experiments import cohort_reading; "
+        "flags.FLAGS(['']); first = cohort_reading.cache_directory(); "
+        "assert first == cohort_reading.cache_directory(); "
+        "(first / 'volumes').mkdir(); print(first)"
+    )
+    silent = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**silent, "HOME": "/proc/1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stderr.splitlines()[-1].startswith("--cache=~/.cache/featvis_jax: no file can")
+    assert found.stdout.strip() in found.stderr
+    assert not Path(found.stdout.strip()).exists()
+
+
+@pytest.mark.parametrize(
+    ("platform", "error"),
+    [("cuda", AssertionError()), ("gpuu", RuntimeError("Unable to\ninitialize backend 'gpuu'"))],
+)
+def test_a_device_that_is_not_there_is_told_in_one_line(monkeypatch, platform, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "local_devices", fail)
+    jax.config.update("jax_platforms", platform)
+    with (
+        flagsaver.as_parsed(compilation_cache=""),
+        pytest.raises(ValueError, match=f"JAX_PLATFORMS={platform}: .*BUILD.md.*unset") as told,
+    ):
+        startup.prepare()
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])

@@ -144,7 +144,10 @@ def single_sex(cohort: Path, directory: Path) -> Path:
 
 
 REFUSED = {
-    "missing cohort": (["--cohort={place}/none"], ["{place}/none: no such file", "participants"]),
+    "missing cohort": (
+        ["--cohort={place}/none"],
+        ["{place}/none: there is no such file", "participants"],
+    ),
     "missing table": (["--cohort={place}/a.tsv"], ["{place}/a.tsv", "participant_id and path"]),
     "missing scan": (
         ["--cohort={place}/lacking"],
@@ -191,7 +194,7 @@ REFUSED = {
     "unknown polarity": (["--lesion_polarity=grey"], ["--lesion_polarity=grey", "both|bright"]),
     "fine voxels": (["--synthetic_voxel_size_mm=0.5"], ["--synthetic_voxel_size_mm=0.5", "1.0"]),
     "few subjects": (["--synthetic_subjects=4"], ["--synthetic_subjects=4", "5"]),
-    "unknown start": (["--init=nobody"], ["'nobody'", "card.json", "the zoo has"]),
+    "unknown start": (["--init=nobody"], ["'nobody'", "card.json", "The zoo has"]),
     "start of volumes": (
         ["--init={place}/trained-3d/model"],
         ["--init={place}/trained-3d/model", "(36, 38, 34)", "expected one for (40, 44)"],
@@ -202,6 +205,25 @@ REFUSED = {
 
 # What a trained network is trained on next.
 NEXT_TASKS = ["square_lesion", "square_or_disc"]
+
+
+def replace_scan(folder: Path) -> None:
+    """Put another subject's scan in the place of one."""
+    one, other = (next(folder.glob(f"sub-000{number}/anat/*.nii.gz")) for number in (2, 3))
+    one.write_bytes(other.read_bytes())
+
+
+def change_table(folder: Path) -> None:
+    table = folder / "participants.tsv"
+    table.write_text(table.read_text().replace("F", "M", 1))
+
+
+# Changes of the cohort between a training and its continuation.
+COHORTS = {
+    "moved": lambda folder: None,
+    "with another scan": replace_scan,
+    "with another table": change_table,
+}
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +271,15 @@ def outcomes(place, drive, training_flags, trained, cohort):
             *(f"--task={task}", f"--init={out / 'model'}", "--seed=1"),
             *("--steps=1", "--learning_rate=1e-9", f"--out={place / 'started' / task}"),
         ]
+    for name, change in COHORTS.items():
+        folder = place / name / cohort.name
+        shutil.copytree(cohort, folder)
+        change(folder)
+        commands[name] = [*training_flags[2], f"--cohort={folder}", f"--out={out}"]
+    for name in ("thesis.tex", "run.json"):
+        (place / f"there is {name}").mkdir()
+        (place / f"there is {name}" / name).write_text("{}")
+        commands[name] = [*training_flags[2], f"--out={place / f'there is {name}'}"]
     (place / "held").mkdir()
     commands["held"] = [*training_flags[2], f"--out={place / 'held'}"]
     with files.locked(place / "held"):
@@ -285,6 +316,24 @@ def test_a_changed_run_is_refused_with_the_difference(outcomes, refused, trained
         outcomes["changed threads"],
         [str(out), "cpu_threads: the run has 8, asked for is 4", "--out"],
     )
+
+
+def test_a_replaced_scan_or_table_is_refused_by_name(outcomes, refused, trained):
+    out, _ = trained(2)
+    assert "is finished" in outcomes["moved"]["output"]  # The same files in another place.
+    for name, file in {
+        "with another scan": "sub-0002/anat/sub-0002",
+        "with another table": "participants.tsv: the run has",
+    }.items():
+        refused(outcomes[name], [str(out), f"files_sha256.{file}", "asked for is"])
+        assert outcomes[name]["errors"].count("files_sha256") == 1
+
+
+def test_a_directory_with_something_else_is_refused(outcomes, refused, place):
+    for name in ("thesis.tex", "run.json"):
+        directory = place / f"there is {name}"
+        refused(outcomes[name], [f"{directory} is not empty and holds no training", repr(name)])
+        assert [path.name for path in directory.iterdir()] == [name]
 
 
 def test_a_dry_run_tells_memory_and_time_and_writes_nothing(outcomes, place, trained):

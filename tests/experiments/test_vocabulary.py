@@ -1,14 +1,17 @@
 """What --objective, --parameterization and --model can say, from the flag to the stored image."""
 
 import csv
+import json
 import shutil
 
 import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from experiments import networks
+from featvis_jax.checkpoints import load_model
 from featvis_jax.visualize import objectives
 from featvis_jax.visualize.objectives import Unit
 
@@ -23,7 +26,14 @@ ASKED = {
     "ground": ["--parameterization=fourier", "--intensity=dark", "--contrast=0.2", "--channels=2"],
     "phase": ["--parameterization=phase", "--channels=2"],
     "accentuation": ["--start_image={place}/image.nii", "--mask={place}/mask.nii", "--channels=2"],
+    "accentuation of LAS": [
+        "--start_image={place}/image-las.nii.gz",
+        "--mask={place}/mask-volume.nii.gz",
+        "--channels=2",
+    ],
     "attention": ["--attention={place}/mask.nii", "--channels=2"],
+    "attention of LAS": ["--attention={place}/mask-las.nii.gz", "--channels=2"],
+    "own grid": ["--grid={place}/mask.nii", "--channels=2"],
 }
 REFUSED = {
     "position of a channel": (["--position=3,4"], "--position is for --objective=neuron"),
@@ -33,10 +43,26 @@ REFUSED = {
         ["--objective=direction", "--direction={place}/short.npy"],
         "the vector has 3 numbers",
     ),
-    "another mask": (["--mask={place}/small.nii"], "grid"),
-    "another start": (["--start_image={place}/small.nii"], "crop or resample it to that grid"),
+    "small mask": (["--mask={place}/small.nii"], "reaches up to 80 mm beyond it"),
+    "small start": (["--start_image={place}/small.nii"], "crop or resample it to that grid"),
+    "mask elsewhere": (["--mask={place}/elsewhere.nii"], "--mask={place}/elsewhere.nii: lies else"),
+    "attention elsewhere": (["--attention={place}/elsewhere.nii"], "up to 40 mm beyond it"),
+    "start elsewhere": (["--start_image={place}/elsewhere.nii"], "up to 40 mm beyond it"),
+    "mask of 255": (["--mask={place}/bright.nii"], "--mask={place}/bright.nii: inside: the mask"),
+    "start of 255": (["--start_image={place}/bright.nii"], "intensities from 0 to 255; the networ"),
+    "empty attention": (["--attention={place}/empty.nii"], "--attention={place}/empty.nii: "),
+    "mask nowhere": (["--mask={place}/nowhere.nii"], "does not tell where it lies"),
+    "mask not fetched": (["--mask={place}/annexed.nii"], "run: datalad get {place}/annexed.nii"),
+    "direction not fetched": (
+        ["--objective=direction", "--direction={place}/annexed.npy"],
+        "run: datalad get {place}/annexed.npy",
+    ),
+    "mask of a folder": (["--mask={place}"], "--mask={place}: a directory; expected a NIfTI file"),
+    "damaged mask": (["--mask={place}/damaged.nii.gz"], "damaged.nii.gz: truncated or corrupt"),
+    "another grid": (["--grid={place}/elsewhere.nii"], "was trained on 40 x 44 x 1 voxels"),
+    "grid of another shape": (["--grid={place}/small.nii"], "20 x 44 x 1 voxels"),
     "missing mask": (["--mask={place}/none.nii"], "--mask={place}/none.nii: there is no such file"),
-    "no NIfTI": (["--mask={place}/direction.npy"], "expected a NIfTI file"),
+    "no NIfTI": (["--mask={place}/direction.npy"], "not a single-file NIfTI"),
     "channels of a layer": (["--objective=layer", "--channels=1"], "leave --channels out"),
     "projection of phases": (
         ["--parameterization=phase", "--regularization=tv_0.1"],
@@ -50,8 +76,9 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, trained):
     """Files that flags name."""
+    affine = load_model(trained(2)[0]).affine
     place = tmp_path_factory.mktemp("vocabulary")
     rng = np.random.default_rng(0)
     np.save(place / "direction.npy", rng.normal(size=16).astype(np.float32))
@@ -60,8 +87,32 @@ def files(tmp_path_factory):
     mask = np.zeros(SHAPE, np.float32)
     mask[10:30, 12:34] = 1
     for name, values in {"image": image, "mask": mask, "small": mask[:20]}.items():
-        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), place / f"{name}.nii")
+        nibabel.save(nibabel.Nifti1Image(values[..., None], affine), place / f"{name}.nii")
+    for name in ("image", "mask"):
+        las = reoriented(nibabel.load(place / f"{name}.nii"), "LAS")
+        nibabel.save(las, place / f"{name}-las.nii.gz")
+    below = affine.copy()
+    below[:3, 3] -= 2 * affine[:3, 2]
+    volume = np.stack([mask * 0, mask * 0, mask, mask * 0], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(volume, below), place / "mask-volume.nii.gz")
+    elsewhere = affine.copy()
+    elsewhere[0, 3] += 40
+    nibabel.save(nibabel.Nifti1Image(mask[..., None], elsewhere), place / "elsewhere.nii")
+    for name, factor in {"bright": 255, "empty": 0}.items():
+        scaled = nibabel.Nifti1Image(factor * mask[..., None], affine)
+        nibabel.save(scaled, place / f"{name}.nii")
+    nowhere = nibabel.Nifti1Image(mask[..., None], None)
+    nibabel.save(nowhere, place / "nowhere.nii")
+    content = bytearray((place / "mask-las.nii.gz").read_bytes())
+    content[-6] ^= 1  # Of the checksum.
+    (place / "damaged.nii.gz").write_bytes(content)
+    for suffix in ("nii", "npy"):
+        (place / f"annexed.{suffix}").symlink_to(".git/annex/objects/x/y/MD5E-s9--d/MD5E-s9--d")
     return place
+
+
+def reoriented(image, codes):
+    return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(codes)))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +156,7 @@ def test_it_runs_and_rises(outcomes, place, name):
 def test_the_objective_is_the_one_that_was_asked_for(outcomes, trained, place, files, name):
     assert outcomes[name]["status"] == 0, outcomes[name]["errors"]
     network = networks.load(str(trained(2)[0])).network
-    mask = nibabel.load(files / "mask.nii").get_fdata()
+    mask = nibabel.load(files / "mask.nii").get_fdata()[..., 0]
     expected = {
         "neuron": objectives.neuron("conv2", position=(3, 4)),
         "layer": objectives.layer("conv2"),
@@ -166,10 +217,28 @@ def test_a_run_that_goes_on_within_variants_loses_and_repeats_none(outcomes, dri
 
 def test_nothing_changes_outside_of_a_mask(outcomes, place, files):
     (image,) = images_of(place / "vocabulary" / "accentuation").values()
-    start = nibabel.load(files / "image.nii").get_fdata()
-    mask = nibabel.load(files / "mask.nii").get_fdata() > 0
+    start = nibabel.load(files / "image.nii").get_fdata()[..., 0]
+    mask = nibabel.load(files / "mask.nii").get_fdata()[..., 0] > 0
     np.testing.assert_allclose(image[..., 0][~mask], start[~mask], atol=1e-6)
     assert np.abs(image[..., 0][mask] - start[mask]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["accentuation", "attention"])
+def test_files_in_another_orientation_or_on_a_larger_grid_give_the_same_bytes(
+    outcomes, place, name
+):
+    first, second = (
+        place / "vocabulary" / each / "images" / "conv2" / "0002.nii.gz"
+        for each in (name, f"{name} of LAS")
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_grid_is_in_the_flags_and_the_configuration_of_a_run(place, files, trained):
+    run = place / "vocabulary" / "own grid"
+    assert f"--grid={files / 'mask.nii'}" in (run / "flags.txt").read_text().splitlines()
+    configuration = json.loads((run / "run.json").read_text())["configuration"]
+    np.testing.assert_array_equal(configuration["affine"], load_model(trained(2)[0]).affine)
 
 
 @pytest.mark.parametrize("name", REFUSED)

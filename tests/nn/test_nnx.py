@@ -155,13 +155,48 @@ class Blocks(nnx.Module):
 
 def test_paths_repeated_calls_and_what_lies_behind_the_target(rng):
     log: list[str] = []
-    network = nnx_network(Blocks(log.append, nnx.Rngs(0)), SHAPE)
-    assert [layer.name for layer in network.layers] == ["blocks/0", "blocks/1"]
-    # The first call is the layer.
-    assert [layer.receptive_field for layer in network.layers] == [3, 7]
+    model = Blocks(log.append, nnx.Rngs(0))
+    network = nnx_network(model, SHAPE)
+    names = ("blocks/0", "blocks/0@2", "blocks/1")
+    assert tuple(layer.name for layer in network.layers) == names
+    assert [layer.receptive_field for layer in network.layers] == [3, 5, 7]
     image = jnp.asarray(rng.standard_normal(SHAPE), jnp.float32)
-    for target, expected in (("blocks/0", []), ("blocks/1", ["between"])):
+    for target, expected in zip(names, ([], ["between"], ["between"]), strict=True):
         log.clear()
         network.activations(network.variables, image, (target,))
         network.one_channel(network.variables, image, target, jnp.int32(0))
         assert log == 2 * expected
+    first = model.blocks[0](image[None])
+    second = model.blocks[0](first)
+    expected = {"blocks/0": first, "blocks/0@2": second, "blocks/1": model.blocks[1](second)}
+    found = network.activations(network.variables, image, (*names, "blocks/0@2/relu"))
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name][0], rtol=1e-5, atol=1e-6)
+        one = network.one_channel(network.variables, image, name, jnp.int32(1))[name]
+        np.testing.assert_allclose(one[..., 0], expected[name][0, ..., 1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found["blocks/0@2/relu"], nnx.relu(found["blocks/0@2"]))
+
+
+class Jitted(nnx.Module):
+    """A forward pass under a jit of its own, with a block that is rematerialized."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(2, 3, (3, 3), rngs=rngs)
+        self.block = nnx.Conv(3, 3, (3, 3), rngs=rngs)
+
+    @nnx.jit
+    def __call__(self, x):
+        return nnx.remat(lambda block, x: block(x))(self.block, nnx.relu(self.stem(x)))
+
+
+def test_a_jit_hides_no_layer_and_a_remat_says_so(rng):
+    model = Jitted(nnx.Rngs(0))
+    network = nnx_network(model, SHAPE)
+    assert [(layer.name, layer.receptive_field) for layer in network.layers] == [("stem", 3)]
+    with pytest.raises(ValueError, match=r"Layer 'block' cannot be .* inside a transformation"):
+        network.layer("block")
+    image = jnp.asarray(rng.standard_normal(SHAPE), jnp.float32)
+    total = QUICK_JIT(lambda v, x: network.activations(v, x, ("stem",))["stem"])
+    np.testing.assert_allclose(
+        total(network.variables, image), model.stem(image[None])[0], rtol=1e-5, atol=1e-6
+    )

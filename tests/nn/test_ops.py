@@ -299,3 +299,32 @@ def test_a_pooling_window_that_does_not_fit_its_byte_is_refused(rank, window):
 def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match=r"'CIRCULAR'; expected 'VALID' or 'SAME'"):
         ops.conv(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), padding="CIRCULAR")
+
+
+def maxima_of_cubes(images):
+    """Maxima over cubes of two voxels, as `flax.linen.max_pool` computes them."""
+    window = (1, 2, 2, 2, 1)
+    return lax.reduce_window(images, -jnp.inf, lax.max, window, window, "VALID")
+
+
+@pytest.mark.parametrize("window", [(1, 1, 1), (2, 1, 1)])
+def test_a_wide_convolution_with_a_pooling_behind_it_is_still_a_convolution(rng, window):
+    """JAX 0.10.2 computes both in one kernel on CPU, if it may, and errs by its size."""
+    images, kernel = draw(rng, 1, 6 + window[0] - 1, 6, 6, 512), draw(rng, *window, 512, 256)
+    found = jax.jit(lambda x, k: maxima_of_cubes(ops.conv(x, k)))(images, kernel)
+    convolved = sum(
+        images[:, i : i + 6].astype(np.float64) @ kernel[i, 0, 0] for i in range(window[0])
+    )
+    cubes = convolved.reshape(1, 3, 2, 3, 2, 3, 2, 256).max(axis=(2, 4, 6))
+    np.testing.assert_allclose(found, cubes, atol=1e-3)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 7, 6, 3), (1, 5, 6, 7, 3)], ids=["2-D", "3-D"])
+def test_a_window_of_one_voxel_is_a_matrix_product(rng, shape, strides):
+    images, kernel = draw(rng, *shape), draw(rng, *(1,) * (len(shape) - 2), 3, 4)
+    every = (slice(None), *(slice(None, None, strides),) * (len(shape) - 2))
+    found = ops.conv(jnp.asarray(images), jnp.asarray(kernel), strides=strides)
+    np.testing.assert_allclose(found, images[every] @ kernel.reshape(3, 4), atol=1e-5)
+    jaxpr = str(jax.make_jaxpr(lambda x, k: ops.conv(x, k, strides=strides))(images, kernel))
+    assert "conv_general_dilated" not in jaxpr

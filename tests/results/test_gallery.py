@@ -229,13 +229,24 @@ def test_every_slice_of_the_mosaic_is_the_one_that_it_says(deep):
         )
 
 
+def test_pages_are_not_mixed_with_other_files(tmp_path):
+    run = runs.volumes(tmp_path / "run")
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "index.html").write_text("years of work")
+    with pytest.raises(ValueError, match=r"thesis is not empty and holds no gallery .*index.html"):
+        build_gallery(run, out=thesis)
+    assert [path.name for path in thesis.iterdir()] == ["index.html"]
+    assert build_gallery(run, out=tmp_path / "pages") == build_gallery(run, out=tmp_path / "pages")
+
+
 @pytest.mark.parametrize(("affine", "letters"), [
     (runs.VOLUME_AFFINE, "AP LR SI LR SI PA"), (runs.MIRRORED_AFFINE, "PA RL SI RL SI AP"),
 ])  # fmt: skip
 def test_letters_name_the_sides_of_the_subject(tmp_path, affine, letters):
     index = build_gallery(runs.volumes(tmp_path, affine=affine), volumes=False)
     page = runs.Page(index.parent / "units" / "conv1" / "0001.html")
-    sides = page.text.split("the image shows structure")[1].split("Window")[0].split()
+    sides = page.text.split("the ascent made a pattern")[1].split("Window")[0].split()
     found = [word for word in sides if word in set("LRAPSI")]
     # A picture has its letters in the order top, left, right, bottom.
     top_left = [found[i] + found[i + 3] + " " + found[i + 1] + found[i + 2] for i in (0, 4, 8)]

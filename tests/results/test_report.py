@@ -64,7 +64,8 @@ NUMBERS = {
         {
             "title": "Sex",
             "layer": "conv4",
-            **{"count": 64, "alive": 50, "uniform": 13, "dead": 1, "diverged": 0},
+            **{"count": 64, "alive": 41, "unsettled": 7, "noise": 2, "uniform": 13},
+            **{"unmoved": 0, "dead": 1, "diverged": 0},
             "uniform_percent": 20.3125,
         }
     ],

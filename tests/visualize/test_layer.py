@@ -25,6 +25,7 @@ from featvis_jax.visualize import (
 from featvis_jax.visualize.ascent import Recipe
 from featvis_jax.visualize.layer import LayerProgram, visualize
 from featvis_jax.visualize.objectives import Objective
+from featvis_jax.visualize.recipe import check_units
 
 STEPS = 9
 # Channels of the layer "second".
@@ -171,17 +172,16 @@ def test_dead_and_diverged_channels_are_known_and_harm_no_other(prepared):
     def status(unit):
         return health.status(
             unit.image,
+            start=unit.start,
             objective_trace=unit.objective_trace,
+            rise=unit.final_objective - unit.initial_objective,
             finite=unit.finite,
             intensity_range=(0.0, 1.0),
         )
 
-    assert {channel: status(unit) for channel, unit in found.items()} == {
-        0: "alive",
-        NOT_A_NUMBER: "diverged",
-        DEAD: "dead",
-        4: "alive",
-    }
+    statuses = {channel: status(unit) for channel, unit in found.items()}
+    assert (statuses[NOT_A_NUMBER], statuses[DEAD]) == ("diverged", "dead")
+    assert not {statuses[0], statuses[4]} & {"diverged", "dead"}
     assert np.isnan(found[NOT_A_NUMBER].objective_trace).all()
     assert np.isnan(found[NOT_A_NUMBER].final_objective)
     assert np.isfinite(found[NOT_A_NUMBER].image).all()
@@ -246,6 +246,53 @@ def test_what_cannot_work_is_refused_before_anything_is_traced(target, channels,
     with pytest.raises(ValueError, match=message):
         next(visualize(make_network((12, 13, 1)), recipe, target, channels, **options))
     assert counted.traces == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "target", "channels", "message"),
+    [
+        # The number of a channel that another layer has, which JAX would take for its last one.
+        (
+            objectives.channel("first"),
+            "second",
+            [4],
+            "about .*, and units of layer .second. are",
+        ),
+        (objectives.neuron("first"), "second", [0], "about layer 'first'"),
+        (objectives.logit("second"), "second/relu", [0], "about layer 'second'"),
+        (objectives.layer("first"), "second", [0], "about layer 'first'"),
+        (objectives.direction("first", vector=np.ones(3)), "second", [0], "about layer 'first'"),
+        (
+            objectives.channel("first") - objectives.channel("second"),
+            "second",
+            [4],
+            "0 to 2, not 4",
+        ),
+        (objectives.layer("second"), "second", [1], r"ask for its one unit, \[0\]"),
+        (objectives.channel("second").of(2), "second", [1], r"ask for its one unit, \[0\]"),
+    ],
+)
+def test_units_that_the_objective_is_not_about_are_refused(objective, target, channels, message):
+    recipe = make_recipe(objective=objective)
+    with pytest.raises(ValueError, match=message):
+        check_units(recipe, make_network((12, 13, 1)), target, channels)
+
+
+@pytest.mark.parametrize(
+    ("objective", "channels"),
+    [
+        (objectives.channel("second"), [4]),
+        (objectives.channel("second") - objectives.channel("first"), [2]),
+        (objectives.channel("second") - objectives.channel("first").of(1), [4]),
+        (objectives.channel("second") - 0.1 * penalties.layer_l1("first"), [4]),
+        (objectives.channel("second") + objectives.diversity("first"), [4]),
+        (objectives.layer("second"), [0]),
+        (-penalties.image_l1(), [4]),
+    ],
+)
+def test_units_that_the_objective_is_about_are_taken(objective, channels):
+    recipe = make_recipe(objective=objective)
+    check_units(recipe, make_network((12, 13, 1)), "second", channels)
 
 
 def test_a_recipe_that_cannot_work_is_refused_before_anything_is_traced():

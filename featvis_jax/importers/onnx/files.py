@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper, inliner
 
+from featvis_jax.data.pointers import existing_file, pointer
+
 # What is older broadcasts by rules of its own.
 _OLDEST_OPSET = 7
 
@@ -23,9 +25,7 @@ def read_model(path: Path | str) -> onnx.ModelProto:
       FileNotFoundError: The file, or one with its weights, is missing.
       ValueError: It is not a valid ONNX file, or too old.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+    path = existing_file(path, expected="an ONNX file")
     try:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except Exception as error:  # Protobuf's, which is not imported for its sake.
@@ -37,7 +37,8 @@ def read_model(path: Path | str) -> onnx.ModelProto:
         onnx.checker.check_model(model)
         model = inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid ONNX file: {error} Export it again.") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a valid ONNX file: {said} Export it again.") from error
     if opset(model) < _OLDEST_OPSET:
         raise ValueError(
             f"{path} uses operator set {opset(model)} of ONNX; expected {_OLDEST_OPSET} or newer: "
@@ -63,6 +64,9 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
         for entry in tensor.external_data
         if entry.key == "location"
     }
+    for name in sorted(files):
+        if fault := pointer(path.parent / name):
+            raise FileNotFoundError(f"{path.parent / name}: {fault}")
     if missing := sorted(name for name in files if not (path.parent / name).is_file()):
         raise FileNotFoundError(
             f"{path} keeps its weights in {', '.join(missing)}, which "

@@ -54,12 +54,14 @@ class Graph(NamedTuple):
 
     Attributes:
       input: Name of the image.
+      input_shape: Its shape as in ONNX.
       steps: In an order in which they can be computed.
       constants: What is known and no weight: shapes, axes, indices.
       weights: By name, in float32.
     """
 
     input: str
+    input_shape: tuple[int, ...]
     steps: tuple[Step, ...]
     constants: dict[str, np.ndarray]
     weights: dict[str, np.ndarray]
@@ -125,7 +127,7 @@ def build(model: onnx.ModelProto, input_name: str, input_shape: Sequence[int], o
         )
     used = {name for step in steps for name in step.node.inputs}
     constants = {name: value for name, value in known.items() if name in used - weights.keys()}
-    return Graph(input_name, tuple(steps), constants, weights)
+    return Graph(input_name, tuple(input_shape), tuple(steps), constants, weights)
 
 
 def carry_out(step: Step, operands: Sequence[Value | np.ndarray | None]) -> tuple[Value, ...]:
@@ -218,6 +220,11 @@ def _output_shapes(
         raise
     except (IndexError, KeyError, TypeError) as error:
         raise node.refuse(f"its operands or attributes do not fit: {error}.") from error
+    for shape in found:
+        if not all(shape.shape):
+            raise node.refuse(
+                f"its output has the shape {shape.shape}, without elements: the image is too small."
+            )
     missing = len(node.outputs) - len(found)
     return (*found, *(None,) * missing)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import onnx
 from jax import lax
 from jaxtyping import Array
 
+from featvis_jax.importers.onnx import axes, axis_rules
 from featvis_jax.importers.onnx import graph as graphs
-from featvis_jax.importers.onnx.files import opset, read_model
+from featvis_jax.importers.onnx.axes import Reading
+from featvis_jax.importers.onnx.files import read_model
 from featvis_jax.importers.onnx.graph import Graph, Step, Value
-from featvis_jax.importers.onnx.operators.registry import channels_last
+from featvis_jax.importers.onnx.image import graph_of_image, image_axes
 from featvis_jax.nn.network import Channel, Layer, Network, Variables, select, split_relu
 from featvis_jax.nn.reach import reaches
 from featvis_jax.types import Image
@@ -24,9 +26,17 @@ def onnx_network(path: Path | str, *, image_shape: Sequence[int] | None = None) 
     """Read a convolutional network from an ONNX file.
 
     A layer is a node's output, by the node's name without a leading slash, such as
-    ``layer1/conv1/Conv`` (what Netron shows), or by the output's name where nodes have none. Its
-    activation has channels last and no batch, as everywhere in this package. All is computed in
-    float32. Files whose first step transposes the image (TensorFlow's) take it channels last.
+    ``layer1/conv1/Conv`` (what Netron shows), or by the output's name where nodes have none; of
+    nodes with the same name the second is ``NAME@2``. Its activation has channels last and no
+    batch, as everywhere in this package. All is computed in float32. An image whose last axis
+    reaches the first convolution as its channels (Keras) is taken channels last.
+
+    Which axis of an output has the channels is followed through the graph
+    (`featvis_jax.importers.onnx.axes`), wherever a transposition or a reshape puts it. Tokens of a
+    transformer are laid out on the grid of the image again where they came from it one by one;
+    where others joined them, as a class token, they are a sequence with one axis. An output whose
+    axes do not tell, such as how much tokens attend to each other, is no layer:
+    `Network.refused` names it.
 
     Args:
       path: The file.
@@ -57,12 +67,12 @@ def onnx_network(path: Path | str, *, image_shape: Sequence[int] | None = None) 
     """
     model = read_model(path)
     try:
-        name, shape, image_is_last = _input(model, image_shape)
-        graph = graphs.build(model, name, shape, opset(model))
+        graph, image_is_last = graph_of_image(model, image_shape)
+        targets, refused = _targets(graph, image_is_last=image_is_last)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    shape = graph.input_shape
     grid = shape[1:] if image_is_last else (*shape[2:], shape[1])
-    targets = _targets(graph, rank=len(shape))
     names = frozenset(targets)
 
     def start(image: Image) -> Value:
@@ -83,7 +93,7 @@ def onnx_network(path: Path | str, *, image_shape: Sequence[int] | None = None) 
         base, _ = split_relu(layer, names)
         target = targets[base]
         value = None
-        if not target.is_last_in_onnx:
+        if target.reading.channel_axis == 1:
             value = _narrowed(graph, variables, start(image), target.value, channel)
         if value is not None:
             output = target.read(value)
@@ -101,14 +111,14 @@ def onnx_network(path: Path | str, *, image_shape: Sequence[int] | None = None) 
         Layer(
             name=base,
             operator=target.step.node.operator,
-            shape=target.shape,
-            receptive_field=seen[base].receptive_field if len(target.shape) > 1 else None,
-            stride=seen[base].stride if len(target.shape) > 1 else None,
+            shape=target.reading.shape,
+            receptive_field=seen[base].receptive_field if target.has_grid else None,
+            stride=seen[base].stride if target.has_grid else None,
             has_weights=any(name in graph.weights for name in target.step.node.inputs),
         )
         for base, target in targets.items()
     )
-    return Network(activations, one_channel, variables, tuple(grid), layers)
+    return Network(activations, one_channel, variables, tuple(grid), layers, refused=refused)
 
 
 class _Target(NamedTuple):
@@ -116,95 +126,49 @@ class _Target(NamedTuple):
 
     step: Step
     value: str
-    shape: tuple[int, ...]
-    is_last_in_onnx: bool
+    reading: Reading
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether it has more than channels."""
+        return len(self.reading.shape) > 1
 
     def read(self, value: Value) -> Array:
         """The activation of one image, channels last."""
-        if value.channels_last or self.is_last_in_onnx:
+        if value.channels_last and self.reading.is_plain:
             return value.array[0]
-        return channels_last(value.array)[0]
+        return self.reading.read(graphs.as_in_onnx(value))
 
 
-def _input(
-    model: onnx.ModelProto, image_shape: Sequence[int] | None
-) -> tuple[str, tuple[int, ...], bool]:
-    """Name and shape of the image as in ONNX, and whether its channels come last there."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        names = ", ".join(repr(value.name) for value in inputs) or "none"
-        raise ValueError(f"expected one input, the image; it has {len(inputs)}: {names}.")
-    (value,) = inputs
-    tensor = value.type.tensor_type
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    if tensor.elem_type not in floats:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        raise ValueError(f"its input {value.name!r} is of type {kind}; expected a float image.")
-    sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-    if len(sizes) not in (4, 5):
-        raise ValueError(
-            f"its input {value.name!r} has {len(sizes)} axes; expected (batch, channels, *spatial) "
-            "with 2 or 3 spatial axes."
-        )
-    if sizes[0] not in (1, None):
-        raise ValueError(
-            f"its input {value.name!r} takes batches of {sizes[0]}; expected 1 or any: export it "
-            "with a batch of one image, or with a dynamic batch axis."
-        )
-    image_is_last = _starts_with_transposition(model, value.name, len(sizes))
-    found = sizes[1:] if image_is_last else [*sizes[2:], sizes[1]]
-    shown = ", ".join("?" if n is None else str(n) for n in found)
-    if image_shape is None:
-        image_shape = [0 if n is None else n for n in found]
-        if not all(image_shape):
-            raise ValueError(
-                f"its input {value.name!r} has no fixed shape: (*spatial, channels) is ({shown}). "
-                "Give the whole of it: image_shape, or --input_shape=X,Y,CHANNELS (3-D: "
-                "X,Y,Z,CHANNELS)."
-            )
-    given = tuple(image_shape)
-    if len(given) != len(found) or any(
-        n not in (None, m) or m < 1 for n, m in zip(found, given, strict=True)
-    ):
-        raise ValueError(
-            f"an image of shape {given} does not fit its input {value.name!r}, whose (*spatial, "
-            f"channels) is ({shown})."
-        )
-    return value.name, (1, *given) if image_is_last else (1, given[-1], *given[:-1]), image_is_last
-
-
-def _starts_with_transposition(model: onnx.ModelProto, name: str, rank: int) -> bool:
-    users = [node for node in model.graph.node if name in node.input]
-    to_first = [0, rank - 1, *range(1, rank - 1)]
-    return bool(users) and all(
-        node.op_type == "Transpose"
-        and any(list(a.ints) == to_first for a in node.attribute if a.name == "perm")
-        for node in users
-    )
-
-
-def _targets(graph: Graph, *, rank: int) -> dict[str, _Target]:
-    """Every output that is one image or one vector, under a name of its own."""
-    names = [step.node.name.strip("/") for step in graph.steps]
+def _targets(
+    graph: Graph, *, image_is_last: bool
+) -> tuple[dict[str, _Target], tuple[tuple[str, str], ...]]:
+    """Every output whose axes are known, under a name of its own; and the names of all others."""
+    found = axis_rules.follow(graph, image_axes(graph.input_shape, image_is_last=image_is_last))
     targets: dict[str, _Target] = {}
-    for step, name in zip(graph.steps, names, strict=True):
-        to_last = step.node.attributes.get("perm") == [0, *range(2, rank), 1]
+    refused: list[tuple[str, str]] = []
+    counts: Counter[str] = Counter()
+    for step in graph.steps:
+        name = step.node.name.strip("/")
+        counts[name] += 1
+        numbered = name if counts[name] == 1 else f"{name}@{counts[name]}"
+        several = sum(map(bool, step.node.outputs)) > 1
         for value, shape in zip(step.node.outputs, step.shapes, strict=True):
-            if shape is None or not value or shape.ndim not in (2, rank) or shape.shape[0] != 1:
+            if shape is None or not value or not jnp.issubdtype(shape.dtype, jnp.floating):
                 continue
-            if not jnp.issubdtype(shape.dtype, jnp.floating):
-                continue
-            several = sum(map(bool, step.node.outputs)) > 1 or names.count(name) > 1
-            unique = value.strip("/") if several or not name else name
+            unique = value.strip("/") if several or not name else numbered
             while unique in targets:
                 unique += "_"
-            is_last = shape.ndim > 2 and step.node.operator == "Transpose" and to_last
-            sizes = shape.shape[1:]
-            if shape.ndim > 2 and not is_last:
-                sizes = (*sizes[1:], sizes[0])
-            targets[unique] = _Target(step, value, sizes, is_last)
-    return targets
+            reading = axes.reading(found[value]) if shape.ndim > 1 else None
+            if reading is None:
+                refused.append(
+                    (unique, f"no axis of its shape {shape.shape} is known to be channels.")
+                )
+            else:
+                targets[unique] = _Target(step, value, reading)
+    if not targets:
+        raise ValueError("none of its outputs has an axis that is known to be channels.")
+    return targets, tuple(refused)
 
 
 def _compute(

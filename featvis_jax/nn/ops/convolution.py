@@ -1,5 +1,7 @@
 """Convolution with stride 1, and its gradients, written for CPU.
 
+* A window of one voxel is a matrix product. It has to be one: JAX 0.10.2 computes a wide
+  convolution in 2-D and a pooling in 3-D that reads its images as planes in one kernel, wrongly;
 * A VALID convolution is several times slower than a SAME one whose border is cut off;
 * a convolution of one channel, or to one channel, is a memory-bound job that shifted slices do
   about ten times faster;
@@ -77,9 +79,17 @@ def conv(
             f"A convolution with window {window} does not fit into an image of shape {spatial}: "
             "use a larger input grid, fewer layers, or padding='SAME'."
         )
+    if set(window) == {1}:
+        every = slice(None, None, strides)
+        return _product(images[(slice(None), *(every,) * len(window))], kernel)
     if strides != 1:
         return _lax_conv(images, kernel, strides=strides)
     return _valid_conv(images, kernel)
+
+
+def _product(images: Array, kernel: Array) -> Array:
+    """A convolution whose window is one voxel."""
+    return images @ kernel.reshape(kernel.shape[-2:])
 
 
 def _lax_conv(images: Array, kernel: Array, *, strides: int = 1) -> Array:
@@ -250,6 +260,8 @@ def _even_along_leading_axis(images: Array) -> Array:
 def _flat_conv(images: Array, kernel: Array) -> Array:
     """A VALID convolution in 2-D, by XLA's library for SAME ones."""
     (rows, columns), (inputs, outputs) = kernel.shape[:2], kernel.shape[2:]
+    if rows == columns == 1:  # Of a volume whose window has more along the leading axis alone.
+        return _product(images, kernel)
     block = _columns_per_block(inputs, outputs)
     height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
     filters = _block_filters(kernel, block)
@@ -343,6 +355,8 @@ def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
         )
     # A convolution of `out` with the mirrored kernel; half of its border is what SAME adds.
     mirrored = jnp.flip(kernel, (0, 1)).swapaxes(-1, -2)
+    if set(window) == {1}:
+        return _product(out, mirrored)
     if _columns_per_block(inputs, outputs) == 1:
         pads = [(w // 2, (w - 1) // 2) for w in window]
         # Behind the barrier XLA cannot move the border into the convolution, which its fast

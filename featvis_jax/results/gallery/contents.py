@@ -19,7 +19,15 @@ from featvis_jax.results.tables import STATUSES, LayerRecord, UnitRecord
 _Any = TypeVar("_Any")
 
 # Shape and word carry the status, as on the contact sheets; the colour only helps the eye.
-MARKS = {"alive": "\u25cf", "dead": "\u25cb", "uniform": "\u25a1", "diverged": "\u25b3"}
+MARKS = {
+    "alive": "\u25cf",
+    "unsettled": "\u25d0",
+    "noise": "\u25a6",
+    "uniform": "\u25a1",
+    "unmoved": "\u25c7",
+    "dead": "\u25cb",
+    "diverged": "\u25b3",
+}
 RULES: Mapping[str, str] = next(
     column.metadata["Levels"] for column in fields(UnitRecord) if column.name == "status"
 )

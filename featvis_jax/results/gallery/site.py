@@ -17,11 +17,14 @@ from featvis_jax.results.files import (
     atomic_write_bytes,
     lock,
     make_directory,
+    refuse_foreign,
     remove_partial_files,
     unlock,
 )
 from featvis_jax.results.grids import Plane, minus
 
+_STATIC = resources.files("featvis_jax.results.gallery") / "static"
+_SCRIPT = "gallery.js"
 # Widths that the pictures are fitted to, in CSS pixels.
 _TILE, _STAGE_WIDTH, _STAGE_HEIGHT, _PHONE = 160, 1130, 600, 318
 
@@ -43,13 +46,17 @@ class Site:
 
         Raises:
             RunInUse: if another process is writing to it.
+            ValueError: if it holds something else than a gallery.
             OSError: if it cannot be written.
         """
+        refuse_foreign(directory, _SCRIPT, what="gallery")
         make_directory(directory)
         self.directory = directory
         self._lock = lock(directory)
         remove_partial_files(directory)
         self._templates = templates()
+        # First of all: it tells the directory from one of somebody else's.
+        self.write(_SCRIPT, (_STATIC / _SCRIPT).read_bytes())
 
     def __enter__(self) -> "Site":
         """Return the site."""
@@ -90,15 +97,13 @@ class Site:
         return self.write(name, text.encode(errors="replace"))
 
     def looks(self, planes: list[Plane]) -> None:
-        """Write the style and the script of the pages.
+        """Write the style of the pages.
 
         Args:
             planes: of the grid that pictures lie on; they decide the sizes.
         """
-        static = resources.files("featvis_jax.results.gallery") / "static"
-        style = (static / "gallery.css").read_bytes()
+        style = (_STATIC / "gallery.css").read_bytes()
         self.write("gallery.css", sizes_css(planes).encode() + style)
-        self.write("gallery.js", (static / "gallery.js").read_bytes())
 
 
 def templates() -> jinja2.Environment:

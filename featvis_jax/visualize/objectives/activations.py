@@ -11,10 +11,14 @@ from jaxtyping import Array, Float, Int
 from featvis_jax.nn.taps import Layer, Network
 from featvis_jax.types import Activations, Image, Scalar
 from featvis_jax.visualize.objectives.base import Objective, Unit
+from featvis_jax.visualize.objectives.constancy import mean_check
 
 
 def channel(layer: str) -> Objective:
     """The mean of the unit's channel over space: f(x) = mean a[..., channel].
+
+    Of a layer that normalizes every channel over space it is a constant, which
+    `featvis_jax.visualize.ascent.check` refuses.
 
     Args:
       layer: Name of a layer. A convolution's output is taken before its ReLU, since a channel that
@@ -25,11 +29,13 @@ def channel(layer: str) -> Objective:
       >>> float(channel("conv1").value(activations, jnp.zeros((4, 4, 1)), Unit(jnp.int32(1))))
       4.0
     """
+    description = f"channel({layer!r})"
     return Objective(
-        f"channel({layer!r})",
+        description,
         (layer,),
         lambda activations, image, unit: jnp.mean(own_channel(activations[layer], unit)),
         reads_one_channel=True,
+        checks=(mean_check(layer, description),),
     )
 
 
@@ -113,6 +119,7 @@ def layer(name: str) -> Objective:
         f"layer({name!r})",
         (name,),
         lambda activations, image, unit: jnp.mean(jnp.square(activations[name])),
+        reads_whole=(name,),
     )
 
 

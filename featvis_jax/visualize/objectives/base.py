@@ -57,6 +57,7 @@ class Objective:
       checks: Functions of the network that raise `ValueError` where it does not fit.
       place: ``(unit, grid) -> indices`` of the one place of its layer that it reads; ``None``
         where it reads several. The network then sees no more of the image than that place does.
+      reads_whole: Those of `layers` of which it does not read the channel of the unit's number.
 
     Example:
       >>> from featvis_jax.visualize.objectives import channel
@@ -74,18 +75,27 @@ class Objective:
     reads_variants: bool = False
     checks: tuple[Check, ...] = dataclasses.field(default=(), repr=False)
     place: Place | None = dataclasses.field(default=None, repr=False)
+    reads_whole: tuple[str, ...] = ()
+
+    @property
+    def unit_layers(self) -> tuple[str, ...]:
+        """The layers whose channels the unit's number counts."""
+        return tuple(name for name in self.layers if name not in self.reads_whole)
 
     def __add__(self, other: Objective) -> Objective:
         """The sum of two."""
+        layers = tuple(dict.fromkeys(self.layers + other.layers))
+        counted = self.unit_layers + other.unit_layers
         return Objective(
             f"{self.description} + {other.description}",
-            tuple(dict.fromkeys(self.layers + other.layers)),
+            layers,
             lambda activations, image, unit: (
                 self.value(activations, image, unit) + other.value(activations, image, unit)
             ),
             self.reads_one_channel and other.reads_one_channel,
             self.reads_variants or other.reads_variants,
             self.checks + other.checks,
+            reads_whole=tuple(name for name in layers if name not in counted),
         )
 
     def __mul__(self, factor: float) -> Objective:
@@ -138,6 +148,7 @@ class Objective:
             ),
             reads_one_channel=False,
             checks=(*self.checks, check),
+            reads_whole=self.layers,
         )
 
 

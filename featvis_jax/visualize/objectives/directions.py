@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Activations, Image, Scalar
 from featvis_jax.visualize.objectives.base import Check, Numbers, Objective, Unit, fingerprint
+from featvis_jax.visualize.objectives.constancy import mean_check
 
 
 def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
@@ -44,7 +45,8 @@ def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
         along, _ = _along(activations[layer], fixed, unit, description)
         return jnp.mean(along)
 
-    return Objective(description, (layer,), value, checks=_length_check(layer, fixed, description))
+    checks = (*_length_check(layer, fixed, description), mean_check(layer, description))
+    return Objective(description, (layer,), value, checks=checks, reads_whole=(layer,))
 
 
 def cosine_direction(layer: str, *, vector: Numbers | None = None, power: float = 2.0) -> Objective:
@@ -86,7 +88,8 @@ def cosine_direction(layer: str, *, vector: Numbers | None = None, power: float 
         cosine = along / jnp.sqrt(squares + 1e-12)
         return jnp.mean(along * jnp.maximum(cosine, 0.1) ** power)
 
-    return Objective(description, (layer,), value, checks=_length_check(layer, fixed, description))
+    checks = _length_check(layer, fixed, description)
+    return Objective(description, (layer,), value, checks=checks, reads_whole=(layer,))
 
 
 def _read(factory: str, vector: Numbers | None) -> tuple[np.ndarray | None, str]:

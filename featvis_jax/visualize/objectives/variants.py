@@ -54,6 +54,7 @@ def interpolation(first: Objective, second: Objective, *, share: float | None = 
         both.reads_one_channel,
         both.reads_variants or share is None,
         both.checks,
+        reads_whole=both.reads_whole,
     )
 
 
@@ -96,4 +97,5 @@ def diversity(layer: str) -> Objective:
         others = lax.psum(gram, VARIANTS) - gram
         return -jnp.sum(gram * others) / lax.axis_size(VARIANTS)
 
-    return Objective(f"diversity({layer!r})", (layer,), value, reads_variants=True)
+    description = f"diversity({layer!r})"
+    return Objective(description, (layer,), value, reads_variants=True, reads_whole=(layer,))

@@ -209,7 +209,8 @@ def test_only_what_a_layer_needs_is_traced(tmp_path, rng):
         return str(jaxpr).count("name=_valid_conv")
 
     names = [layer.name for layer in network.layers if layer.operator == "Conv"]
-    assert [convolutions(name) for name in names] == [1, 2, 3, 4, 5, 6]
+    # The last one's window is a single voxel: a matrix product.
+    assert [convolutions(name) for name in names] == [1, 2, 3, 4, 5, 5]
     assert network.activations(network.variables, image, ()) == {}
 
 
@@ -266,7 +267,7 @@ def test_names_are_those_of_nodes_and_unique(tmp_path, rng):
     left, right = b.node("Split", x, axis=1, outputs=2, num_outputs=2, name="halves")
     network = onnx_network(save(b.model(left, right), tmp_path))
     names = [layer.name for layer in network.layers]
-    assert names == ["block/relu", "v1_0", "v2_0", "v3_0", "v4_0", "v4_1"]
+    assert names == ["block/relu", "twice", "twice@2", "v3_0", "v4_0", "v4_1"]
     image = jnp.ones((6, 6, 2))
     # The layer's own name, and no ReLU after a layer "block".
     assert set(network.activations(network.variables, image, ("block/relu",))) == {"block/relu"}
@@ -373,6 +374,9 @@ def test_what_an_operator_cannot_do_is_refused_by_name(tmp_path, rng):
         )  # fmt: skip
     with pytest.raises(ValueError, match=r"'it' \(Conv\): a kernel of shape \(3, 5, 3, 3\)"):
         network("Conv", rng.standard_normal((3, 5, 3, 3)).astype(np.float32))
+    for options in ({"dilations": [2, 1]}, {"strides": [1, 4]}):
+        with pytest.raises(ValueError, match=r"'it' \(MaxPool\): auto_pad with dilations, or"):
+            network("MaxPool", kernel_shape=[3, 2], auto_pad="SAME_UPPER", **options)
     statistics = [np.ones(2, np.float32)] * 4
     with pytest.raises(ValueError, match=r"'it' \(BatchNormalization\): it is in training mode"):
         network("BatchNormalization", *statistics, training_mode=1)

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from featvis_jax.importers.onnx.operators.registry import Layout, Node, Operator, per_channel
 from featvis_jax.importers.onnx.operators.windows import windows
 from featvis_jax.nn import ops
+from featvis_jax.nn.ops.fusion import apart_from_pooling
 
 
 def _numbers(rank: int) -> tuple[str, str, str]:
@@ -26,9 +27,12 @@ def _conv(node: Node, images: Array, kernel: Array, bias: Array | None = None) -
             f"{images.shape[-1]} channels of an image with spatial shape {images.shape[1:-1]}."
         )
     place = windows(node, images.shape[1:-1], tuple(kernel.shape[2:]))
-    if groups == 1 and set(place.strides) == set(place.dilations) == {1}:
+    is_point = set(place.size) == {1}
+    if groups == 1 and (is_point or set(place.strides) == set(place.dilations) == {1}):
         if any(map(any, place.pads)):
             images = jnp.pad(images, ((0, 0), *place.pads, (0, 0)))
+        if is_point:
+            images = images[(slice(None), *(slice(None, None, step) for step in place.strides))]
         convolved = ops.conv(images, jnp.moveaxis(kernel, (1, 0), (-2, -1)))
     else:
         convolved = lax.conv_general_dilated(
@@ -40,6 +44,7 @@ def _conv(node: Node, images: Array, kernel: Array, bias: Array | None = None) -
             feature_group_count=groups,
             dimension_numbers=_numbers(rank),
         )
+        convolved = apart_from_pooling(convolved)
     return convolved if bias is None else convolved + per_channel(bias, convolved)
 
 
@@ -79,6 +84,7 @@ def _conv_transpose(node: Node, images: Array, kernel: Array, bias: Array | None
             feature_group_count=groups,
             dimension_numbers=_numbers(rank),
         )
+        convolved = apart_from_pooling(convolved)
     return convolved if bias is None else convolved + per_channel(bias, convolved)
 
 
@@ -101,7 +107,7 @@ def _transposed_pads(
     dilations: tuple[int, ...],
     extra: tuple[int, ...],
 ) -> tuple[tuple[int, int], ...]:
-    """What is cut off before and after."""
+    """What is cut off before and after; less than nothing where zeros are added."""
     rank = len(spatial)
     mode = node.attributes.get("auto_pad", "NOTSET")
     shape = node.attributes.get("output_shape")
@@ -114,9 +120,17 @@ def _transposed_pads(
     for n, k, s, d, more, out in zip(
         spatial, size, strides, dilations, extra, list(wanted)[-rank:], strict=True
     ):
-        total = max(s * (n - 1) + more + (k - 1) * d + 1 - out, 0)
+        natural = s * (n - 1) + (k - 1) * d + 1
+        if shape is not None and not 0 < out < natural + s:
+            raise node.refuse(
+                f"its output_shape is {list(shape)}; expected from 1 to {natural + s - 1} where "
+                f"its image has {n} voxels."
+            )
+        total = max(natural + more - out, 0)
         small, large = total // 2, total - total // 2
-        pads.append((small, large) if mode == "SAME_UPPER" else (large, small))
+        low, high = (small, large) if mode == "SAME_UPPER" else (large, small)
+        # What the windows do not reach is zero, and comes behind.
+        pads.append((low, natural + more - out - low if shape is not None else high))
     return tuple(pads)
 
 

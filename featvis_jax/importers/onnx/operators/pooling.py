@@ -19,7 +19,18 @@ _MOST_ELEMENTS = 255
 
 
 def _place(node: Node, images: Array) -> Windows:
-    return windows(node, images.shape[1:-1], tuple(node.attributes["kernel_shape"]))
+    place = windows(node, images.shape[1:-1], tuple(node.attributes["kernel_shape"]))
+    if node.attributes.get("auto_pad", "NOTSET").startswith("SAME"):
+        for n, size, stride, dilation in zip(
+            images.shape[1:-1], place.size, place.strides, place.dilations, strict=True
+        ):
+            is_passed_over = (-(-n // stride) - 1) * stride + size < n
+            if is_passed_over or (size > 1 and dilation > 1):
+                raise node.refuse(
+                    "auto_pad with dilations, or with strides larger than the window, is one thing "
+                    "by ONNX's definition and another in ONNX Runtime: export it with pads."
+                )
+    return place
 
 
 def _max_pool(node: Node, images: Array) -> Array:

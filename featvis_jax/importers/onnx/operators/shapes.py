@@ -155,9 +155,9 @@ def _reduction(function: Callable[..., Array]) -> Operator:
     def reduce(node: Node, x: Array, axes: np.ndarray | None = None) -> Array:
         along = _integers(axes, node, "axes")
         if not along:
-            if node.attributes.get("noop_with_empty_axes", 0):
-                return x
-            along = list(range(x.ndim))
+            # Over no axis, a norm still is one: of each element.
+            is_kept = node.attributes.get("noop_with_empty_axes", 0)
+            along = [] if is_kept else list(range(x.ndim))
         keep = bool(node.attributes.get("keepdims", 1))
         return function(x, axis=tuple(along), keepdims=keep)
 
