@@ -102,7 +102,7 @@ def main(_: Sequence[str]) -> None:
     refuse_foreign(out, "cohort.json", what="reproduction")
     make_directory(out)
     with locked(out):
-        _refuse_other_cohort(out, cohort)
+        refuse_other_cohort(out, cohort, cohort_flags.volume_cache_directory(cohort))
         run_stages(out, plan.stages, tell=lambda text: print(text, end="", flush=True))
         found = numbers(out, plan, _settings(scale, cohort))
         _draw(out, plan, scale)
@@ -115,11 +115,10 @@ def main(_: Sequence[str]) -> None:
     print(f"Report: {html.resolve().as_uri()}, and {markdown}")
 
 
-def _refuse_other_cohort(out: Path, cohort: Cohort) -> None:
+def refuse_other_cohort(out: Path, cohort: Cohort, cache: Path) -> None:
     """Refuse to mix results of scans or labels that were replaced between two starts."""
-    place = cohort_flags.volume_cache_directory(cohort)
     with callback("reading scans", unit="scan") as on_scans:
-        cached = cache_volumes(cohort.subjects, place, progress=on_scans)
+        cached = cache_volumes(cohort.subjects, cache, progress=on_scans)
     files, path = checksums(cohort, cached), out / "cohort.json"
     if path.exists():
         manifest.refuse_mismatch(out, json.loads(path.read_bytes()), files)

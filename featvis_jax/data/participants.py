@@ -170,17 +170,19 @@ def _records(table: Path) -> list[tuple[int, list[str]]]:
 
 def _text(table: Path) -> str:
     content = table.read_bytes()
-    fix = "save it as UTF-8 text with tabs between cells"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CohortError(f"{table}: UTF-16, as spreadsheets write it; {fix}, not UTF-16")
+    fault, error = None, None
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        if "\0" in text.split("\n", 1)[0]:
+            fault = f"{table.name} line 1: NUL bytes, as in UTF-16"
+    except UnicodeDecodeError as caught:
+        text, error = "", caught
+        line = content[: caught.start].count(b"\n") + 1
+        fault = f"{table.name} line {line}: {caught}"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        fault = f"{table.name} line 1: the mark of UTF-16, which spreadsheets write"
+    if fault is not None:
         raise CohortError(
-            f"{table}: expected UTF-8 text with tabs between cells; save it as such:",
-            [f"{table.name} line {line}: {error}"],
+            f"{table}: expected UTF-8 text with tabs between cells; save it as such:", [fault]
         ) from error
-    if "\0" in text.split("\n", 1)[0]:
-        raise CohortError(f"{table}: its first line holds NUL bytes, as in UTF-16; {fix}")
     return text

@@ -14,7 +14,7 @@ from featvis_jax import memory
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
 from featvis_jax.visualize.objectives import Unit
-from featvis_jax.visualize.recipe import Recipe, check_units
+from featvis_jax.visualize.recipe import Recipe, check_channels, check_units
 from featvis_jax.visualize.sharding import ShardedAscent
 
 # A call to the device should be long enough to hide its cost, and short enough that progress is
@@ -111,6 +111,7 @@ class LayerProgram:
         self._sharded = ShardedAscent(network, recipe, self.batch_size, devices)
         self._init, self._measure = self._sharded.compile_init(), self._sharded.compile_measure()
         self._variables = self._sharded.copied(network.variables)
+        self._network, self._recipe = network, recipe
         self._steps, self._variants = recipe.steps, recipe.variants
         self.num_devices = self._sharded.num_devices
         self.compile_seconds = time.monotonic() - started
@@ -129,7 +130,11 @@ class LayerProgram:
           batch: The channels, padded to the program's batch size.
           keys: A random key for each (`featvis_jax.visualize.ascent.unit_keys`).
           on_steps: Called after each call to the device with the steps that it took.
+
+        Raises:
+          ValueError: A layer that the recipe reads has no such channel.
         """
+        check_channels(self._recipe, self._network, batch.channels)
         started = time.monotonic()
         units = Unit(self._sharded.dealt(np.array(batch.channels, np.int32)))
         key_data = self._sharded.dealt(jax.device_get(jax.random.key_data(keys)))

@@ -90,7 +90,7 @@ def check_units(recipe: Recipe, network: Network, layer: str, channels: Collecti
     """Refuse units that the recipe's objective is not about.
 
     Otherwise an image would go by the name of a layer, or by a number, that it has nothing to do
-    with: an array's index out of range is the nearest one to JAX.
+    with.
 
     Args:
       recipe: The recipe.
@@ -115,19 +115,34 @@ def check_units(recipe: Recipe, network: Network, layer: str, channels: Collecti
             f"{' and '.join(map(repr, home))}, and units of layer {layer!r} are asked for: name "
             "the same layer in both."
         )
-    for term in recipe.terms:
-        for count in (network.layer(name).channels for name in term.unit_layers):
-            if max(channels) >= count:
-                raise ValueError(
-                    f"{term.description} reads the channel of the unit's number in each of "
-                    f"{', '.join(term.unit_layers)}, of which one has channels 0 to {count - 1}, "
-                    f"not {max(channels)}: leave that unit out, or fix a channel with .of(NUMBER)."
-                )
+    check_channels(recipe, network, channels)
     if objective.layers and not objective.unit_layers and set(channels) != {0}:
         raise ValueError(
             f"channels is {list(channels)}; {objective.description} is the same whatever the "
             "unit's channel: ask for its one unit, [0]."
         )
+
+
+def check_channels(recipe: Recipe, network: Network, channels: Collection[int]) -> None:
+    """Refuse numbers of channels that a layer lacks: to JAX, one out of range is the nearest.
+
+    Args:
+      recipe: The recipe.
+      network: What it is for.
+      channels: Numbers of units.
+
+    Raises:
+      ValueError: A layer whose channels the recipe reads by the unit's number has fewer.
+    """
+    for term in recipe.terms:
+        for name in term.unit_layers:
+            count = network.layer(name).channels
+            if not 0 <= min(channels) <= max(channels) < count:
+                raise ValueError(
+                    f"channels is {list(channels)}; {term.description} reads the channel of the "
+                    f"unit's number of layer {name!r}, which has 0 to {count - 1}: leave out what "
+                    "it lacks, or fix the channel with .of(NUMBER)."
+                )
 
 
 def _check_fit(recipe: Recipe, network: Network) -> None:

@@ -64,7 +64,10 @@ def test_ids_that_differ_by_case_only(write_cohort):
         (b"participant_id,sex\nsub-01,F\n", "separated by tabs"),
         (b"participant_id\tsex\tsex\nsub-01\tF\tF\n", "distinct column names"),
         (b"subject\tsex\nsub-01\tF\n", "participant_id"),
-        ("participant_id\tsex\nsub-01\tF\n".encode("utf-16"), "UTF-16.*save it as UTF-8"),
+        (
+            "participant_id\tsex\nsub-01\tF\n".encode("utf-16"),
+            "UTF-8 text(.|\\n)*line 1: the mark of UTF-16",
+        ),
         ("participant_id\tsex\nsub-01\tF\n".encode("utf-16-le"), "NUL bytes, as in UTF-16"),
         ("participant_id\tsite\nsub-01\tKöln\n".encode("latin-1"), "UTF-8(.|\n)*line 2: "),
         (b'participant_id\tsex\nsub-01\t"F\n', "line 2: nothing closes a quotation mark"),

@@ -17,13 +17,14 @@ import pytest
 from PIL import Image as Pillow
 from scipy import stats
 
-from experiments import stopping
+from experiments import reproduce_paper, stopping
 from experiments.reproduction import figures, looks, plan, scales, stages, statistics
 from experiments.reproduction.evidence import Evidence
 from experiments.reproduction.stages import Stage, is_finished, marker, run_stages
 from experiments.reproduction.statements import STATEMENTS
 from experiments.reproduction.verdicts import Statement
-from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.cohorts import Cohort, read_cohort
+from featvis_jax.data.synthetic import write_synthetic_cohort
 from featvis_jax.results.tables import STATUSES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -191,6 +192,28 @@ def test_shipped_models_are_taken_where_slices_fit_and_volumes_are_made_coarser(
     assert "--steps=200" in commands["images-sex"]
     assert "--steps=256" in commands["comparison"]
     assert "--penalty=layer_l1" in commands["comparison"]
+
+
+def test_scans_and_tables_that_were_replaced_are_refused_by_name(tmp_path):
+    folder = write_synthetic_cohort(tmp_path / "cohort", num_subjects=5, voxel_size_mm=16)
+    (tmp_path / "out").mkdir()
+
+    def check() -> None:
+        cohort, cache = read_cohort(folder), tmp_path / "cache"
+        reproduce_paper.refuse_other_cohort(tmp_path / "out", cohort, cache)
+
+    check()
+    check()
+    first, second = sorted(folder.glob("sub-*/anat/*.nii.gz"))[:2]
+    first.write_bytes(second.read_bytes())
+    table = folder / "participants.tsv"
+    table.write_text(table.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"another configuration") as caught:
+        check()
+    told = str(caught.value)
+    assert f"{first.relative_to(folder)}: the run has" in told
+    assert "participants.tsv: the run has" in told
+    assert told.count("the run has") == 2
 
 
 def test_a_stage_reads_only_what_stages_before_it_left():

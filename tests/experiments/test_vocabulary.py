@@ -66,7 +66,7 @@ REFUSED = {
     "channels of a layer": (["--objective=layer", "--channels=1"], "leave --channels out"),
     "projection of phases": (
         ["--parameterization=phase", "--regularization=tv_0.1"],
-        "works on the image itself",
+        "Give --regularization=lucid",
     ),
     "contrast without a ground": (["--contrast=0.1"], "take one of dark, bright, both"),
     "no contrast": (["--intensity=both", "--contrast=0"], "the contrast in (0, 1]"),

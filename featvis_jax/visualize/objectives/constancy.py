@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 from jaxtyping import Array
 
 from featvis_jax.nn.network import Layer, Variables
@@ -75,7 +76,7 @@ def _may_be(network: Network, layer: Layer) -> bool:
     leaves = jax.tree.leaves(network.variables)
     if len(layer.shape) < 2 or not all(isinstance(leaf, jax.Array) for leaf in leaves):
         return False
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, core.Tracer) for leaf in leaves):
         return False  # Only shapes are asked for.
     reach = layer.receptive_field
     if reach is not None and 2 * reach < min(network.image_shape[:-1]):
