@@ -7,6 +7,7 @@ earlier run had taken already, count.
 """
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -96,6 +97,11 @@ class Progress:
     def note(self, text: str) -> None:
         """Add a number of interest, such as the loss, to whatever is shown next."""
         self._note = text
+
+    def measured(self, name: str, value: float) -> None:
+        """Note a number from the first finite one on; one that is not finite later on is told."""
+        if self._note or math.isfinite(value):
+            self.note(f"{name} {value:.3f}")
 
     def count(self, status: str) -> None:
         """Count something that is finished, by its status."""

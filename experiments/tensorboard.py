@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from featvis_jax.results.tables import UnitRecord
+
 TENSORBOARD = flags.DEFINE_bool(
     "tensorboard", False, "Also write scalars and images for TensorBoard to tensorboard in --out."
 )
@@ -35,6 +37,22 @@ class Events:
         """Put what was written on the disk."""
         if self._writer is not None:
             self._writer.flush()
+
+
+def image_name(record: UnitRecord, *, variants: int) -> str:
+    """Where an image of a run is found: by its layer, its channel and, among several, its variant.
+
+    Args:
+      record: Of the image.
+      variants: Images that each unit of the run has.
+
+    Example:
+      >>> rest = ("alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0)
+      >>> image_name(UnitRecord("conv5", 3, *rest, variant=2), variants=4)
+      'conv5/0003/variant2'
+    """
+    name = f"{record.layer}/{record.channel:04d}"
+    return name if variants == 1 else f"{name}/variant{record.variant}"
 
 
 def library() -> Any | None:

@@ -318,16 +318,11 @@ def _fit(
 ) -> training.Result:
     """Train, and tell of it on the terminal, in files and to TensorBoard."""
     with tensorboard.events(out) as log, Progress(schedule.steps) as progress:
-        told = False
 
         def on_step(step: int, loss: float) -> None:
-            nonlocal told
             if step > progress.done + 1:
                 progress.skip(step - progress.done - 1)
-            # Of the first step no loss is known yet; what is not finite later on is told.
-            told = told or math.isfinite(loss)
-            if told:
-                progress.note(f"loss {loss:.3f}")
+            progress.measured("loss", loss)
             progress.advance(1)
             if math.isfinite(loss):
                 log.scalar("loss/step", loss, step=step - 1)

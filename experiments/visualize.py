@@ -228,9 +228,7 @@ def _run(program: LayerProgram, layer: str, batch: Batch, progress: Progress) ->
 
 def _log(log: tensorboard.Events, result: UnitResult, window: tuple[float, float]) -> None:
     """Tell TensorBoard of a finished image."""
-    name = f"{result.record.layer}/{result.record.channel:04d}"
-    if FLAGS.variants > 1:
-        name += f"/variant{result.record.variant}"
+    name = tensorboard.image_name(result.record, variants=FLAGS.variants)
     for step, (objective, penalty) in enumerate(zip(result.objective, result.penalty, strict=True)):
         log.scalar(f"{name}/objective", float(objective), step=step)
         log.scalar(f"{name}/penalty", float(penalty), step=step)

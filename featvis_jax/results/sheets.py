@@ -109,9 +109,7 @@ def contact_sheet(
         raise ValueError(f"images on one page must have one shape; got {planes[0][0].shape} first.")
     windows = _windows(planes, statuses, window)
     unit_width, unit_height = pixels.tile(planes[0], (0.0, 1.0), 1).pixels.shape[::-1]
-    sizes = [len(list(same)) for _, same in groupby(groups or range(len(planes)))]
-    if sum(sizes) != len(planes):
-        raise ValueError(f"got {len(planes)} images and {sum(sizes)} groups; expected one each.")
+    sizes = _group_sizes(groups, len(planes))
     block = _Block.fit(max(sizes), unit_width + 16, unit_height + 38)
     if columns is None:
         size = block.columns * (unit_width + 16), block.rows * (unit_height + 38)
@@ -142,6 +140,13 @@ def contact_sheet(
     shared = None if window == "own" else pixels.opened(windows[0])
     _draw_footer(draw, page, layout, shared, _notes(affine, len(planes[0])))
     return pixels.encode_png(np.asarray(page))
+
+
+def _group_sizes(groups: Sequence[object] | None, count: int) -> list[int]:
+    """Return how many images follow each other in each group."""
+    if groups is not None and len(groups) != count:
+        raise ValueError(f"got {count} images and {len(groups)} groups; expected one each.")
+    return [len(list(same)) for _, same in groupby(range(count) if groups is None else groups)]
 
 
 def _windows(

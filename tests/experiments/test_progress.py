@@ -64,6 +64,18 @@ def test_neither_compiling_nor_earlier_steps_count_for_the_time_left():
     assert told.done == 600
 
 
+def test_a_number_is_told_from_the_first_one_that_is_known():
+    stream = io.StringIO()
+    clock = Clock()
+    with Progress(10, stream=stream, interval_s=0, clock=clock) as told:
+        for loss in (float("nan"), 0.5, float("nan")):
+            clock.now += 1
+            told.measured("loss", loss)
+            told.advance(1)
+    lines = stream.getvalue().splitlines()
+    assert [line.split("left")[1] for line in lines] == ["", ", loss 0.500", ", loss nan"]
+
+
 def test_a_terminal_gets_a_bar_with_rate_time_left_and_counts():
     stream, clock = Terminal(), Clock()
     with Progress(40, stream=stream, clock=clock) as told:

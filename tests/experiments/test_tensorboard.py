@@ -9,6 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import tensorboard
+from tests.results import gallery_runs
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +59,11 @@ def test_a_missing_library_is_told_with_the_fix(tmp_path, monkeypatch):
     told = r"--tensorboard needs .*pip install -e '\.\[tensorboard\]'"
     with pytest.raises(ValueError, match=told):
         tensorboard.library()
+
+
+def test_variants_stand_below_their_unit_and_layers_are_those_of_the_network():
+    rows = [gallery_runs.unit("e/conv1", 3, variant=each).record for each in (1, 2)]
+    assert [tensorboard.image_name(row, variants=2) for row in rows] == [
+        "e/conv1/0003/variant1", "e/conv1/0003/variant2",
+    ]  # fmt: skip
+    assert tensorboard.image_name(rows[0], variants=1) == "e/conv1/0003"

@@ -205,6 +205,31 @@ def test_what_suppresses_is_nowhere_said_to_drive(run, built):
         assert page.facts("Image as") == ["pixels(noise=0.1)"]
 
 
+def test_an_overview_speaks_of_what_was_asked(tmp_path):
+    objectives = {
+        "channels": {"conv1": "channel('conv1')", "conv2": "channel('conv2')"},
+        "logits": {"conv1": "logit_difference('conv1')", "conv2": "2.0 * logit('conv2')"},
+        "both": {"conv1": "channel('conv1')", "conv2": "(-1.0) * layer('conv2')"},
+    }
+    told = {
+        "channels": ("What drives each channel most.", "2 of 2 channels"),
+        "logits": ("What drives each logit most.", "2 of 2 logits"),
+        "both": ("What each layer was asked for.", "2 of 2 units"),
+    }
+    for name, objective in objectives.items():
+        units = [runs.unit(layer, 0) for layer in objective]
+        wanted = {layer: [0] for layer in objective}
+        site = build_gallery(
+            runs.write_run(tmp_path / name, units, wanted=wanted, objective=objective)
+        ).parent
+        text = runs.Page(site / "index.html").text
+        assert all(words in text for words in told[name])
+    assert "What suppresses the whole layer most" in text
+    page = runs.Page(site / "units" / "conv2" / "0000.html")
+    assert page.read("h1") == ["conv2 whole layer"]
+    assert page.all("img")[0]["alt"].startswith("Image that suppresses conv2 as a whole most")
+
+
 def test_a_comparison_says_which_run_suppresses(tmp_path):
     driven = runs.write_run(
         tmp_path / "driven", [runs.unit("conv1", 3)], wanted={"conv1": [3]}, regularization="blur"

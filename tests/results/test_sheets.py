@@ -193,6 +193,8 @@ def test_what_does_not_fit_together_is_refused(rng):
         sheets.contact_sheet([], titles=[], statuses=[], title="conv1")
     with pytest.raises(ValueError, match="one shape"):
         sheet([images[0], images[1][:5]])
+    with pytest.raises(ValueError, match="2 images and 3 groups"):
+        sheet(images, groups=[0, 0, 1])
     with pytest.raises(ValueError, match="window must be"):
         sheet(images, window=(1.0, 0.0))
     with pytest.raises(ValueError, match="columns must be"):

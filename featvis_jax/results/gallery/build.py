@@ -74,7 +74,6 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
 def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[str, object]:
     """Return what every page of a run may say."""
     configuration = run.configuration
-    questions = list(dict.fromkeys(layer.question for layer in layers))
     names = {layer.name for layer in layers}
     # The page of a unit stands two directories below the gallery.
     to_run = os.path.relpath(run.directory.resolve(), (site.directory / "units/x").resolve())
@@ -89,7 +88,8 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
         "finished": sum(layer.finished for layer in layers),
         "wanted": sum(layer.wanted for layer in layers),
         "variants": run.variants,
-        "questions": questions,
+        "sought": contents.sought(layers),
+        "units": contents.units_word(layers),
         "is_transformed": contents.is_transformed(configuration),
         "other_layers": [row for row in run.layers() if row.layer not in names],
         "view_options": contents.view_options(grid.planes),

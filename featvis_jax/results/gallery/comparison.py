@@ -97,16 +97,7 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
             rows = _rows(site, runs, same)
             if not rows:
                 continue
-            projected = []
-            for number, (run, layer) in enumerate(zip(runs, same, strict=True)):
-                units = layer.units if layer else []
-                for variant in (variant for unit in units for variant in unit.variants):
-                    image, _ = run.image(*variant.record.key)
-                    stem = f"pictures/{file_name(name)}/{variant.name}-{number}"
-                    projected.append(
-                        write_planes(site, variant, image, stem=stem, planes=planes, window=window)
-                    )
-            write_projections(site, projected)
+            _write_pictures(site, runs, same, planes, window)
             pages.append((name, f"layers/{file_name(name)}.html", rows))
         for before, (name, page, rows), after in contents.neighbours(pages):
             site.page(
@@ -119,6 +110,26 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
                 **about,
             )
         return site.page("index.html", "comparison.html", pages=pages, **about)
+
+
+def _write_pictures(
+    site: Site,
+    runs: Sequence[RunView],
+    layers: Sequence[Layer | None],
+    planes: list[grids.Plane],
+    window: pixels.Window,
+) -> None:
+    """Draw the images that some runs have of one layer, one in memory at a time."""
+    projected = []
+    for number, (run, layer) in enumerate(zip(runs, layers, strict=True)):
+        units = layer.units if layer else []
+        for variant in (variant for unit in units for variant in unit.variants):
+            image, _ = run.image(*variant.record.key)
+            stem = f"pictures/{file_name(variant.record.layer)}/{variant.name}-{number}"
+            projected.append(
+                write_planes(site, variant, image, stem=stem, planes=planes, window=window)
+            )
+    write_projections(site, projected)
 
 
 def _model(run: RunView) -> str:

@@ -250,6 +250,33 @@ def layers(run: RunView, records: Sequence[UnitRecord]) -> list[Layer]:
     return found
 
 
+def sought(layers: Sequence[Layer]) -> str:
+    """Say what the images of a run show, as far as its layers were asked the same.
+
+    Args:
+        layers: of the run.
+
+    >>> sought([])
+    'what drives each channel most'
+    """
+    asked = {layer.question.sought for layer in layers} or {question({}, "").sought}
+    return asked.pop() if len(asked) == 1 else "what each layer was asked for"
+
+
+def units_word(layers: Sequence[Layer]) -> str:
+    """Name what is counted, in the plural: channels, logits, or units where layers differ.
+
+    Args:
+        layers: of the run.
+
+    >>> units_word([])
+    'channels'
+    """
+    words = {layer.question.unit for layer in layers if layer.question.is_of_channels}
+    alike = len(words) == 1 and all(layer.question.is_of_channels for layer in layers)
+    return "channels" if not layers else f"{words.pop()}s" if alike else "units"
+
+
 def is_transformed(configuration: Mapping[str, Any]) -> bool:
     """Whether the ascent looked at its images through transforms, as far as a run says.
 
