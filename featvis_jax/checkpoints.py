@@ -45,6 +45,7 @@ _REQUIRED = (
 )
 _SEALS = ("weights_sha256", "files_sha256", "card_sha256")
 _COPY_AGAIN = "copy or save the model again"
+_OR_SEAL = " What was changed on purpose, or saved by an earlier version, seal_model makes valid."
 
 
 class TrainedModel(NamedTuple):
@@ -134,7 +135,28 @@ def save_model(
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(spectrum, np.float32), allow_pickle=False)
         atomic_write_bytes(directory / _SPECTRUM, buffer.getvalue())
-    card["weights_sha256"] = weights_hash(variables)
+    _seal(directory, {**card, "weights_sha256": weights_hash(variables)})
+
+
+def seal_model(directory: Path | str) -> None:
+    """Write the checksums of a model's files and card into the card.
+
+    For a card that was changed on purpose, its name for example, and for a model that an earlier
+    version saved without checksums. Whether the weights are those that the card names is for
+    `load_model` to tell.
+
+    Args:
+      directory: A directory that `save_model` wrote.
+
+    Raises:
+      FileNotFoundError: There is no card.
+      ValueError: The card is not one.
+    """
+    directory = Path(directory)
+    _seal(directory, _read_card(directory / _CARD))
+
+
+def _seal(directory: Path, card: dict[str, Any]) -> None:
     card["files_sha256"] = {name: _sha256(directory / name) for name in _files(directory)}
     card["card_sha256"] = _card_hash(card)
     text = json.dumps(card, indent=2) + "\n"
@@ -194,22 +216,24 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
 
 def _card(path: Path) -> dict[str, Any]:
     """A card that is as it was saved."""
+    card = _read_card(path)
+    if missing := [key for key in _REQUIRED if key not in card]:
+        raise ValueError(f"{path} lacks {missing}: {_COPY_AGAIN}.{_OR_SEAL}")
+    if (found := _card_hash(card)) != card["card_sha256"]:
+        raise ValueError(
+            f"{path} hashes to {found}, but says of itself {card['card_sha256']}: it was changed "
+            f"after the model was saved; restore it, or {_COPY_AGAIN}.{_OR_SEAL}"
+        )
+    return card
+
+
+def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_bytes().decode())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): {_COPY_AGAIN}.") from error
     if not isinstance(card, dict):
         raise ValueError(f"{path} holds {type(card).__name__}, not a card: {_COPY_AGAIN}.")
-    if missing := [key for key in _REQUIRED if key not in card]:
-        raise ValueError(
-            f"{path} lacks {missing}: {_COPY_AGAIN}. What an earlier version trained is saved "
-            "anew when its command is given again."
-        )
-    if (found := _card_hash(card)) != card["card_sha256"]:
-        raise ValueError(
-            f"{path} hashes to {found}, but says of itself {card['card_sha256']}: it was changed "
-            f"after the model was saved; restore it, or {_COPY_AGAIN}."
-        )
     return card
 
 

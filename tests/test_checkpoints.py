@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featvis_jax.checkpoints import load_model, save_model, weights_hash, zoo_names
+from featvis_jax.checkpoints import load_model, save_model, seal_model, weights_hash, zoo_names
 from featvis_jax.nn.cnn import CNN
 from tests import damaged_models
 
@@ -268,8 +268,13 @@ def test_a_card_may_be_laid_out_anew_but_not_changed(copied):
         load_model(copied)
     del card["card_sha256"]
     (copied / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match=r"copy/card.json lacks \['card_sha256'\]"):
+    with pytest.raises(ValueError, match=r"copy/card.json lacks \['card_sha256'\].* seal_model"):
         load_model(copied)
+    # A change that is meant, and a model of a version without checksums.
+    del card["files_sha256"]
+    (copied / "card.json").write_text(json.dumps(card))
+    seal_model(copied)
+    assert load_model(copied).intensity_range == (0.0, 1.5)
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "emptied"])
