@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
+import scipy.special
 from jaxtyping import Float
 
 UNIFORM_SHARE = 0.02
@@ -16,7 +17,7 @@ UNIFORM_SHARE = 0.02
 
 _FLUCTUATIONS = 3.0
 _LAST_GAIN = 0.06
-_FLATNESS_OF_NOISE = 0.66
+_FLATNESS_OF_NOISE = 0.8
 # Of the frequencies along an axis, from minus to plus Nyquist, for the power in a cell.
 _CELLS = 8
 
@@ -43,7 +44,7 @@ def status(
       range. The unit asks for a grey level and no pattern.
     * ``noise``: what the ascent added to its start is below 2 % of the range, or has in every
       channel the spectrum of white noise: cells of an eighth of the frequencies along each axis,
-      in all directions, have nearly the same power (`flatness` of at least 0.66).
+      in all directions, have nearly the same power (`flatness` of at least 0.8).
     * ``alive``: the objective rose and came to rest, and the ascent made a pattern.
 
     Args:
@@ -88,14 +89,15 @@ def flatness(image: Float[np.ndarray, "*spatial"]) -> float:
     """How evenly an image's power is spread over frequencies and directions: 1 for white noise.
 
     The geometric over the arithmetic mean of the power in cells of an eighth of the frequencies
-    along each axis, without the mean of the image, tapered towards its border.
+    along each axis, without the mean of the image and tapered towards its border; as a share of
+    what white noise on as many voxels is expected to have.
 
     Args:
-      image: One channel, at least some sixteen voxels wide; a smaller one has too few frequencies
-        to tell, and even noise stays below 0.8.
+      image: One channel.
 
     Returns:
-      A number in [0, 1]; 0 for a flat image.
+      0 for a flat image, and for white noise 1 within a few percent, or a tenth where an axis has
+      no more than a dozen voxels.
 
     Example:
       >>> noise = np.random.default_rng(0).normal(size=(64, 64))
@@ -109,14 +111,21 @@ def flatness(image: Float[np.ndarray, "*spatial"]) -> float:
         taper = np.hanning(side + 2)[1:-1].astype(np.float32)
         values *= np.expand_dims(taper, [a for a in range(image.ndim) if a != axis])
     power = np.square(np.abs(np.asarray(scipy.fft.rfftn(values))), dtype=np.float64)
+    counts = np.ones(())
     for axis, side in enumerate(image.shape):
         half = axis == image.ndim - 1  # The other half of the last axis is its mirror image.
         frequencies = scipy.fft.rfftfreq(side) if half else scipy.fft.fftfreq(side) + 0.5
         cell = np.minimum((frequencies * _CELLS).astype(int), _CELLS - 1)
-        parts = [power.take(np.flatnonzero(cell == c), axis).mean(axis) for c in np.unique(cell)]
-        power = np.stack(parts, axis)
+        members = [np.flatnonzero(cell == each) for each in np.unique(cell)]
+        power = np.stack([power.take(each, axis).mean(axis) for each in members], axis)
+        # A Hann taper makes one independent frequency of three halves of one.
+        counts = np.multiply.outer(counts, [max(1.0, len(each) / 1.5) for each in members])
     mean = power.mean()
-    return float(np.exp(np.log(power + 1e-30 * mean).mean()) / mean) if mean > 0 else 0.0
+    if mean == 0:
+        return 0.0
+    # The logarithm of a mean of n exponential variables is expected to be psi(n) - log(n).
+    expected = np.mean(scipy.special.digamma(counts) - np.log(counts))
+    return float(np.exp(np.log(power + 1e-30 * mean).mean() - expected) / mean)
 
 
 def _fluctuation(trace: np.ndarray) -> float:
