@@ -112,6 +112,13 @@ def test_an_image_with_channels_in_the_middle_is_refused(tmp_path, rng):
         onnx_network(path)
 
 
+def test_a_network_without_any_channels_is_refused(tmp_path, rng):
+    b = Builder(rng, (1, 3, 6, 7))
+    x = b.node("ReduceMean", "image", np.array([1]), keepdims=0, name="grey")
+    with pytest.raises(ValueError, match=r"net\.onnx: of all that it computes \(grey\) no axis is"):
+        onnx_network(save(b.model(x), tmp_path))
+
+
 def vision_transformer(rng, *, class_token):
     """One block of attention with two heads, as PyTorch exports it."""
     b = Builder(rng, (1, 1, 8, 6))

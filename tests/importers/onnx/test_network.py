@@ -377,6 +377,11 @@ def test_what_an_operator_cannot_do_is_refused_by_name(tmp_path, rng):
     for options in ({"dilations": [2, 1]}, {"strides": [1, 4]}):
         with pytest.raises(ValueError, match=r"'it' \(MaxPool\): auto_pad with dilations, or"):
             network("MaxPool", kernel_shape=[3, 2], auto_pad="SAME_UPPER", **options)
+    # What JAX says of shapes in many lines or without a name is said of the node in one.
+    with pytest.raises(
+        ValueError, match=r"^\S*net\.onnx: Node 'it' \(Reshape\): its operands [^\n]*$"
+    ):
+        network("Reshape", np.array([3, -1]))
     statistics = [np.ones(2, np.float32)] * 4
     with pytest.raises(ValueError, match=r"'it' \(BatchNormalization\): it is in training mode"):
         network("BatchNormalization", *statistics, training_mode=1)
