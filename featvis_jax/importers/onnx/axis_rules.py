@@ -96,6 +96,9 @@ def channel_axis(graph: Graph) -> int | None:
         if axes is None or len(axes) < 3:
             continue
         of_channels = roles(axes[1])
+        if not of_channels:  # A single channel, taken away and added again: the axis that is left.
+            of_grid = {role for axis in axes[2:] for role in roles(axis)}
+            of_channels = {str(axis) for axis in range(1, len(image))} - of_grid
         if len(of_channels) == 1 and (name := of_channels.pop()).isdigit():
             return int(name)
     return None

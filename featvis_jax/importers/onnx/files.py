@@ -29,7 +29,8 @@ def read_model(path: Path | str) -> onnx.ModelProto:
     try:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except Exception as error:  # Protobuf's, which is not imported for its sake.
-        raise ValueError(f"{path} is not an ONNX file: {error}.") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is not an ONNX file: {said}.") from error
     if not model.graph.node or not model.opset_import:
         raise ValueError(f"{path} is not an ONNX file, or one without a network.")
     _load_external_data(path, model)

@@ -22,6 +22,7 @@ from featvis_jax.importers.onnx.operators.registry import (
     Layout,
     Node,
     Operator,
+    RefusedError,
     channels_first,
     channels_last,
     with_rank,
@@ -216,9 +217,9 @@ def _output_shapes(
 
     try:
         found = jax.eval_shape(compute, dynamic)
-    except ValueError:
+    except RefusedError:
         raise
-    except (IndexError, KeyError, TypeError) as error:
+    except Exception as error:  # Whatever JAX and NumPy say of shapes that do not fit.
         raise node.refuse(f"its operands or attributes do not fit: {error}.") from error
     for shape in found:
         if not all(shape.shape):

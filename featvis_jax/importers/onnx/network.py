@@ -167,7 +167,8 @@ def _targets(
             else:
                 targets[unique] = _Target(step, value, reading)
     if not targets:
-        raise ValueError("none of its outputs has an axis that is known to be channels.")
+        names = ", ".join(name for name, _ in refused) or "no numbers"
+        raise ValueError(f"of all that it computes ({names}) no axis is known to be channels.")
     return targets, tuple(refused)
 
 

@@ -231,16 +231,22 @@ def _power(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
 # ------------------------------------------------------------------------------- not supported
 
 
+_FOREIGN = """
+ArgMax Atan CumSum Hardmax IsNaN LRN LpPool MeanVarianceNormalization ReduceLogSumExp ReduceProd
+Round Shrink Sign ThresholdedRelu TopK
+"""
+
+
 def _foreign(random: Random, builder: Builder, shape: Shape) -> Drawn | None:
     """An operator that the importer does not have."""
-    name = random.choice(("LRN", "Round", "Sign", "ThresholdedRelu", "CumSum", "TopK", "Hardmax"))
-    if name == "LRN":
-        return Drawn(name, (), {"size": 3}) if len(shape) == 4 else None
+    name = random.choice(_FOREIGN.split())
+    if not shape or (name in ("LRN", "LpPool", "MeanVarianceNormalization") and len(shape) != 4):
+        return None
     if name == "CumSum":
         return Drawn(name, (np.array(0),))
     if name == "TopK":
-        return Drawn(name, (np.array([1]),), outputs=2) if shape else None
-    return Drawn(name)
+        return Drawn(name, (np.array([1]),), outputs=2)
+    return Drawn(name, (), {"LRN": {"size": 3}, "LpPool": {"kernel_shape": [2, 2]}}.get(name, {}))
 
 
 COMPUTE: list[Draw] = [

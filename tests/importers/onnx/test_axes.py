@@ -67,14 +67,16 @@ def test_features_that_a_linear_layer_mixes_on_the_last_axis_are_channels(tmp_pa
 
 
 @SHAPES
-@pytest.mark.parametrize("start", ["reshape", "pad", "sum"])
+@pytest.mark.parametrize("start", ["reshape", "squeeze", "pad", "sum"])
 def test_an_image_whose_last_axis_reaches_the_convolution_as_channels(tmp_path, rng, grid, start):
     """As Keras has it; of one channel, its exporter replaces the transposition by a reshape."""
-    rank, channels = len(grid), 1 if start == "reshape" else 3
+    rank, channels = len(grid), 1 if start in ("reshape", "squeeze") else 3
     b = Builder(rng, (1, *grid, channels))
     x = "image"
     if start == "reshape":
         x = b.node("Reshape", x, np.array([-1, 1, *grid]), name="in")
+    elif start == "squeeze":
+        x = b.node("Unsqueeze", b.node("Squeeze", x, np.array([-1])), np.array([1]), name="in")
     else:
         if start == "pad":
             sides = [0, *[1] * rank, 0]
@@ -89,7 +91,8 @@ def test_an_image_whose_last_axis_reaches_the_convolution_as_channels(tmp_path, 
     assert_close(found["conv"], np.moveaxis(values["conv"][0], 0, -1))
     for name in {"pad", "mean"} & set(found):
         assert_close(found[name], values[name][0])
-    assert_close(found["in"], np.moveaxis(values["in"][0], 0, -1))
+    if start != "squeeze":  # What has no axis of channels is no layer, and what it becomes neither.
+        assert_close(found["in"], np.moveaxis(values["in"][0], 0, -1))
 
 
 def test_an_open_grid_with_channels_last_is_read_by_the_shape_that_is_given(tmp_path, rng):
@@ -110,6 +113,13 @@ def test_an_image_with_channels_in_the_middle_is_refused(tmp_path, rng):
     path = save(b.model(b.conv(x, 3, 2, (1, 1, 1))), tmp_path)
     with pytest.raises(ValueError, match=r"net\.onnx: its input 'image'.*with axis 2 as its chan"):
         onnx_network(path)
+
+
+def test_a_network_without_any_channels_is_refused(tmp_path, rng):
+    b = Builder(rng, (1, 3, 6, 7))
+    x = b.node("ReduceMean", "image", np.array([1]), keepdims=0, name="grey")
+    with pytest.raises(ValueError, match=r"net\.onnx: of all that it computes \(grey\) no axis is"):
+        onnx_network(save(b.model(x), tmp_path))
 
 
 def vision_transformer(rng, *, class_token):

@@ -377,6 +377,15 @@ def test_what_an_operator_cannot_do_is_refused_by_name(tmp_path, rng):
     for options in ({"dilations": [2, 1]}, {"strides": [1, 4]}):
         with pytest.raises(ValueError, match=r"'it' \(MaxPool\): auto_pad with dilations, or"):
             network("MaxPool", kernel_shape=[3, 2], auto_pad="SAME_UPPER", **options)
+    with pytest.raises(
+        ValueError, match=r"'it' \(Pad\): it mirrors .* elements of an array of shape"
+    ):
+        network("Pad", np.array([0, 0, 8, 0, 0, 0, 0, 0]), mode="reflect")
+    # What JAX says of shapes in many lines or without a name is said of the node in one.
+    with pytest.raises(
+        ValueError, match=r"^\S*net\.onnx: Node 'it' \(Reshape\): its operands [^\n]*$"
+    ):
+        network("Reshape", np.array([3, -1]))
     statistics = [np.ones(2, np.float32)] * 4
     with pytest.raises(ValueError, match=r"'it' \(BatchNormalization\): it is in training mode"):
         network("BatchNormalization", *statistics, training_mode=1)

@@ -22,6 +22,10 @@ class Layout(enum.Enum):
     AS_IN_ONNX = enum.auto()
 
 
+class RefusedError(ValueError):
+    """What a node asks and the importer does not have, said in one line with the node's name."""
+
+
 class Node(NamedTuple):
     """A node of the graph.
 
@@ -50,9 +54,9 @@ class Node(NamedTuple):
             return axis
         return rank - 1 if axis == 1 else axis - 1
 
-    def refuse(self, why: str) -> ValueError:
+    def refuse(self, why: str) -> RefusedError:
         """The error for what a node asks and the importer does not have."""
-        return ValueError(f"Node {self.name!r} ({self.operator}): {why}")
+        return RefusedError(f"Node {self.name!r} ({self.operator}): {' '.join(why.split())}")
 
 
 class Operator(NamedTuple):

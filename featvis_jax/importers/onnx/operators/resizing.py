@@ -113,17 +113,17 @@ def _coordinates(node: Node, mode: str, n: int, out: int, scale: float) -> np.nd
             f"{', '.join(_COORDINATES)}."
         )
     # In single precision, as every runtime has it: 1.5 / 0.6 is 2.5, and not a little less.
-    index, scale = np.arange(out, dtype=np.float32), np.float32(scale)
+    index, step = np.arange(out, dtype=np.float32), np.float32(scale)
     if mode == "align_corners":
         return index * np.float32(n - 1) / np.float32(out - 1) if out > 1 else np.zeros(1)
     if mode == "asymmetric":
-        return index / scale
+        return index / step
     if mode == "pytorch_half_pixel" and out == 1:
         return np.zeros(1)
     half = np.float32(0.5)
-    place = (index + half) / scale - half
+    place = (index + half) / step - half
     if mode == "half_pixel_symmetric":
-        place += np.float32(n) * half * (1 - np.float32(out) / (np.float32(n) * scale))
+        place += np.float32(n) * half * (1 - np.float32(out) / (np.float32(n) * step))
     return place
 
 

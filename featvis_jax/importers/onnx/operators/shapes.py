@@ -112,6 +112,10 @@ def _pad(
         )
     ]
     widths = [(max(low, 0), max(high, 0)) for low, high in widths]
+    if mode == "reflect" and any(
+        max(w) >= n for w, n in zip(widths, x.shape, strict=True) if any(w)
+    ):
+        raise node.refuse(f"it mirrors {widths} elements of an array of shape {x.shape}: too few.")
     if mode != "constant":
         return jnp.pad(x, widths, mode=_MODES[mode])
     fill = node.attributes.get("value", 0.0) if value is None else np.ravel(value)[0]
