@@ -227,6 +227,29 @@ def test_a_scale_is_a_number_of_single_precision(rng, tmp_path):
     np.testing.assert_array_equal(found[:, 0, 0], [0, 2, 3])
 
 
+@pytest.mark.parametrize(
+    "n, out, coordinates, rounding, expected",
+    [
+        (7, 2, "asymmetric", "round_prefer_ceil", [0, 4]),
+        (14, 1, "half_pixel", "round_prefer_ceil", [7]),
+        (23, 14, "asymmetric", "round_prefer_floor", [0, 2, 3, 5, 7, 8, 10, 11, 13, 15, 16, 18, 20,
+                                                      21]),
+    ],
+)  # fmt: skip
+def test_half_way_is_half_way_however_it_is_computed(
+    rng, tmp_path, n, out, coordinates, rounding, expected
+):
+    """As ONNX Runtime has it: 7 / 2 is 3.5, though 1 / (2 / 7) in float32 is less."""
+    builder = Builder(rng, (1, 1, n, 3))
+    made = builder.node("Resize", "image", "", "", I64([1, 1, out, 3]), mode="nearest",
+                        nearest_mode=rounding, coordinate_transformation_mode=coordinates,
+                        name="it")  # fmt: skip
+    network = onnx_network(save(builder.model(made), tmp_path))
+    rows = jnp.broadcast_to(jnp.arange(float(n)).reshape(n, 1, 1), (n, 3, 1))
+    found = network.activations(network.variables, rows, ("it",))["it"]
+    np.testing.assert_array_equal(found[:, 0, 0], expected)
+
+
 def test_an_output_shape_that_no_window_reaches_is_refused(rng, tmp_path):
     builder = Builder(rng, (1, 2, 5, 4))
     made = builder.node(

@@ -76,12 +76,19 @@ def _matrix(node: Node, n: int, out: int, scale: float) -> np.ndarray:
     if node.attributes.get("exclude_outside", 0):
         raise node.refuse("exclude_outside is not supported.")
     default = "asymmetric" if node.opset < 11 else "half_pixel"
-    place = _coordinates(
-        node, node.attributes.get("coordinate_transformation_mode", default), n, out, scale
-    )
+    coordinates = node.attributes.get("coordinate_transformation_mode", default)
+    place = _coordinates(node, coordinates, n, out, scale)
     if mode == "nearest":
         default = "floor" if node.opset < 11 else "round_prefer_floor"
-        rounded = _rounded(node, node.attributes.get("nearest_mode", default), place)
+        rounding = node.attributes.get("nearest_mode", default)
+        if coordinates == "half_pixel_symmetric" and rounding in ("floor", "ceil"):
+            is_exact = float(np.float32(scale)) * n == out
+            if not is_exact and (np.abs(place - np.rint(place)) < 1e-4).any():
+                raise node.refuse(
+                    f"with {coordinates} and {rounding}, which element is nearest is decided by "
+                    "rounding errors: use another coordinate_transformation_mode."
+                )
+        rounded = _rounded(node, rounding, place)
         return np.eye(n)[np.clip(rounded, 0, n - 1).astype(int)]
     first = np.floor(place)
     fraction = place - first
@@ -128,6 +135,11 @@ def _coordinates(node: Node, mode: str, n: int, out: int, scale: float) -> np.nd
 
 
 def _rounded(node: Node, mode: str, place: np.ndarray) -> np.ndarray:
+    if mode.startswith("round"):
+        # Half way is half way, however it was computed.
+        half = np.floor(place) + 0.5
+        is_tie = np.abs(place - half) < 4 * np.spacing(np.abs(half).astype(np.float32) + 1)
+        place = np.where(is_tie, half, place)
     if mode == "round_prefer_floor":
         return np.ceil(place - 0.5)
     if mode == "round_prefer_ceil":
