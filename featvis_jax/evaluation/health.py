@@ -17,7 +17,7 @@ UNIFORM_SHARE = 0.02
 
 _FLUCTUATIONS = 3.0
 _LAST_GAIN = 0.06
-_FLATNESS_OF_NOISE = 0.8
+_FLATNESS_OF_NOISE = 0.85
 # Of the frequencies along an axis, from minus to plus Nyquist, for the power in a cell.
 _CELLS = 8
 
@@ -44,7 +44,7 @@ def status(
       range. The unit asks for a grey level and no pattern.
     * ``noise``: what the ascent added to its start is below 2 % of the range, or has in every
       channel the spectrum of white noise: cells of an eighth of the frequencies along each axis,
-      in all directions, have nearly the same power (`flatness` of at least 0.8).
+      in all directions, have nearly the same power (`flatness` of at least 0.85).
     * ``alive``: the objective rose and came to rest, and the ascent made a pattern.
 
     Args:
