@@ -96,8 +96,8 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
     if cohort.unlisted:
         scans = named(str(scan.relative_to(path)) for scan in cohort.unlisted)
         print(
-            f"{place}; {len(cohort.unlisted)} scans have no row in participants.tsv and are left "
-            f"out: {scans}",
+            f"{place}; left out, for want of a row in participants.tsv: {len(cohort.unlisted)} of "
+            f"the scans ({scans})",
             file=sys.stderr,
         )
     if cohort.unoriented:

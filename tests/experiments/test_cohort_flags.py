@@ -135,7 +135,8 @@ def test_scans_without_a_row_are_told_once(outcomes, place):
     assert status == 0, errors
     assert json.loads(output)[0] == 3
     (line,) = errors.splitlines()
-    assert line.startswith(f"--cohort={place / 'unlisted'}: 3 participants; 2 scans have no row")
+    assert line.startswith(f"--cohort={place / 'unlisted'}: 3 participants; left out, for want of")
+    assert "a row in participants.tsv: 2 of the scans" in line
     assert "sub-0004" in line
     assert "sub-0005" in line
     assert outcomes["folder"][2] == ""
