@@ -99,6 +99,9 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
 def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
     """Images of the subjects that none of the models was trained on.
 
+    A model knows the subjects of its own cohort by their ids, and its scans by their checksums
+    wherever they lie; what an earlier version trained, by the name of the cohort alone.
+
     Args:
       cohort: All subjects.
       models: The models, all on one grid.
@@ -111,15 +114,17 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
         if model.card.get("data", {}).get("cohort") == cohort.name:
             kept = set(model.card["report"]["subjects"])
             ids = [participant_id for participant_id in ids if participant_id in kept]
-    if len(ids) < 2:
-        raise ValueError(
-            f"--cohort={cohort_flags.COHORT.value}: {len(ids)} subjects are held out by all models "
-            "together; expected at least 2. Train the transfer model with the same --split_seed."
-        )
     with callback("reading scans", unit="scan") as on_scans:
         place = cohort_flags.volume_cache_directory(cohort)
         cached = cache_volumes(cohort.select(ids), place, progress=on_scans)
-    volumes = list(cached.values())
+    used = {scan for model in models for scan in model.card.get("data", {}).get("used_scans", ())}
+    volumes = [volume for volume in cached.values() if volume.name not in used]
+    if len(volumes) < 2:
+        raise ValueError(
+            f"--cohort={cohort_flags.COHORT.value}: {len(volumes)} subjects are held out by all "
+            "models together; expected at least 2. Train the transfer model with the same "
+            "--split_seed."
+        )
     half = (len(volumes) + 1) // 2
 
     # One that does not tell where it looks has the grid of the other.

@@ -379,7 +379,7 @@ def _card(
         "class_names": prepared.class_names,
         "grid": {"shape": prepared.shape, "affine": prepared.affine.tolist()},
         "intensity_range": [0.0, 1.0],
-        "data": prepared.description,
+        "data": {**prepared.description, "used_scans": sorted(prepared.used_scans)},
         "report": report,
         "training": {
             "best_step": result.best_step,

@@ -31,6 +31,8 @@ from featvis_jax.data.volumes import load_volume
 # holds: caches are then rebuilt.
 CACHE_VERSION = 2
 _MAX_WORKERS = 8
+# Hexadecimal digits that tell the scans of any cohort apart.
+_SHORT = 16
 
 _OPENING = threading.Lock()
 
@@ -52,6 +54,11 @@ class CachedVolume:
     shape: tuple[int, int, int]
     brain_fraction: Float64[np.ndarray, " z"]
     scan_sha256: str
+
+    @property
+    def name(self) -> str:
+        """The scan by the beginning of its checksum, wherever it lies and whatever it is called."""
+        return self.scan_sha256[:_SHORT]
 
     def open(self) -> Float16[np.ndarray, "z x y"]:
         """The volume as a read-only memory map, the same at every call."""

@@ -211,6 +211,7 @@ class Prepared:
       affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
       description: All of this in words and numbers, for the model card.
       files_sha256: Checksum of the cohort's table and of every scan, by their paths.
+      used_scans: Beginnings of the checksums of all scans but those of held-out subjects.
     """
 
     task: Task
@@ -223,6 +224,7 @@ class Prepared:
     affine: Float64[np.ndarray, "4 4"]
     description: dict[str, object]
     files_sha256: dict[str, str]
+    used_scans: tuple[str, ...]
 
     @property
     def voxel_size_mm(self) -> float:
@@ -321,6 +323,7 @@ def prepare(
             **details,
         },
         files_sha256=checksums(cohort, cached),
+        used_scans=tuple(cached[who].name for who in (*split.train, *split.validation)),
         **parts,
     )
 

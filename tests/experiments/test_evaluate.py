@@ -90,8 +90,8 @@ def outcomes(drive, place, runs, ring, cohort_flags):
     pointer = place / "pointers"
     pointer.mkdir()
     (pointer / "odd.npy").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    # Another cohort than the one trained on: nobody in it is known to a network.
-    cohort = ["--synthetic_subjects=5", *cohort_flags[1:], "--judge_patches=128"]
+    # Another cohort than the one trained on, by its name. Its first subjects are known to a network.
+    cohort = ["--synthetic_subjects=10", *cohort_flags[1:], "--judge_patches=128"]
     common = [*cohort, "--task=square_lesion", f"--transfer_model={network}:network"]
     run = f"--run={runs['run']}"
     commands = {
@@ -105,6 +105,7 @@ def outcomes(drive, place, runs, ring, cohort_flags):
         "wrong_control": [run, "--control=random"],
         "wrong_shape": [f"--images={images}", "--shape=ring", f"--grid={reference}"],
         "no_images": [f"--images={place / 'nobody'}", f"--grid={reference}"],
+        "known": [run, "--synthetic_subjects=5"],
         "ring": [ring[0], f"--run={runs['ring']}"],
     }
     flags = [[*common, *own, f"--out={place / 'grades' / name}"] for name, own in commands.items()]
@@ -114,6 +115,10 @@ def outcomes(drive, place, runs, ring, cohort_flags):
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file, dialect="excel-tab"))
+
+
+def test_scans_that_a_network_was_trained_on_are_known_under_another_name(outcomes, refused):
+    refused(outcomes["known"], ["--cohort=synthetic: 0 subjects are held out", "at least 2"])
 
 
 def test_a_run_and_its_controls_are_graded(outcomes, place):
