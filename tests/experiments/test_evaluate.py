@@ -90,7 +90,7 @@ def outcomes(drive, place, runs, ring, cohort_flags):
     pointer = place / "pointers"
     pointer.mkdir()
     (pointer / "odd.npy").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    # Another cohort than the one trained on, by its name. Its first subjects are known to a network.
+    # Another cohort by its name; its first subjects are those that the networks were trained on.
     cohort = ["--synthetic_subjects=10", *cohort_flags[1:], "--judge_patches=128"]
     common = [*cohort, "--task=square_lesion", f"--transfer_model={network}:network"]
     run = f"--run={runs['run']}"
