@@ -102,7 +102,7 @@ def flatness(image: Float[np.ndarray, "*spatial"]) -> float:
     Example:
       >>> noise = np.random.default_rng(0).normal(size=(64, 64))
       >>> stripes = np.tile(np.sin(np.arange(64)), (64, 1))
-      >>> round(flatness(noise), 1), round(flatness(stripes + 0.1 * noise), 1)
+      >>> round(flatness(noise), 1), round(flatness(stripes + 0.2 * noise), 1)
       (1.0, 0.1)
     """
     values = np.asarray(image, np.float32) - image.mean(dtype=np.float64)

@@ -16,7 +16,6 @@ from random import Random
 
 import jax
 import onnx
-import onnxruntime
 
 from tests.importers.onnx.comparison import compare
 from tests.importers.onnx.random_graphs import random_model
@@ -27,6 +26,8 @@ _CASES_PER_CACHE = 250
 
 def values(model: onnx.ModelProto, names: list[str], feed: dict) -> list | None:
     """Values of a graph by ONNX Runtime, as it is written; ``None`` where it refuses the graph."""
+    import onnxruntime  # Not at the top: pytest imports this module, and does without it.
+
     onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
