@@ -118,7 +118,7 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
         place = cohort_flags.volume_cache_directory(cohort)
         cached = cache_volumes(cohort.select(ids), place, progress=on_scans)
     used = {scan for model in models for scan in model.card.get("data", {}).get("used_scans", ())}
-    volumes = [volume for volume in cached.values() if volume.name not in used]
+    volumes = [volume for volume in cached.values() if volume.scan_id not in used]
     if len(volumes) < 2:
         raise ValueError(
             f"--cohort={cohort_flags.COHORT.value}: {len(volumes)} subjects are held out by all "

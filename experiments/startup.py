@@ -53,11 +53,11 @@ def _keep_programs() -> None:
     asked = FLAGS["compilation_cache"].present
     if not FLAGS.compilation_cache or (is_set and not asked):
         return
-    directory = Path(FLAGS.compilation_cache).expanduser()
     try:
+        directory = Path(FLAGS.compilation_cache).expanduser()
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # Without a home, "~" is a RuntimeError.
         told = f"--compilation_cache={FLAGS.compilation_cache}: {error}"
         if asked:
             raise OSError(

@@ -56,7 +56,7 @@ class CachedVolume:
     scan_sha256: str
 
     @property
-    def name(self) -> str:
+    def scan_id(self) -> str:
         """The scan by the beginning of its checksum, wherever it lies and whatever it is called."""
         return self.scan_sha256[:_SHORT]
 

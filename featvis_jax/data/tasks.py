@@ -323,7 +323,7 @@ def prepare(
             **details,
         },
         files_sha256=checksums(cohort, cached),
-        used_scans=tuple(cached[who].name for who in (*split.train, *split.validation)),
+        used_scans=tuple(cached[who].scan_id for who in (*split.train, *split.validation)),
         **parts,
     )
 

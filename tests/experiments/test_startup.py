@@ -75,6 +75,17 @@ def test_a_home_that_cannot_be_written_stops_no_run(monkeypatch, capsys):
     assert "not kept for the next start" in told
 
 
+def test_nor_does_a_user_without_a_home(monkeypatch, capsys):
+    def fail(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", fail)
+    with flagsaver.flagsaver():
+        flags.FLAGS["compilation_cache"].unparse()
+        startup.prepare()
+    assert "Could not determine home directory" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Nothing is as surely read-only.")
 def test_volumes_are_then_kept_for_as_long_as_the_process_runs():
     program = (
