@@ -186,9 +186,16 @@ def _find_scans(
         if len(paths) == 1:
             subjects.append(Subject(row.participant_id, paths[0], row.values, row.line))
         elif not paths:
+            own = folder / row.participant_id
+            fix = "remove the row, add the file, or give another pattern"
+            if own.is_dir() and not any(own.iterdir()):
+                # As a clone of a DataLad data set leaves what it has not installed.
+                fix = (
+                    f"{own} is empty; if it is DataLad's, run: datalad get {shlex.quote(str(own))}"
+                )
             problems.append(
                 f"participants.tsv line {row.line}: no file for {row.participant_id} matches "
-                f"{pattern!r}; remove the row, add the file, or give another pattern"
+                f"{pattern!r}; {fix}"
             )
         else:
             listed = ", ".join(str(path.relative_to(folder)) for path in paths)

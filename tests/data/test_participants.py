@@ -128,6 +128,14 @@ def test_a_scan_and_an_empty_folder_are_no_cohort(write_cohort, tmp_path):
         read_cohort(tmp_path / "subdataset")
 
 
+def test_a_subject_that_datalad_has_not_installed_is_told(write_cohort):
+    folder = write_cohort({"sub-1": "F", "sub-2": "M"})
+    for path in sorted((folder / "sub-2").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(CohortError, match=r"no file for sub-2 .* run: datalad get \S*/sub-2"):
+        read_cohort(folder)
+
+
 def test_pointers_in_place_of_scans_and_tables_are_told(write_cohort):
     folder = write_cohort(SEXES)
     scans = sorted(folder.glob("*/*/*.nii.gz"))
