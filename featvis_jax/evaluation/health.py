@@ -105,21 +105,24 @@ def flatness(image: Float[np.ndarray, "*spatial"]) -> float:
       >>> round(flatness(noise), 1), round(flatness(stripes + 0.2 * noise), 1)
       (1.0, 0.1)
     """
-    values = np.asarray(image, np.float32) - image.mean(dtype=np.float64)
-    values = values.astype(np.float32)
+    values = np.asarray(image, np.float32) - np.float32(image.mean(dtype=np.float64))
     for axis, side in enumerate(image.shape):
         taper = np.hanning(side + 2)[1:-1].astype(np.float32)
         values *= np.expand_dims(taper, [a for a in range(image.ndim) if a != axis])
-    power = np.square(np.abs(np.asarray(scipy.fft.rfftn(values))), dtype=np.float64)
+    spectrum = np.asarray(scipy.fft.rfftn(values, workers=-1))
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
     counts = np.ones(())
     for axis, side in enumerate(image.shape):
         half = axis == image.ndim - 1  # The other half of the last axis is its mirror image.
         frequencies = scipy.fft.rfftfreq(side) if half else scipy.fft.fftfreq(side) + 0.5
         cell = np.minimum((frequencies * _CELLS).astype(int), _CELLS - 1)
-        members = [np.flatnonzero(cell == each) for each in np.unique(cell)]
-        power = np.stack([power.take(each, axis).mean(axis) for each in members], axis)
+        # Frequencies of a cell are neighbours, from 0 up and from the most negative one up.
+        first = np.flatnonzero(np.diff(cell, prepend=-1))
+        size = np.diff(first, append=len(cell))
+        power = np.add.reduceat(power, first, axis, dtype=np.float64)
+        power /= np.expand_dims(size, [a for a in range(image.ndim) if a != axis])
         # A Hann taper makes one independent frequency of three halves of one.
-        counts = np.multiply.outer(counts, [max(1.0, len(each) / 1.5) for each in members])
+        counts = np.multiply.outer(counts, np.maximum(1.0, size / 1.5))
     mean = power.mean()
     if mean == 0:
         return 0.0
