@@ -110,7 +110,7 @@ def flatness(image: Float[np.ndarray, "*spatial"]) -> float:
         taper = np.hanning(side + 2)[1:-1].astype(np.float32)
         values *= np.expand_dims(taper, [a for a in range(image.ndim) if a != axis])
     spectrum = np.asarray(scipy.fft.rfftn(values, workers=-1))
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    power = np.square(np.abs(spectrum))
     counts = np.ones(())
     for axis, side in enumerate(image.shape):
         half = axis == image.ndim - 1  # The other half of the last axis is its mirror image.
