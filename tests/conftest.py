@@ -1,5 +1,6 @@
 """What every test shares: checked types, strict numerics, repeatable draws, the real brains."""
 
+import logging
 import os
 import signal
 from importlib.metadata import version
@@ -67,3 +68,13 @@ def shared_cohort() -> Path:
     if not SHARED_COHORT.is_dir():
         pytest.skip(f"the cohort of real brains is not at {SHARED_COHORT}")
     return SHARED_COHORT
+
+
+@pytest.fixture(scope="module")
+def quiet_nibabel():
+    """Nibabel tells of every header that it mends."""
+    logger = logging.getLogger("nibabel.global")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)

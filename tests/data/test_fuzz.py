@@ -3,7 +3,6 @@
 `tests/stress/fuzz_cohorts.py` does the same a hundred thousand times.
 """
 
-import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -24,16 +23,7 @@ from tests.data import mutations
 
 fuzzed = settings(derandomize=True, deadline=None, max_examples=500, database=None)
 choices = st.randoms(use_true_random=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet_nibabel():
-    """Nibabel tells of every header that it mends."""
-    logger = logging.getLogger("nibabel.global")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
+pytestmark = pytest.mark.usefixtures("quiet_nibabel")
 
 
 @fuzzed

@@ -1,6 +1,5 @@
 """What is laid onto a grid lies where it lies in the world, or is refused with what is wrong."""
 
-import logging
 import tempfile
 from pathlib import Path
 from random import Random
@@ -162,16 +161,6 @@ def test_a_grid_is_read_with_its_axes_as_they_are_stored(tmp_path, rng):
     assert read_grid(path, rank=2).shape == SHAPE[:2]
     assert coincide(read_grid(path, rank=2), GRIDS["slice"])
     assert not coincide(read_grid(path, rank=2), GRIDS["RAS"])
-
-
-@pytest.fixture(scope="module")
-def quiet_nibabel():
-    """Nibabel tells of every header that it mends."""
-    logger = logging.getLogger("nibabel.global")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
 
 
 @pytest.mark.usefixtures("quiet_nibabel")

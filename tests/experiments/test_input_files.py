@@ -3,9 +3,7 @@
 `tests/stress/fuzz_inputs.py` does the same ten thousand times, and with tables of participants.
 """
 
-import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -18,16 +16,7 @@ from tests.experiments.flag_files import FLAGS_OF_FILES, read_by_flag
 
 fuzzed = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 choices = st.randoms(use_true_random=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet_nibabel() -> Iterator[None]:
-    """Nibabel tells of every header that it mends."""
-    logger = logging.getLogger("nibabel.global")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
+pytestmark = pytest.mark.usefixtures("quiet_nibabel")
 
 
 @pytest.mark.parametrize("flag", FLAGS_OF_FILES)
