@@ -10,7 +10,7 @@ import jax
 from absl import flags
 
 from experiments import grid_flags, image_flags, networks, objective_flags
-from experiments.flag_values import numbers
+from experiments.flag_values import errors_of, numbers
 from experiments.launch import versions
 from experiments.networks import Model
 from experiments.progress import announced
@@ -146,11 +146,6 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     if FLAGS.config is not None:
         chosen = _configured(chosen, model, layer)
     ascent.check(chosen, network=model.network)
-    channels = chosen_channels(model.network.layer(layer))
-    try:
-        check_units(chosen, model.network, layer, channels)
-    except ValueError as error:
-        raise ValueError(f"--config={FLAGS.config}: {error}") from error
     return chosen
 
 
@@ -174,6 +169,8 @@ def _configured(recipe: ascent.Recipe, model: Model, layer: str) -> ascent.Recip
             f"--config={FLAGS.config} changes the number of steps from {FLAGS.steps} to "
             f"{chosen.steps}: pass --steps={chosen.steps} instead, which the plan is made from."
         )
+    with errors_of(f"--config={FLAGS.config}: "):
+        check_units(chosen, model.network, layer, chosen_channels(model.network.layer(layer)))
     return chosen
 
 

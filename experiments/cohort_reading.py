@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from experiments.progress import callback
 from featvis_jax.data import pipeline
-from featvis_jax.data.cache import CachedVolume
-from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, named, read_cohort
+from featvis_jax.data.cache import CachedVolume, cache_volumes
+from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, Subject, named, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid, GridError, described
 from featvis_jax.data.masks import brain_mask
@@ -108,6 +109,20 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
             file=sys.stderr,
         )
     return cohort
+
+
+def cached_volumes(subjects: Sequence[Subject], directory: Path) -> dict[str, CachedVolume]:
+    """The subjects' rescaled volumes, by their ids, and a word on how far it is.
+
+    Args:
+      subjects: Whose.
+      directory: Where they are kept (`volumes_directory`).
+
+    Raises:
+      CohortError: Scans cannot be read.
+    """
+    with callback("reading scans", unit="scan") as on_scans:
+        return cache_volumes(subjects, directory, progress=on_scans)
 
 
 def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag: str) -> Source:

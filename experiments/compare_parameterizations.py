@@ -18,9 +18,7 @@ from absl import flags
 from experiments import ascent_flags, cohort_flags, cohort_reading, side_by_side, startup
 from experiments.launch import start
 from experiments.networks import Model
-from experiments.progress import callback
 from featvis_jax.data import pipeline
-from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.pipeline import Source
 from featvis_jax.visualize import parameterizations, transforms
 from featvis_jax.visualize.parameterizations import Parameterization
@@ -89,9 +87,8 @@ def _columns(model: Model) -> dict[str, Parameterization]:
 def _source(model: Model) -> Source:
     """The images of --cohort on the model's grid."""
     cohort = cohort_flags.cohort_from_flags()
-    with callback("reading scans", unit="scan") as on_scans:
-        place = cohort_flags.volume_cache_directory(cohort)
-        cached = cache_volumes(cohort.subjects, place, progress=on_scans)
+    place = cohort_flags.volume_cache_directory(cohort)
+    cached = cohort_reading.cached_volumes(cohort.subjects, place)
     volumes = [cached[subject.participant_id] for subject in cohort.subjects]
     flag = f"--cohort={cohort_flags.COHORT.value}"
     return cohort_reading.source(cohort, volumes, model.grid, flag=flag)

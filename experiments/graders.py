@@ -8,10 +8,9 @@ import numpy as np
 
 from experiments import cohort_flags, cohort_reading
 from experiments.networks import Model
-from experiments.progress import announced, callback
+from experiments.progress import announced
 from experiments.task_names import NamedTask
 from featvis_jax.data import pipeline
-from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
 from featvis_jax.data.pipeline import Examples, Source
@@ -114,9 +113,8 @@ def hold_out(cohort: Cohort, models: Sequence[Model]) -> HeldOut:
         if model.card.get("data", {}).get("cohort") == cohort.name:
             kept = set(model.card["report"]["subjects"])
             ids = [participant_id for participant_id in ids if participant_id in kept]
-    with callback("reading scans", unit="scan") as on_scans:
-        place = cohort_flags.volume_cache_directory(cohort)
-        cached = cache_volumes(cohort.select(ids), place, progress=on_scans)
+    place = cohort_flags.volume_cache_directory(cohort)
+    cached = cohort_reading.cached_volumes(cohort.select(ids), place)
     used = {scan for model in models for scan in model.card.get("data", {}).get("used_scans", ())}
     volumes = [volume for volume in cached.values() if volume.scan_id not in used]
     if len(volumes) < 2:

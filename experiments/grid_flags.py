@@ -5,8 +5,8 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from experiments import networks
+from experiments.flag_values import errors_of
 from experiments.networks import Model
-from featvis_jax.data.errors import VolumeError
 from featvis_jax.data.volumes import load_on_grid
 
 FLAGS = flags.FLAGS
@@ -34,12 +34,8 @@ def with_grid(model: Model, path: str | None = None) -> Model:
     path = path if GRID.value is None else GRID.value
     if path is None:
         return model
-    try:
+    with errors_of("--grid="):
         return networks.on_grid(model, path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"--grid={error}") from error
-    except ValueError as error:
-        raise ValueError(f"--grid={error}") from error
 
 
 def read_image(flag: str, model: Model, *, channels: int = 1) -> Float32[ndarray, "*spatial c"]:
@@ -54,9 +50,5 @@ def read_image(flag: str, model: Model, *, channels: int = 1) -> Float32[ndarray
       FileNotFoundError: There is no such file.
       ValueError: It is no NIfTI file, is damaged or lies elsewhere.
     """
-    try:
+    with errors_of(f"--{flag}="):
         return load_on_grid(str(FLAGS[flag].value), model.grid, channels=channels)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"--{flag}={error}") from error
-    except VolumeError as error:
-        raise ValueError(f"--{flag}={error}") from error

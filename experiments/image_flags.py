@@ -6,6 +6,7 @@ import numpy as np
 import optax
 from absl import flags
 
+from experiments.flag_values import errors_of
 from experiments.grid_flags import read_image
 from experiments.networks import Model
 from featvis_jax.visualize import parameterizations
@@ -85,10 +86,8 @@ def parameterization(model: Model) -> Parameterization:
     if FLAGS.mask is not None:
         outside = model.intensity_range[0] if start is None else start
         mask = read_image("mask", model)[..., 0]
-        try:
+        with errors_of(f"--mask={FLAGS.mask}: "):
             chosen = parameterizations.inside(mask, chosen, outside=outside)
-        except ValueError as error:
-            raise ValueError(f"--mask={FLAGS.mask}: {error}") from error
     return chosen
 
 

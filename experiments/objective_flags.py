@@ -3,7 +3,7 @@
 import numpy as np
 from absl import flags
 
-from experiments.flag_values import numbers
+from experiments.flag_values import errors_of, numbers
 from experiments.grid_flags import read_image
 from experiments.networks import Model
 from featvis_jax.data.arrays import load_array
@@ -53,10 +53,8 @@ def objective(model: Model, layer: str) -> Objective:
     _refuse_idle_flags()
     if FLAGS.attention is not None:
         mask = read_image("attention", model)[..., 0]
-        try:
+        with errors_of(f"--attention={FLAGS.attention}: "):
             chosen = objectives.attention(layer, objectives.on_layer(mask, model.network, layer))
-        except ValueError as error:
-            raise ValueError(f"--attention={FLAGS.attention}: {error}") from error
     elif FLAGS.objective == "neuron":
         chosen = objectives.neuron(
             layer, position=None if FLAGS.position is None else tuple(numbers("position", int))
@@ -96,9 +94,5 @@ def _refuse_idle_flags() -> None:
 
 
 def _direction() -> np.ndarray:
-    try:
+    with errors_of("--direction="):
         return load_array(FLAGS.direction)
-    except OSError as error:
-        raise type(error)(f"--direction={error}") from error
-    except ValueError as error:
-        raise ValueError(f"--direction={error}") from error

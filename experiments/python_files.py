@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.flag_values import errors_of
 from featvis_jax.data.pointers import existing_file
 
 _FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
@@ -37,10 +38,8 @@ def load_function(path: Path, name: str, *, flag: str) -> Callable[..., Any]:
       FileNotFoundError: There is no such file.
       ValueError: It is no Python file, does not run, or has no such function.
     """
-    try:
+    with errors_of(f"{flag}="):
         existing_file(path, expected="a Python file")
-    except OSError as error:
-        raise type(error)(f"{flag}={error}") from error
     module_name = f"_featvis_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:

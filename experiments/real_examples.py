@@ -14,7 +14,6 @@ from jaxtyping import Float, Int, UInt8
 from experiments import cohort_reading
 from experiments.networks import Model
 from experiments.progress import callback
-from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.pipeline import Source
 from featvis_jax.evaluation.examples import receptive_box, top_examples
 from featvis_jax.results import pixels, tables
@@ -51,9 +50,8 @@ def source(model: Model) -> Source | None:
         )
     cohort = cohort_reading.read(FLAGS.real_examples, flag="--real_examples")
     path = str(Path(FLAGS.real_examples).resolve())
-    with callback("reading scans", unit="scan") as on_scans:
-        place = cohort_reading.volumes_directory(cohort, source=path)
-        cached = cache_volumes(cohort.subjects, place, progress=on_scans)
+    place = cohort_reading.volumes_directory(cohort, source=path)
+    cached = cohort_reading.cached_volumes(cohort.subjects, place)
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
     flag = f"--real_examples={FLAGS.real_examples}"
     return cohort_reading.source(cohort, volumes, model.grid, flag=flag)

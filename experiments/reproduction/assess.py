@@ -19,10 +19,8 @@ from absl import flags
 
 from experiments import cohort_flags, cohort_reading, startup, stopping
 from experiments.launch import start
-from experiments.progress import callback
 from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.data import pipeline, tasks
-from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.grids import Grid
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
@@ -113,8 +111,7 @@ def held_out(model: TrainedModel) -> tuple[tasks.Prepared, pipeline.Source]:
     )
     if card["data"]["cohort"] != cohort.name:
         return prepared, prepared.test
-    with callback("reading scans", unit="scan") as on_scans:
-        cached = cache_volumes(cohort.select(card["report"]["subjects"]), cache, progress=on_scans)
+    cached = cohort_reading.cached_volumes(cohort.select(card["report"]["subjects"]), cache)
     flag = f"--cohort={cohort_flags.COHORT.value}"
     return prepared, cohort_reading.source(cohort, list(cached.values()), grid, flag=flag)
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import stopping
-from experiments.progress import callback, duration
-from featvis_jax.data.cache import cache_volumes, checksums
+from experiments import cohort_reading, stopping
+from experiments.progress import duration
+from featvis_jax.data.cache import checksums
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.results.files import atomic_write_bytes, make_directory
 from featvis_jax.results.manifest import encode_json, refuse_mismatch
@@ -94,8 +94,7 @@ def refuse_other_cohort(out: Path, cohort: Cohort, cache: Path) -> None:
       ValueError: Files of the cohort are not those of the first start; it names them.
       CohortError: Scans cannot be read.
     """
-    with callback("reading scans", unit="scan") as on_scans:
-        cached = cache_volumes(cohort.subjects, cache, progress=on_scans)
+    cached = cohort_reading.cached_volumes(cohort.subjects, cache)
     files, path = checksums(cohort, cached), out / "cohort.json"
     if path.exists():
         refuse_mismatch(out, json.loads(path.read_bytes()), files)
