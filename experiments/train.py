@@ -12,8 +12,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,20 +22,25 @@ import numpy as np
 from absl import flags
 from nibabel.affines import voxel_sizes
 
-from experiments import cohort_flags, startup, stopping, tensorboard, training_plan
+from experiments import (
+    cohort_flags,
+    startup,
+    stopping,
+    tensorboard,
+    training_plan,
+    training_results,
+)
 from experiments.flag_values import numbers
-from experiments.launch import start, versions
+from experiments.launch import start
 from experiments.progress import Progress, announced, callback
 from experiments.task_names import TASK_HELP, NamedTask, named_task
 from featvis_jax import training
-from featvis_jax.checkpoints import TrainedModel, load_model, save_model
+from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.augmentation import Augmentation
-from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import manifest, pixels, plots, tables
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
-from featvis_jax.visualize.parameterizations import mean_magnitude_spectrum
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("task", "square_lesion", f"What to learn: {TASK_HELP}")
@@ -177,7 +180,7 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
         "batch": batch,
     }
     _compare_settings(out, settings)
-    if _is_finished(out):
+    if training_results.is_finished(out):
         print(f"The training in {out} is finished: the model is in {out / 'model'}.")
         return
     variables = _first_variables(model, prepared, parent)
@@ -218,10 +221,12 @@ def _train(out: Path, task: NamedTask, schedule: training.Schedule) -> None:
 
     started = time.monotonic()
     result = _fit(out, model, variables, schedule, step, batches, validation)
-    _finish(out, task, prepared, parent, model, result, step)
+    report = training_results.write(
+        out, task, prepared, parent, model, result, step, seed=FLAGS.seed
+    )
     minutes = (time.monotonic() - started) / 60
     print(f"Trained for {result.steps} steps in {minutes:.0f} min; best at {result.best_step}.")
-    print(_summary(json.loads((out / "report.json").read_bytes()), prepared.class_names))
+    print(training_results.summary(report, prepared.class_names))
     print(f"The model is in {out / 'model'}; the report beside it in {out / 'report.json'}.")
 
 
@@ -247,29 +252,6 @@ def _settings(
         "files_sha256": prepared.files_sha256,
         "split_sha256": hashlib.sha256(repr(prepared.split).encode()).hexdigest(),
     }
-
-
-def _finish(
-    out: Path,
-    task: NamedTask,
-    prepared: tasks.Prepared,
-    parent: TrainedModel | None,
-    model: CNN,
-    result: training.Result,
-    step: training.Step,
-) -> None:
-    """Report on the held-out subjects, and save the model."""
-    report = _report(prepared, model, result, step)
-    save_model(
-        out / "model",
-        model,
-        result.variables,
-        _card(out, task, prepared, parent, result, report, step.batch_size),
-        spectrum=mean_magnitude_spectrum(pipeline.spread(prepared.train, max_images=500)),
-    )
-    atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
-    confusion = plots.confusion_matrix(report["confusion"], prepared.class_names)
-    atomic_write_bytes(out / "confusion.png", confusion)
 
 
 def _parent(model: CNN, prepared: tasks.Prepared) -> TrainedModel | None:
@@ -363,35 +345,6 @@ def _fit(
                 raise
 
 
-def _card(
-    out: Path,
-    task: NamedTask,
-    prepared: tasks.Prepared,
-    parent: TrainedModel | None,
-    result: training.Result,
-    report: dict[str, Any],
-    batch: int,
-) -> dict[str, Any]:
-    """What a user of the model must know about it."""
-    return {
-        "name": out.resolve().name,
-        "task": task.name,
-        "class_names": prepared.class_names,
-        "grid": {"shape": prepared.shape, "affine": prepared.affine.tolist()},
-        "intensity_range": [0.0, 1.0],
-        "data": {**prepared.description, "used_scans": sorted(prepared.used_scans)},
-        "report": report,
-        "training": {
-            "best_step": result.best_step,
-            "steps": result.steps,
-            "batch": batch,
-            "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
-            "versions": versions(),
-            "init": None if parent is None else parent.card["training"],
-        },
-    }
-
-
 def _examples(validation: Callable[[], Iterator[pipeline.Examples]]) -> list[np.ndarray]:
     """Some images for TensorBoard, a volume by its middle axial plane."""
     if not tensorboard.TENSORBOARD.value:
@@ -419,61 +372,6 @@ def _compare_settings(out: Path, settings: Mapping[str, Any]) -> None:
     path = out / "settings.json"
     if path.exists():
         manifest.refuse_mismatch(out, json.loads(path.read_bytes()), settings)
-
-
-def _is_finished(out: Path) -> bool:
-    """Whether all that a training ends with is there and whole."""
-    try:
-        card = load_model(out / "model").card
-        report = json.loads((out / "report.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False  # What is missing or damaged is made again.
-    return card.get("report") == report and (out / "confusion.png").is_file()
-
-
-def _report(
-    prepared: tasks.Prepared, model: CNN, result: training.Result, step: training.Step
-) -> dict[str, Any]:
-    """The network and the shape-blind baselines on the same images of held-out subjects."""
-
-    def images(source: pipeline.Source) -> Any:
-        return pipeline.evaluation_batches(
-            source, prepared.task, batch_size=step.batch_size, seed=FLAGS.seed
-        )
-
-    found = training.evaluate(
-        model,
-        result.variables,
-        images(prepared.test),
-        microbatch=step.microbatch,
-        num_devices=step.devices.size,
-    )
-    report: dict[str, Any] = {
-        "subjects": list(prepared.split.test),
-        "images": int(found.confusion.sum()),
-        "balanced_accuracy": found.balanced_accuracy,
-        "auc": found.auc,
-        "loss": found.loss,
-        "confusion": found.confusion.tolist(),
-    }
-    if FLAGS.task != "sex":
-        report["shape_blind_baselines"] = shape_blind_baselines(
-            images(prepared.train), images(prepared.test)
-        )
-    return report
-
-
-def _summary(report: Mapping[str, Any], class_names: Sequence[str]) -> str:
-    lines = [
-        f"On {report['images']} images of {len(report['subjects'])} held-out subjects:",
-        f"  balanced accuracy {100 * report['balanced_accuracy']:.2f} %, AUC {report['auc']:.4f}",
-    ]
-    for name, row in zip(class_names, report["confusion"], strict=True):
-        counts = ", ".join(f"{n} as {other}" for n, other in zip(row, class_names, strict=True))
-        lines.append(f"  true {name}: {counts}")
-    for name, value in report.get("shape_blind_baselines", {}).items():
-        lines.append(f"  shape-blind baseline, {name}: {100 * value:.2f} %")
-    return "\n".join(lines)
 
 
 def _lesion_options() -> dict[str, Any]:

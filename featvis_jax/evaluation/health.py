@@ -1,8 +1,8 @@
 """What became of a unit: whether its picture may be looked at, and if not, why.
 
 The words are claims about a picture, and each is checked. The limits were set on the channels of
-trained networks after 256 steps and of networks with random weights after 20, of which none should
-pass, and are the same for slices and volumes.
+trained networks after 256 steps and of networks with random weights after 20, of which few pass;
+they are the same for slices and volumes. docs/run-directory.md has the counts.
 """
 
 from __future__ import annotations
