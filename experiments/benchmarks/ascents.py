@@ -21,7 +21,7 @@ from featvis_jax.visualize import (
     penalties,
     presets,
 )
-from featvis_jax.visualize.objectives import Objective, Unit
+from featvis_jax.visualize.objectives import Objective
 from featvis_jax.visualize.sharding import ShardedAscent
 
 
@@ -89,7 +89,7 @@ def ascent_job(
     )
     channels = np.arange(batch, dtype=np.int32) % network.layer(layer).channels
     sharded = ShardedAscent(network, recipe, batch, jax.local_devices())
-    units, variables = Unit(sharded.dealt(channels)), sharded.copied(network.variables)
+    units, variables = sharded.units(channels), sharded.copied(network.variables)
     key_data = jax.device_get(jax.random.key_data(jax.random.split(jax.random.key(0), batch)))
     keys = jax.random.wrap_key_data(sharded.dealt(key_data))
     init = sharded.compile_init()

@@ -22,6 +22,7 @@ axis of that map.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -45,12 +46,15 @@ __all__ = [
     "Measurement",
     "Read",
     "Recipe",
+    "Respond",
     "State",
     "advance",
     "check",
     "init",
     "measure",
     "reader",
+    "respond",
+    "responder",
     "unit_keys",
 ]
 
@@ -91,18 +95,21 @@ class Measurement(NamedTuple):
       image: ``(*spatial, channels)``.
       objective: f.
       penalty: R, 0 without one.
+      response: How strongly the unit responds, wherever in the image (`Objective.response`).
       transparency: As in `State`.
     """
 
     image: Image
     objective: Scalar
     penalty: Scalar
+    response: Scalar
     transparency: Image | None = None
 
 
 Advance = Callable[[Variables, State, Unit, Int[Array, ""], Int[Array, ""]], State]
 Measure = Callable[[Variables, State, Unit], Measurement]
 Read = Callable[[Variables, Image, Unit], list[Scalar]]
+Respond = Callable[[Variables, Array, Unit], Array]
 
 
 def unit_keys(seed: int, layer: str, channels: Sequence[int]) -> jaxtyping.Key[Array, " channels"]:
@@ -254,15 +261,48 @@ def measure(network: Network, recipe: Recipe) -> Measure:
       ValueError: The recipe cannot work, or not with this network (`check`).
     """
     check(recipe, network=network)
-    read = reader(network, recipe.terms)
+    read, respond_all = reader(network, recipe.terms), respond(network, recipe)
 
     def one_variant(variables: Variables, state: State, unit: Unit) -> Measurement:
         image = recipe.parameterization.decode(state.parameters)
         objective, penalty = _with_penalty(read(variables, image, unit))
-        return Measurement(image, objective, penalty, state.transparency)
+        return Measurement(image, objective, penalty, objective, state.transparency)
 
     one_unit = _over_variants(one_variant, recipe, in_axes=(None, 0, None))
-    return jax.vmap(one_unit, in_axes=(None, 0, 0))
+
+    def all_units(variables: Variables, states: State, units: Unit) -> Measurement:
+        found = jax.vmap(one_unit, in_axes=(None, 0, 0))(variables, states, units)
+        return found._replace(response=respond_all(variables, found.image, units))
+
+    return all_units
+
+
+def respond(network: Network, recipe: Recipe) -> Respond:
+    """Make the function that tells how strongly a batch of units responds to an image of each.
+
+    It looks at the whole image, of a neuron too: its channel may respond elsewhere.
+
+    Args:
+      network: The trained network.
+      recipe: The recipe.
+
+    Returns:
+      ``(variables, images, units) -> responses``, to be jitted.
+    """
+    one_variant = responder(network, recipe.objective)
+    one_unit = _over_variants(one_variant, recipe, in_axes=(None, 0, None))
+
+    def all_units(variables: Variables, images: Array, units: Unit) -> Array:
+        def response(of_one: tuple[Array, Unit]) -> Array:
+            return one_unit(variables, *of_one)
+
+        if recipe.objective.place is None:
+            return jax.vmap(response)((images, units))
+        # As many neurons run at once as their receptive fields allow, and here each needs the
+        # network over all of its image: one after the other.
+        return lax.map(response, (images, units))
+
+    return all_units
 
 
 def _over_variants(
@@ -303,6 +343,20 @@ def reader(network: Network, terms: Sequence[Objective]) -> Read:
         return [term.value(activations, image, unit) for term in terms]
 
     return read
+
+
+def responder(network: Network, objective: Objective) -> Respond:
+    """Make the function that tells how strongly a unit responds to an image.
+
+    Args:
+      network: The trained network.
+      objective: What the unit is asked for.
+
+    Returns:
+      ``(variables, image, unit) -> response``.
+    """
+    read = reader(network, [dataclasses.replace(objective, value=objective.response, place=None)])
+    return lambda variables, image, unit: read(variables, image, unit)[0]
 
 
 def _with_penalty(values: Sequence[Scalar]) -> tuple[Scalar, Scalar]:

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from featvis_jax import memory
 from featvis_jax.nn.taps import Network
 from featvis_jax.visualize import ascent, planning
-from featvis_jax.visualize.objectives import Unit
 from featvis_jax.visualize.recipe import Recipe, check_channels, check_units
 from featvis_jax.visualize.sharding import ShardedAscent
 
@@ -33,10 +32,12 @@ class FinishedUnit(NamedTuple):
       initial_objective: f of the first image.
       final_objective: f of `image`.
       penalty: R of `image`.
+      response: How strongly the unit responds to `image`, wherever in it (`Objective.response`).
       objective_trace: f before every step, ``(steps,)``; NaN after a divergence.
       penalty_trace: R before every step.
       variant: Which of the unit's variants.
       transparency: ``(*spatial, channels)``, where the recipe asks for it.
+      target: The response that was aimed at, where there is one.
     """
 
     channel: int
@@ -46,10 +47,12 @@ class FinishedUnit(NamedTuple):
     initial_objective: float
     final_objective: float
     penalty: float
+    response: float
     objective_trace: Float[np.ndarray, " steps"]
     penalty_trace: Float[np.ndarray, " steps"]
     variant: int = 0
     transparency: Float[np.ndarray, "*spatial channels"] | None = None
+    target: float | None = None
 
 
 class FinishedBatch(NamedTuple):
@@ -122,6 +125,7 @@ class LayerProgram:
         batch: planning.Batch,
         keys: Array,
         *,
+        targets: Float[np.ndarray, " channels"] | None = None,
         on_steps: Callable[[int], None] = lambda steps: None,
     ) -> FinishedBatch:
         """Take one batch of units all the way.
@@ -129,6 +133,7 @@ class LayerProgram:
         Args:
           batch: The channels, padded to the program's batch size.
           keys: A random key for each (`featvis_jax.visualize.ascent.unit_keys`).
+          targets: The response that each of them aims at, NaN where none is known.
           on_steps: Called after each call to the device with the steps that it took.
 
         Raises:
@@ -136,7 +141,7 @@ class LayerProgram:
         """
         check_channels(self._recipe, self._network, batch.channels)
         started = time.monotonic()
-        units = Unit(self._sharded.dealt(np.array(batch.channels, np.int32)))
+        units = self._sharded.units(np.array(batch.channels), targets)
         key_data = self._sharded.dealt(jax.device_get(jax.random.key_data(keys)))
         states = self._init(jax.random.wrap_key_data(key_data))
         first = self._measure(self._variables, states, units)
@@ -166,14 +171,20 @@ class LayerProgram:
                 initial_objective=float(first.objective[i]),
                 final_objective=float(last.objective[i]),
                 penalty=float(last.penalty[i]),
+                response=float(last.response[i]),
                 objective_trace=objective[i],
                 penalty_trace=penalty[i],
                 variant=i % variants,
                 transparency=None if last.transparency is None else last.transparency[i],
+                target=None if targets is None else _known(targets[i // variants]),
             )
             for i in range(batch.count * variants)
         )
         return FinishedBatch(finished, time.monotonic() - started)
+
+
+def _known(target: float) -> float | None:
+    return None if np.isnan(target) else float(target)
 
 
 def _devices(wanted: int | None) -> list[Any]:

@@ -11,11 +11,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from featvis_jax.nn.network import Network
 from featvis_jax.visualize import ascent, planning
-from featvis_jax.visualize.ascent import Advance, State
+from featvis_jax.visualize.ascent import Advance, Measure, Measurement, State
 from featvis_jax.visualize.objectives import Unit
 from featvis_jax.visualize.recipe import Recipe
 
@@ -63,6 +63,12 @@ class ShardedAscent:
             advance = _in_groups(advance)
         self._init = sharded(init, own)
         self._advance = sharded(advance, shared, own, own, shared, shared, donate=1)
+        # What is read at a neuron's place would be rounded otherwise in one program with the
+        # response of the whole image.
+        self._is_apart = recipe.objective.place is not None
+        self._respond = sharded(ascent.respond(network, recipe), shared, own, own)
+        if self._is_apart:
+            measure = _without_response(measure)
         self._measure = sharded(measure, shared, own, own)
 
     def compile_init(self) -> jax.stages.Compiled:
@@ -74,9 +80,36 @@ class ShardedAscent:
         bound = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._shared)
         return self._advance.lower(self._variables, *self._units(), bound, bound).compile()
 
-    def compile_measure(self) -> jax.stages.Compiled:
+    def compile_measure(self) -> Measure:
         """Compile ``(variables, states, units) -> measurements``."""
-        return self._measure.lower(self._variables, *self._units()).compile()
+        states, units = self._units()
+        measure = self._measure.lower(self._variables, states, units).compile()
+        if not self._is_apart:
+            return measure
+        images = jax.eval_shape(self._measure, self._variables, states, units).image
+        images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=self._own)
+        respond = self._respond.lower(self._variables, images, units).compile()
+
+        def run(variables: PyTree[Array], states: State, units: Unit) -> Measurement:
+            found = measure(variables, states, units)
+            return found._replace(response=respond(variables, found.image, units))
+
+        return run
+
+    def units(
+        self, channels: np.ndarray, targets: Float[np.ndarray, " channels"] | None = None
+    ) -> Unit:
+        """A batch's units, each on its device.
+
+        Args:
+          channels: Their numbers.
+          targets: What each aims at; by default unknown to all.
+        """
+        known = np.full(len(channels), np.nan) if targets is None else targets
+        return Unit(
+            self.dealt(np.asarray(channels, np.int32)),
+            target=self.dealt(np.asarray(known, np.float32)),
+        )
 
     def dealt(self, values: np.ndarray) -> Array:
         """Values of a batch's units, each on its unit's device; the last one fills up.
@@ -100,11 +133,19 @@ class ShardedAscent:
 
     def _units(self) -> tuple[State, Unit]:
         states = jax.eval_shape(self._init, self._keys())
-        unit = Unit(jax.ShapeDtypeStruct((self._size,), jnp.int32))  # pyright: ignore
+        unit = Unit(
+            jax.ShapeDtypeStruct((self._size,), jnp.int32),  # pyright: ignore
+            target=jax.ShapeDtypeStruct((self._size,), jnp.float32),  # pyright: ignore
+        )
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._own),
             (states, unit),
         )
+
+
+def _without_response(measure: Measure) -> Measure:
+    nothing = jnp.zeros(0)
+    return lambda *arguments: measure(*arguments)._replace(response=nothing)
 
 
 def _in_groups(advance: Advance) -> Advance:

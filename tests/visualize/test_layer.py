@@ -135,6 +135,23 @@ def test_units_come_in_order_with_values_that_belong_to_their_images(prepared):
         assert isinstance(unit.initial_objective, float)
 
 
+def test_a_unit_responds_with_the_largest_activation_in_its_image(prepared):
+    network = prepared.network
+    objective = objectives.neuron("second") + 0.5 * objectives.diversity("second")
+    recipe = make_recipe(objective=objective, variants=2, steps=2)
+    program = LayerProgram(network, recipe, num_units=3, batch_size=3)
+    (batch,) = planning.batches([0, 3, 4], batch_size=3)
+    keys = ascent.unit_keys(0, "second", batch.channels)
+    targets = np.array([1.5, np.nan, -2.0])
+    units = program.run(batch, keys, targets=targets).units
+    assert [unit.target for unit in units] == [1.5, 1.5, None, None, -2.0, -2.0]
+    for unit in units:
+        activations = network.activations(network.variables, jnp.asarray(unit.image), ("second",))
+        largest = np.asarray(activations["second"])[..., unit.channel].max()
+        assert unit.response == pytest.approx(largest, rel=1e-4, abs=1e-5)
+    assert program.run(batch, keys).units[0].target is None
+
+
 def test_the_first_image_is_the_one_that_the_units_key_draws(prepared):
     (batch,) = prepared.run([1, 0])
     network = prepared.network

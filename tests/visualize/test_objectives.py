@@ -511,6 +511,58 @@ def test_what_is_read_of_a_layer_says_so():
     assert not (A + B).reads_variants
 
 
+# What a unit responds with, by hand, on the activations of `draw`: of channel 1, in float64.
+_MASK = np.array([[0, 1, 0, 0.5, 0, 0]] * 5)
+_VECTOR = np.array([0.5, -1.0, 2.0])
+RESPONSES = {
+    "channel": (A, lambda a, b, c: a[..., 1].max()),
+    "what suppresses it": (-A, lambda a, b, c: -a[..., 1].min()),
+    "a negative multiple": (-2 * A, lambda a, b, c: -2 * a[..., 1].min()),
+    "neuron": (objectives.neuron("a", position=(0, 2)), lambda a, b, c: a[..., 1].max()),
+    "neuron against": (-objectives.neuron("a"), lambda a, b, c: -a[..., 1].min()),
+    "attention": (objectives.attention("a", _MASK), lambda a, b, c: a[:, [1, 3], 1].max()),
+    "against attention": (
+        -objectives.attention("a", _MASK),
+        lambda a, b, c: -a[:, [1, 3], 1].min(),
+    ),
+    "direction": (objectives.direction("a", vector=_VECTOR), lambda a, b, c: (a @ _VECTOR).max()),
+    "another channel": (A.of(2), lambda a, b, c: a[..., 2].max()),
+    "of one layer": (A - 0.5 * A.of(2), lambda a, b, c: (a[..., 1] - 0.5 * a[..., 2]).max()),
+    "of two layers": (A + B, lambda a, b, c: a[..., 1].mean() + b[..., 1].mean()),
+    "of two parts": (
+        objectives.attention("a", _MASK) + A,
+        lambda a, b, c: (a[..., 1] * _MASK).sum() / _MASK.sum() + a[..., 1].mean(),
+    ),
+    "logit": (objectives.logit("c"), lambda a, b, c: c[1]),
+    "logits": (objectives.logit_difference("c", other=0), lambda a, b, c: c[1] - c[0]),
+    "layer": (objectives.layer("a"), lambda a, b, c: np.square(a).mean()),
+    "variants": (A + 2 * objectives.diversity("a"), lambda a, b, c: a[..., 1].max()),
+    "variants first": (objectives.diversity("a") - A, lambda a, b, c: -a[..., 1].min()),
+    "variants between": (
+        A + objectives.diversity("a") - B,
+        lambda a, b, c: a[..., 1].mean() - b[..., 1].mean(),
+    ),
+    "logits of variants": (
+        objectives.logit("c") + 3 * objectives.diversity("c"),
+        lambda a, b, c: c[1],
+    ),
+    "between two channels": (
+        objectives.interpolation(A, A.of(0), share=0.25),
+        lambda a, b, c: (0.75 * a[..., 1] + 0.25 * a[..., 0]).max(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_a_unit_responds_with_its_largest_activation_or_the_one_value(rng, name):
+    activations, image = draw(rng, (5, 6))
+    objective, by_hand = RESPONSES[name]
+    expected = by_hand(*(np.asarray(values, np.float64) for values in activations.values()))
+    found = objective.response(activations, image, unit(1))
+    assert found.shape == () and found.dtype == jnp.float32
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
 def test_descriptions_tell_arrays_apart():
     first, other = (objectives.direction("a", vector=v).description for v in ([1, 2], [1, 3]))
     assert first != other

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from featvis_jax.nn.taps import Layer, Network
 from featvis_jax.types import Activations, Image, Scalar
-from featvis_jax.visualize.objectives.base import Objective, Unit
+from featvis_jax.visualize.objectives.base import Objective, Unit, Value
 from featvis_jax.visualize.objectives.constancy import mean_check
 
 
@@ -36,6 +36,8 @@ def channel(layer: str) -> Objective:
         lambda activations, image, unit: jnp.mean(own_channel(activations[layer], unit)),
         reads_one_channel=True,
         checks=(mean_check(layer, description),),
+        places=_all_places(layer),
+        places_of=layer,
     )
 
 
@@ -95,7 +97,14 @@ def neuron(layer: str, *, position: Sequence[int] | None = None) -> Objective:
         return own
 
     return Objective(
-        description, (layer,), value, reads_one_channel=True, checks=(check,), place=place
+        description,
+        (layer,),
+        value,
+        reads_one_channel=True,
+        checks=(check,),
+        place=place,
+        places=_all_places(layer),
+        places_of=layer,
     )
 
 
@@ -203,6 +212,10 @@ def _check_logits(layer: Layer, description: str) -> None:
             f"{description}: layer {layer.name!r} has shape {layer.shape}; expected at least two "
             "logits and no grid: use channel or neuron."
         )
+
+
+def _all_places(layer: str) -> Value:
+    return lambda activations, image, unit: own_channel(activations[layer], unit)
 
 
 def own_channel(activation: Float[Array, "*shape"], unit: Unit) -> Float[Array, "*grid"]:

@@ -45,8 +45,18 @@ def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
         along, _ = _along(activations[layer], fixed, unit, description)
         return jnp.mean(along)
 
-    checks = (*_length_check(layer, fixed, description), mean_check(layer, description))
-    return Objective(description, (layer,), value, checks=checks, reads_whole=(layer,))
+    def places(activations: Activations, image: Image, unit: Unit) -> Float[Array, "*grid"]:
+        return _along(activations[layer], fixed, unit, description)[0]
+
+    return Objective(
+        description,
+        (layer,),
+        value,
+        checks=(*_length_check(layer, fixed, description), mean_check(layer, description)),
+        reads_whole=(layer,),
+        places=places,
+        places_of=description,
+    )
 
 
 def cosine_direction(layer: str, *, vector: Numbers | None = None, power: float = 2.0) -> Objective:

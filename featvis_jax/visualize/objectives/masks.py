@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Activations, Image, Scalar
@@ -48,7 +48,18 @@ def attention(layer: str, mask: Numbers) -> Objective:
         own = own_channel(activations[layer], unit)
         return jnp.sum(own * jnp.asarray(weights / weights.sum(), jnp.float32))
 
-    return Objective(description, (layer,), value, reads_one_channel=True, checks=(check,))
+    def places(activations: Activations, image: Image, unit: Unit) -> Float[Array, " places"]:
+        return own_channel(activations[layer], unit).ravel()[np.flatnonzero(weights)]
+
+    return Objective(
+        description,
+        (layer,),
+        value,
+        reads_one_channel=True,
+        checks=(check,),
+        places=places,
+        places_of=description,
+    )
 
 
 def on_layer(mask: Numbers, network: Network, layer: str) -> Float[np.ndarray, "*grid"]:

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from featvis_jax.types import Activations, Image, Scalar
-from featvis_jax.visualize.objectives.base import VARIANTS, Objective, Unit
+from featvis_jax.visualize.objectives.base import (
+    ANYWHERE,
+    VARIANTS,
+    Objective,
+    Unit,
+    Value,
+    responses_together,
+)
 
 
 def interpolation(first: Objective, second: Objective, *, share: float | None = 0.5) -> Objective:
@@ -37,24 +45,28 @@ def interpolation(first: Objective, second: Objective, *, share: float | None = 
             "variants."
         )
 
-    def value(activations: Activations, image: Image, unit: Unit) -> Scalar:
-        if share is None:
-            number = lax.axis_index(VARIANTS).astype(jnp.float32)
-            t = number / (lax.axis_size(VARIANTS) - 1)
-        else:
-            t = share
-        start, end = (term.value(activations, image, unit) for term in (first, second))
-        return (1 - t) * start + t * end
+    def between(first: Value, second: Value) -> Value:
+        def read(activations: Activations, image: Image, unit: Unit) -> Float[Array, "*places"]:
+            if share is None:
+                number = lax.axis_index(VARIANTS).astype(jnp.float32)
+                t = number / (lax.axis_size(VARIANTS) - 1)
+            else:
+                t = share
+            start, end = (value(activations, image, unit) for value in (first, second))
+            return (1 - t) * start + t * end
+
+        return read
 
     both = first + second
     return Objective(
         f"interpolation({first.description}, {second.description}, share={share})",
         both.layers,
-        value,
+        between(first.value, second.value),
         both.reads_one_channel,
         both.reads_variants or share is None,
         both.checks,
         reads_whole=both.reads_whole,
+        **responses_together(first, second, between),
     )
 
 
@@ -98,4 +110,17 @@ def diversity(layer: str) -> Objective:
         return -jnp.sum(gram * others) / lax.axis_size(VARIANTS)
 
     description = f"diversity({layer!r})"
-    return Objective(description, (layer,), value, reads_variants=True, reads_whole=(layer,))
+    return Objective(
+        description,
+        (layer,),
+        value,
+        reads_variants=True,
+        reads_whole=(layer,),
+        places=_nothing,
+        places_of=ANYWHERE,
+        alone=_nothing,
+    )
+
+
+def _nothing(activations: Activations, image: Image, unit: Unit) -> Scalar:
+    return jnp.zeros(())
