@@ -125,6 +125,34 @@ def cached_volumes(subjects: Sequence[Subject], directory: Path) -> dict[str, Ca
         return cache_volumes(subjects, directory, progress=on_scans)
 
 
+def flagged_source(name: str, grid: Grid, *, channels: int) -> Source | None:
+    """The images of the cohort that a flag names, on a network's grid; None without the flag.
+
+    Args:
+      name: Of the flag, without the dashes.
+      grid: Of the network's input.
+      channels: Of the network's input.
+
+    Raises:
+      FileNotFoundError: There is no such cohort.
+      CohortError: It cannot be read.
+      ValueError: Its grid is not the network's, which may also take more than scans have.
+    """
+    path = flags.FLAGS[name].value
+    if path is None:
+        return None
+    flag = f"--{name}={path}"
+    if channels != 1:
+        raise ValueError(
+            f"{flag}: scans have one channel and the network takes {channels}: leave the flag out."
+        )
+    cohort = read(path, flag=f"--{name}")
+    place = volumes_directory(cohort, source=str(Path(path).resolve()))
+    cached = cached_volumes(cohort.subjects, place)
+    volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
+    return source(cohort, volumes, grid, flag=flag)
+
+
 def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag: str) -> Source:
     """The images of some of a cohort's subjects on a network's grid, by their place in the world.
 

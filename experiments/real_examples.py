@@ -5,7 +5,6 @@ are left out.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -41,20 +40,9 @@ def source(model: Model) -> Source | None:
       CohortError: It cannot be read.
       ValueError: Its grid is not the model's.
     """
-    if FLAGS.real_examples is None:
-        return None
-    if model.image_shape[-1] != 1:
-        raise ValueError(
-            f"--real_examples={FLAGS.real_examples}: scans have one channel and the network takes "
-            f"{model.image_shape[-1]}: leave the flag out."
-        )
-    cohort = cohort_reading.read(FLAGS.real_examples, flag="--real_examples")
-    path = str(Path(FLAGS.real_examples).resolve())
-    place = cohort_reading.volumes_directory(cohort, source=path)
-    cached = cohort_reading.cached_volumes(cohort.subjects, place)
-    volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
-    flag = f"--real_examples={FLAGS.real_examples}"
-    return cohort_reading.source(cohort, volumes, model.grid, flag=flag)
+    return cohort_reading.flagged_source(
+        "real_examples", model.grid, channels=model.image_shape[-1]
+    )
 
 
 def write(

@@ -13,13 +13,14 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import Float
 
 from experiments import (
     ascent_flags,
@@ -28,6 +29,7 @@ from experiments import (
     networks,
     plan,
     real_examples,
+    reference,
     startup,
     stopping,
     tensorboard,
@@ -36,15 +38,15 @@ from experiments.launch import start
 from experiments.networks import Model
 from experiments.plan import Work
 from experiments.progress import Progress
-from featvis_jax.evaluation import health
+from experiments.unit_results import unit_result
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.results import pixels, shards, tables
 from featvis_jax.results.files import make_directory
 from featvis_jax.results.gallery import build_gallery
 from featvis_jax.results.store import Run, open_run, read_run, refuse_foreign
-from featvis_jax.results.tables import Key, LayerRecord, UnitRecord, UnitResult
+from featvis_jax.results.tables import Key, LayerRecord, UnitResult
 from featvis_jax.visualize import ascent, presets
-from featvis_jax.visualize.layer import FinishedBatch, FinishedUnit, LayerProgram
+from featvis_jax.visualize.layer import FinishedBatch, LayerProgram
 from featvis_jax.visualize.planning import Batch
 from featvis_jax.visualize.transforms import describe
 
@@ -95,7 +97,8 @@ def main(_: Sequence[str]) -> None:
         recipes={layer.name: _recipe(model, layer.name) for layer in layers},
         channels={layer.name: ascent_flags.chosen_channels(layer) for layer in layers},
     )
-    configuration = _configuration(model, work)
+    inputs = reference.inputs(model)
+    configuration = _configuration(model, work, inputs)
     batch_size = _batch_size()
     if batch_size is not None:
         configuration["batch"] = batch_size
@@ -125,6 +128,7 @@ def main(_: Sequence[str]) -> None:
             print(f"Shard {shard[0]} of {shard[1]}: nothing was left to do in {out}.")
             return
     with open_run(place, configuration, environment=ascent_flags.environment()) as results:
+        strongest = reference.of_run(results, work, model, inputs, out)
         if shard is None:
             for held in shards.collect(results, affine=model.affine, window=model.intensity_range):
                 print(f"{held}, which is not waited for: what it lacks is computed here.")
@@ -132,7 +136,7 @@ def main(_: Sequence[str]) -> None:
             results.record_timing("compile", program.compile_seconds, layer=name)
         results.write_flags(_flags_text())
         results.write_layers([_layer_record(layer, network) for layer in network.layers])
-        _visualize(results, work, layers, model, batch_size, programs, shard, elsewhere)
+        _visualize(results, work, layers, model, batch_size, programs, shard, elsewhere, strongest)
         if shard is None:
             for layer in layers:
                 with stopping.held():
@@ -151,6 +155,7 @@ def _visualize(
     programs: dict[str, LayerProgram],
     shard: tuple[int, int] | None,
     elsewhere: frozenset[Key],
+    strongest: Mapping[tuple[str, int], float],
 ) -> None:
     """Run what is not finished yet, and store it batch by batch."""
     batches = _batches(work, layers, batch_size, shard)
@@ -173,10 +178,15 @@ def _visualize(
                 results.record_timing("compile", program.compile_seconds, layer=layer.name)
             # From here a signal waits: for the end of a step, or for the whole batch on the disk.
             with stopping.held():
-                finished = _run(program, layer.name, batch, progress)
+                targets = reference.targets(strongest, layer.name, batch.channels)
+                finished = _run(program, layer.name, batch, targets, progress)
                 seconds = finished.seconds / batch.count
+                seconds /= FLAGS.variants
                 made = [
-                    _result(unit, layer, model, seconds / FLAGS.variants) for unit in finished.units
+                    unit_result(
+                        unit, layer, model, seconds, strongest.get((layer.name, unit.channel))
+                    )
+                    for unit in finished.units
                 ]
                 stored = [result for result in made if result.record.key in missing]
                 results.write_units(stored, affine=model.affine, window=model.intensity_range)
@@ -208,7 +218,13 @@ def _images(batches: Sequence[tuple[Layer, Batch]]) -> frozenset[Key]:
     )
 
 
-def _run(program: LayerProgram, layer: str, batch: Batch, progress: Progress) -> FinishedBatch:
+def _run(
+    program: LayerProgram,
+    layer: str,
+    batch: Batch,
+    targets: Float[np.ndarray, " channels"] | None,
+    progress: Progress,
+) -> FinishedBatch:
     """Take a batch all the way, or up to the chunk in which somebody asks to stop."""
     taken = 0
 
@@ -221,7 +237,7 @@ def _run(program: LayerProgram, layer: str, batch: Batch, progress: Progress) ->
 
     keys = ascent.unit_keys(FLAGS.seed, layer, batch.channels)
     try:
-        return program.run(batch, keys, on_steps=on_steps)
+        return program.run(batch, keys, targets=targets, on_steps=on_steps)
     except jax.errors.JaxRuntimeError as error:
         raise plan.explained(error, layer, program.batch_size) from error
 
@@ -242,6 +258,9 @@ def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) 
     counts = Counter(record.status for record in units)
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     several = f", {len(records)} images" if FLAGS.variants > 1 else ""
+    strengths = [record.strength for record in units if record.strength is not None]
+    if strengths:
+        summary += f"; median strength {np.median(strengths):.2g}"
     channels = f"{len(units)} channel{'' if len(units) == 1 else 's'}{several}"
     print(f"{channels}: {summary or 'none was left to do'}.")
     if shard is not None:
@@ -259,35 +278,6 @@ def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) 
                 f"The gallery could not be built ({type(error).__name__}: {error}). The results "
                 f"are complete; python -m experiments.gallery --run={FLAGS.out} tries again."
             ) from error
-
-
-def _result(unit: FinishedUnit, layer: Layer, model: Model, seconds: float) -> UnitResult:
-    seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
-    record = UnitRecord(
-        layer=layer.name,
-        channel=unit.channel,
-        variant=unit.variant + 1,
-        status=health.status(
-            unit.image,
-            start=unit.start,
-            objective_trace=unit.objective_trace,
-            rise=unit.final_objective - unit.initial_objective,
-            finite=unit.finite,
-            intensity_range=model.intensity_range,
-            border=layer.receptive_field or 0,
-        ),
-        initial_objective=unit.initial_objective,
-        final_objective=unit.final_objective,
-        transformed_objective=float(seen[-1]) if seen.size else None,
-        penalty=unit.penalty,
-        intensity_min=float(unit.image.min()),
-        intensity_max=float(unit.image.max()),
-        steps=FLAGS.steps,
-        seconds=round(seconds, 3),
-        seed=FLAGS.seed,
-    )
-    traces = unit.objective_trace, unit.penalty_trace
-    return UnitResult(record, unit.image, *traces, transparency=unit.transparency)
 
 
 def _shard() -> tuple[int, int] | None:
@@ -336,7 +326,7 @@ def _recipe(model: Model, layer: str) -> ascent.Recipe:
     )
 
 
-def _configuration(model: Model, work: Work) -> dict[str, Any]:
+def _configuration(model: Model, work: Work, inputs: reference.Inputs | None) -> dict[str, Any]:
     """All that decides the images."""
     recipes = work.recipes
     recipe = next(iter(recipes.values()))
@@ -359,6 +349,7 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
         "robustness": describe(recipe.robustness),
         "projection": describe(recipe.projection),
         "config_sha256": ascent_flags.config_sha256(),
+        "reference": None if inputs is None else inputs.configuration(),
         "precision": FLAGS.precision,
         "steps": FLAGS.steps,
         "seed": FLAGS.seed,
@@ -368,6 +359,7 @@ def _configuration(model: Model, work: Work) -> dict[str, Any]:
 def _flags_text() -> str:
     """The flags of this launcher, one a line, for --flagfile."""
     names = ("model", "grid", "batch", "tensorboard", "objective", "parameterization", "precision")
+    names = (*names, "reference")
     modules = {FLAGS.find_module_defining_flag(name) for name in names}
     own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
     # None belongs to the run: two write nothing, a shard is one process of several, and where

@@ -16,6 +16,7 @@ from experiments.reproduction.looks import shown_plane
 from featvis_jax.results.comparison import comparison
 from featvis_jax.results.nifti import decode_nifti
 from featvis_jax.results.store import read_run
+from featvis_jax.results.tables import SOUND
 
 _INK, _MUTED, _HAIRLINE, _MARK = "#1c1e21", "#6e7278", "#cecece", "#e8a33d"
 _WINDOW = (0.0, 1.0)
@@ -116,7 +117,7 @@ def layers(
                     )
                     _show(axes, planes[row][m][c])
                     status = statuses[m][name, channel]
-                    label = str(channel) if status == "alive" else f"{channel}, {status}"
+                    label = str(channel) if status in SOUND else f"{channel}, {status}"
                     figure.text(
                         place[0] / size[0],
                         (place[1] - 0.035) / size[1],

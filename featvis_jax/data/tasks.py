@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -382,6 +383,42 @@ def _lesion_task(
     if shape is None and name == "square_or_disc":
         return OutlineTask(drawn, (SHAPES["disc"], SHAPES["square"]))
     return LesionTask(drawn)
+
+
+def described_task(
+    name: str, description: Mapping[str, Any], *, rank: int, shape: Shape | None = None
+) -> LesionTask | OutlineTask | None:
+    """The lesion task that a model was trained on, from what its card tells.
+
+    Args:
+      name: Of the task, the card's entry ``task``.
+      description: `Prepared.description`, the card's entry ``data``.
+      rank: 2 for slices, 3 for volumes.
+      shape: The user's own, where the task is not one of `TASKS`.
+
+    Returns:
+      The task, whose lesions are drawn as they were in training; ``None`` where there are none, or
+      they have a shape that is not given.
+
+    Example:
+      >>> square = _lesion_task("square_lesion", None, 2.0, {"count": (1, 2)})
+      >>> told = {"lesions": _describe(square)}
+      >>> described_task("square_lesion", told, rank=2) == square
+      True
+    """
+    drawn = description.get("lesions")
+    if not drawn or (shape is None and name not in TASKS):
+        return None
+    options: dict[str, Any] = {
+        option: tuple(value) if isinstance(value, list) else value
+        for option, value in drawn.items()
+        if option != "shape"
+    }
+    task = _lesion_task(name, shape, options["voxel_size_mm"], options)
+    decoy_count = description.get("decoys")
+    if decoy_count and isinstance(task, LesionTask):
+        return _with_decoys(task, (decoy_count[0], decoy_count[1]), rank)
+    return task
 
 
 def _describe(task: LesionTask | OutlineTask) -> dict[str, object]:

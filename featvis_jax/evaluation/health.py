@@ -15,6 +15,7 @@ from jaxtyping import Float
 UNIFORM_SHARE = 0.02
 """An image counts as uniform below this standard deviation, as a share of the intensity range."""
 
+_SHORT_OF_TARGET = 0.01
 _FLUCTUATIONS = 3.0
 _LAST_GAIN = 0.06
 _FLATNESS_OF_NOISE = 0.85
@@ -29,6 +30,8 @@ def status(
     objective_trace: Float[np.ndarray, " steps"],
     rise: float,
     finite: bool,
+    response: float = np.nan,
+    target: float | None = None,
     intensity_range: tuple[float, float],
     border: int = 0,
 ) -> str:
@@ -40,6 +43,9 @@ def status(
       the next, or the image moved by less than 2 % of the intensity range.
     * ``unsettled``: the last quarter of the steps brought more than 6 % of the rise, compared with
       the quarter before. The picture would be another one after more steps.
+    * ``driven``, ``weak``: where a target is known, the unit responds as strongly as that, within
+      1 %, or less, unless the image is ``uniform``. Nothing is said of ``unmoved``, ``unsettled``
+      and ``noise`` then, which are ways to guess that a picture fails.
     * ``uniform``: the image is nearly flat: its standard deviation is below 2 % of the intensity
       range. The unit asks for a grey level and no pattern.
     * ``noise``: what the ascent added to its start is below 2 % of the range, or has in every
@@ -53,6 +59,8 @@ def status(
       objective_trace: f before every step.
       rise: f of the final image less that of the first, both as they are, without transforms.
       finite: Whether the ascent stayed finite.
+      response: Of the unit to the final image.
+      target: The response that was aimed at, where one is known.
       intensity_range: Lowest and highest intensity that the image could take.
       border: Voxels at each side to leave out, where fewer windows of the network overlap; the
         layer's receptive field is a good choice. Ignored where nothing would be left.
@@ -72,6 +80,10 @@ def status(
     if 2 * border < min(image.shape[:-1]):
         inner = (slice(border, -border or None),) * (image.ndim - 1)
         image, start = image[inner], start[inner]
+    if target is not None:
+        if image.std() < limit:
+            return "uniform"
+        return "driven" if response >= target - _SHORT_OF_TARGET * abs(target) else "weak"
     moved = np.sqrt(np.mean(np.square(image - start)))
     if rise <= _FLUCTUATIONS * _fluctuation(objective_trace) or moved < limit:
         return "unmoved"

@@ -82,6 +82,30 @@ class Question(NamedTuple):
         return text if variants == 1 else f"{text}, {variants} variants{each}"
 
 
+def compared_with(configuration: Mapping[str, Any]) -> str | None:
+    """Say what the strengths of a run are shares of.
+
+    Args:
+        configuration: of the run; its entry "reference" tells of the real inputs.
+
+    Returns:
+        The real inputs in words, None for a run without any.
+
+    >>> found = {"images": 240, "of": "slices", "lesions": "with and without", "percentile": 100.0}
+    >>> compared_with({"reference": found})
+    'the strongest of 240 real slices, with and without lesions'
+    >>> compared_with({"reference": {**found, "lesions": None, "percentile": 95.0}})
+    'percentile 95 of 240 real slices'
+    """
+    found = configuration.get("reference")
+    if not isinstance(found, Mapping):
+        return None
+    share = found["percentile"]
+    most = "the strongest" if share == 100 else f"percentile {share:g}"
+    lesions = f", {found['lesions']} lesions" if found["lesions"] else ""
+    return f"{most} of {found['images']} real {found['of']}{lesions}"
+
+
 def question(configuration: Mapping[str, Any], layer: str) -> Question:
     """Return what a run asked of the units of a layer.
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from featvis_jax.results.tables import UnitRecord
 
-FORMAT = "featvis_jax run, version 2"
-# Kept variants as layers of their own, and told of no number through which it was measured.
-_EARLIER = ("featvis_jax run, version 1",)
+FORMAT = "featvis_jax run, version 3"
+# The first kept variants as layers of their own, the second told of no response.
+_EARLIER = ("featvis_jax run, version 1", "featvis_jax run, version 2")
 _BIDS_VERSION = "1.10.0"
 _MOST_DIFFERENCES = 20
 _RESTORE = "Restore the file, or choose another directory with --out."

@@ -15,6 +15,7 @@ from featvis_jax.results.files import atomic_write_bytes
 from featvis_jax.results.gallery.site import folded, sizes_css, templates
 from featvis_jax.results.tables import STATUSES
 
+_OF_TARGETS = ("driven", "weak")
 MARKS: Mapping[str, str] = {
     "holds": "\u25cf",
     "does not hold": "\u25b3",
@@ -77,7 +78,13 @@ def context(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "sections": sections,
         "verdicts": {verdict: verdicts.count(verdict) for verdict in MARKS},
         "marks": MARKS,
-        "statuses": STATUSES,
+        # Without a target nothing is driven or weak, and such columns would be empty.
+        "statuses": [
+            status
+            for status in STATUSES
+            if status not in _OF_TARGETS
+            or any(row.get(status) for row in numbers.get("health", ()))
+        ],
     }
 
 

@@ -17,7 +17,7 @@ from PIL import ImageDraw, ImageFont
 from featvis_jax.results import grids, pixels
 from featvis_jax.results.nifti import Affine
 from featvis_jax.results.pixels import Window
-from featvis_jax.results.tables import UnitRecord
+from featvis_jax.results.tables import SOUND, UnitRecord
 
 Color = tuple[int, int, int]
 
@@ -26,6 +26,7 @@ _INK: Color = (28, 30, 33)
 _MUTED: Color = (110, 114, 120)
 # Shape and word carry the status; the colour only helps the eye to find it again.
 _MARKS: dict[str, tuple[str, Color]] = {
+    "weak": ("\u25d4", (150, 52, 96)),
     "unsettled": ("\u25d0", (120, 92, 16)),
     "noise": ("\u25a6", (104, 70, 140)),
     "uniform": ("\u25a1", (36, 92, 150)),
@@ -48,8 +49,24 @@ def tile_title(record: UnitRecord, *, variants: int) -> str:
     >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
     >>> tile_title(row, variants=1), tile_title(row, variants=4)
     ('3', '3 (2)')
+    >>> from dataclasses import replace
+    >>> tile_title(replace(row, strength=1.25), variants=1)
+    '3  1.25\u00d7'
     """
-    return str(record.channel) if variants == 1 else f"{record.channel} ({record.variant})"
+    name = str(record.channel) if variants == 1 else f"{record.channel} ({record.variant})"
+    return name if record.strength is None else f"{name}  {times(record.strength)}"
+
+
+def times(strength: float) -> str:
+    """Write a strength for people.
+
+    Args:
+        strength: a share of the reference.
+
+    >>> times(1.3049), times(-0.05), times(13.64)
+    ('1.3\u00d7', '\u22120.05\u00d7', '13.6\u00d7')
+    """
+    return grids.minus(f"{strength + 0.0:.3g}\u00d7")
 
 
 def contact_sheet(
@@ -73,10 +90,11 @@ def contact_sheet(
     Args:
         images: at least one, all of one shape, each (x, y, 1) or (x, y, z, 1).
         titles: one per image, such as the number of the channel.
-        statuses: one per image; "alive" stays unmarked, others are named and drawn with a symbol.
+        statuses: one per image; "driven" and "alive" stay unmarked, others are named and drawn with
+            a symbol.
         title: heading of the page.
         subtitle: line under the heading; by default the number of channels. The counts of the
-            statuses that are not alive follow it.
+            statuses that are marked follow it.
         window: "shared" takes the smallest and the largest intensity on the page (diverged images
             do not count), "own" those of each image, a pair is used as it is.
         columns: tiles in a row; by default a page that is neither a ribbon nor a tower.
@@ -127,7 +145,7 @@ def contact_sheet(
     places = [(group, place) for group, size in enumerate(sizes) for place in range(size)]
     page = Pillow.new("RGB", (layout.page_width, layout.page_height), (pixels.PAPER,) * 3)
     draw = ImageDraw.Draw(page)
-    counts = Counter(status for status in statuses if status != "alive")
+    counts = Counter(status for status in statuses if status not in SOUND)
     subtitle = subtitle or f"{len(tiles)} channel{'s' if len(tiles) > 1 else ''}"
     _draw_heading(draw, layout, title, subtitle, counts)
     for index, tile in enumerate(tiles):
@@ -295,7 +313,7 @@ def _draw_caption(
     left, baseline = corner[0], corner[1] + layout.tile[1] + round(1.35 * layout.text)
     room = float(layout.room)
     font = _font(layout.text)
-    if status != "alive":
+    if status not in SOUND:
         symbol, color = _MARKS.get(status, ("\u00b7", _MUTED))
         words = f"{symbol} {status}"
         if font.getlength(title) + font.getlength(words) + layout.text > room:

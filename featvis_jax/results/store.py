@@ -4,6 +4,7 @@
     flags.txt                   --flagfile=flags.txt repeats the run
     dataset_description.json    the run is a BIDS derivative
     layers.tsv                  the layers of the network
+    reference.tsv               with --reference, how strongly real inputs drive each channel
     units.tsv, units.json       one row per finished image, and what the columns mean
     images/<layer>/0012.nii.gz  the image of channel 12, on the grid of the model's input
     images/<layer>/0012.png     the same for the eye
@@ -37,7 +38,14 @@ from featvis_jax.results.files import (
     remove_partial_files,
     unlock,
 )
-from featvis_jax.results.tables import Key, LayerRecord, Traces, UnitRecord, UnitResult
+from featvis_jax.results.tables import (
+    Key,
+    LayerRecord,
+    ReferenceRecord,
+    Traces,
+    UnitRecord,
+    UnitResult,
+)
 from featvis_jax.results.view import RunView, read_run
 
 __all__ = ["Run", "RunView", "open_run", "read_run", "refuse_foreign"]
@@ -138,6 +146,10 @@ class Run(RunView):
         """Store the layers of the network, in the order given."""
         self._write(self.directory / "layers.tsv", tables.encode_table(rows, LayerRecord))
 
+    def write_reference(self, rows: Sequence[ReferenceRecord]) -> None:
+        """Store how strongly real inputs drive the channels, all at once."""
+        self._write(self.directory / "reference.tsv", tables.encode_table(rows, ReferenceRecord))
+
     def write_flags(self, text: str) -> None:
         """Store the flags that repeat the run, one a line."""
         self._write(self.directory / "flags.txt", text.encode())
@@ -163,12 +175,14 @@ class Run(RunView):
         channels = len({row.channel for row in rows})
         total = {each.layer: each.channels for each in self.layers()}.get(layer, channels)
         question = asked.question(self.configuration, layer)
+        compared_with = asked.compared_with(self.configuration)
         page = sheets.contact_sheet(
             (self.image(*row.key)[0] for row in rows),
             titles=[sheets.tile_title(row, variants=self.variants) for row in rows],
             statuses=[row.status for row in rows],
             title=f"{layer}: {question.sought}" if question.suppresses else layer,
-            subtitle=question.counted(channels, total, variants=self.variants),
+            subtitle=question.counted(channels, total, variants=self.variants)
+            + (f"; \u00d7 {compared_with}" if compared_with else ""),
             window=window,
             groups=[row.channel for row in rows],
             affine=self.image(*rows[0].key)[1],

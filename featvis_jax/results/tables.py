@@ -20,8 +20,12 @@ from featvis_jax.results.files import file_name
 Key = tuple[str, int, int]
 """Layer, channel and variant: what names an image of a run."""
 
-STATUSES = ("alive", "unsettled", "noise", "uniform", "unmoved", "dead", "diverged")
-PATTERNED = ("alive", "unsettled", "noise")
+STATUSES = (
+    "driven", "weak", "alive", "unsettled", "noise", "uniform", "unmoved", "dead", "diverged"
+)  # fmt: skip
+SOUND = ("driven", "alive")
+"""Statuses that sheets and pages leave unmarked."""
+PATTERNED = ("driven", "weak", "alive", "unsettled", "noise")
 """Statuses of images that the ascent drew something into, whatever it is worth."""
 
 
@@ -53,6 +57,8 @@ class UnitRecord:
     status: str = _column(
         "What became of the image",
         Levels={
+            "driven": "the unit responds to the image as strongly as was aimed at, or more",
+            "weak": "the unit responds to the image less than was aimed at",
             "alive": "the objective rose and came to rest, and the ascent made a pattern",
             "unsettled": "the objective was still rising: more steps would give another image",
             "noise": "the objective rose, but what the ascent made has the spectrum of noise",
@@ -72,6 +78,17 @@ class UnitRecord:
     transformed_objective: float | None = _column(
         "Objective before the last step, measured through the random transforms of that step as "
         "all steps are: the last finite value of the channel's trace",
+        default=None,
+    )
+    response: float | None = _column(
+        "Largest activation of the channel in the image that is stored, with the sign of the "
+        "objective, or the objective itself where it is not about the places of a channel",
+        default=None,
+    )
+    target: float | None = _column("Response that the ascent aimed at", default=None)
+    strength: float | None = _column(
+        "Response as a share of that to the strongest real input, which reference.tsv has; n/a "
+        "without --reference, and where no real input drives the channel",
         default=None,
     )
     penalty: float = _column("Penalty of the image that is stored")
@@ -121,6 +138,24 @@ class LayerRecord:
     stride: tuple[int, ...] = _column("Voxels of the input between neighbouring output values")
 
 
+@dataclass(frozen=True)
+class ReferenceRecord:
+    """One row of reference.tsv: how strongly real inputs drive a channel.
+
+    >>> ReferenceRecord("conv1", 3, 2.5).unit
+    ('conv1', 3)
+    """
+
+    layer: str = _column("Layer of the network, as the model names it")
+    channel: int = _column("Channel of the layer, from 0; 0 if a layer as a whole was asked for")
+    reference: float = _column("Response to the strongest real input, or to the percentile of them")
+
+    @property
+    def unit(self) -> tuple[str, int]:
+        """Layer and channel."""
+        return self.layer, self.channel
+
+
 @dataclass(frozen=True, eq=False)
 class UnitResult:
     """A finished image: its row, its voxels (*spatial, 1), and its values at every step (steps,).
@@ -152,7 +187,7 @@ class Traces(NamedTuple):
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
-_Record = TypeVar("_Record", UnitRecord, LayerRecord)
+_Record = TypeVar("_Record", UnitRecord, LayerRecord, ReferenceRecord)
 
 
 def encode_cell(value: object, *, digits: int | None = None) -> str:
@@ -192,12 +227,12 @@ def _decode_cell(text: str, kind: object) -> Any:
     return () if text == "n/a" else tuple(int(part) for part in text.split("x"))
 
 
-def encode_table(records: Iterable[UnitRecord] | Iterable[LayerRecord], kind: type) -> bytes:
+def encode_table(records: Iterable[_Record], kind: type[_Record]) -> bytes:
     r"""Encode records as tab-separated lines under a line of names.
 
     Args:
         records: all of one kind.
-        kind: `UnitRecord` or `LayerRecord`.
+        kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
 
     Returns:
         UTF-8; without records it holds the names alone.
@@ -237,7 +272,7 @@ def read_table(path: Path, kind: type[_Record]) -> list[_Record]:
 
     Args:
         path: what `encode_table` encoded lies there, or nothing.
-        kind: `UnitRecord` or `LayerRecord`.
+        kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
 
     Returns:
         The records, in the order of the lines.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from featvis_jax.results import manifest, nifti, tables
 from featvis_jax.results.files import file_name
-from featvis_jax.results.tables import LayerRecord, Traces, UnitRecord
+from featvis_jax.results.tables import LayerRecord, ReferenceRecord, Traces, UnitRecord
 
 
 class RunView:
@@ -52,6 +52,10 @@ class RunView:
     def layers(self) -> list[LayerRecord]:
         """Return the layers of the network; none if they were not written yet."""
         return tables.read_table(self.directory / "layers.tsv", LayerRecord)
+
+    def reference(self) -> list[ReferenceRecord]:
+        """Return how strongly real inputs drive the channels; none if the run has no reference."""
+        return tables.read_table(self.directory / "reference.tsv", ReferenceRecord)
 
     def finished(self, layer: str) -> frozenset[int]:
         """Return the channels of a layer of which every image is finished."""

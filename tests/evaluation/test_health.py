@@ -50,6 +50,32 @@ def stripes(spatial):
     return (0.5 + 0.3 * waves)[..., None].astype(np.float32)
 
 
+def test_a_target_that_is_known_says_what_a_picture_is_worth():
+    spatial = (32, 34)
+    options = {
+        "start": noise((*spatial, 1), seed=7),
+        "objective_trace": SETTLED,
+        "rise": 1.0,
+        "finite": True,
+        "intensity_range": (0.0, 1.0),
+    }
+    # Whether it looks like noise, and whether it came to rest, is not asked then.
+    rising = np.linspace(0.0, 1.0, 40)
+    for image in (blobs(spatial), noise((*spatial, 1))):
+        for response, expected in [(2.0, "driven"), (1.985, "driven"), (1.97, "weak")]:
+            found = {**options, "response": response, "target": 2.0}
+            assert status(image, **found) == expected
+            assert status(image, **{**found, "objective_trace": rising}) == expected
+    found = {**options, "response": -1.005, "target": -1.0}
+    assert status(blobs(spatial), **found) == "driven"
+    assert status(blobs(spatial), **{**found, "response": -1.02}) == "weak"
+    found = {**options, "response": 5.0, "target": 2.0}
+    assert status(np.full((*spatial, 1), 0.5, np.float32), **found) == "uniform"
+    assert status(blobs(spatial), **{**found, "objective_trace": np.zeros(40)}) == "dead"
+    assert status(blobs(spatial), **{**found, "finite": False}) == "diverged"
+    assert status(blobs(spatial), **{**found, "response": np.nan}) == "weak"
+
+
 @RANKS
 def test_a_pattern_that_the_objective_followed_is_alive(spatial):
     for image in (checkerboard(spatial, 0.2), blobs(spatial), stripes(spatial)):

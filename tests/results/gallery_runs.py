@@ -19,7 +19,20 @@ MIRRORED_AFFINE = np.array([[-2.0, 0, 0, 11], [0, -2, 0, 20], [0, 0, 2, -7], [0,
 SLICE, VOLUME = (20, 28), (12, 16, 14)
 
 
-def unit(layer: str, channel: int, *, image=None, shape=SLICE, status="alive", steps=40, variant=1):
+REFERENCE = {"images": 240, "of": "slices", "lesions": "with and without", "percentile": 100.0}
+
+
+def unit(
+    layer: str,
+    channel: int,
+    *,
+    image=None,
+    shape=SLICE,
+    status="alive",
+    steps=40,
+    variant=1,
+    **measured,
+):
     """A result whose content follows from its name; the final objective is not its trace's."""
     generator = np.random.default_rng([variant, channel, *layer.encode()])
     if image is None:
@@ -38,6 +51,7 @@ def unit(layer: str, channel: int, *, image=None, shape=SLICE, status="alive", s
         layer, channel, status, 0.75 * first, last, 0.0,
         float(np.nanmin(image)), float(np.nanmax(image)), steps, 0.5, 7,
         variant=variant, transformed_objective=float(objective[np.isfinite(objective)][-1]),
+        **measured,
     )  # fmt: skip
     return tables.UnitResult(record, image, objective, penalty)
 
@@ -97,6 +111,19 @@ def variants(directory: Path, *, shape=SLICE, affine=SLICE_AFFINE, **settings) -
     return write_run(
         directory, units, wanted={"conv1": [0, 1, 5]}, shape=shape, affine=affine, **settings
     )
+
+
+def driving(directory: Path, **settings: object) -> store.RunView:
+    """A run beside real inputs: driven, weak, one that no real input drives, and a flat one."""
+    units = [
+        unit("conv1", 0, status="weak", response=1.5, target=3.0, strength=0.5),
+        unit("conv1", 1, status="driven", response=13.64, target=4.0, strength=3.41),
+        unit("conv1", 2, status="noise", response=0.25),
+        unit("conv1", 3, status="weak", response=-0.5, target=10.0, strength=-0.05),
+        unit("conv1", 5, status="uniform", response=1.25, target=1.0, strength=1.25),
+    ]
+    settings = {"reference": REFERENCE, **settings}
+    return write_run(directory, units, wanted={"conv1": [0, 1, 2, 3, 5]}, **settings)
 
 
 def suppressing(directory: Path, **settings: object) -> store.RunView:

@@ -21,6 +21,7 @@ RUNS = {
     ),
     "variants of no known place": lambda place: runs.variants(place, affine=None),
     "suppressing": runs.suppressing,
+    "driving": runs.driving,
     "suppressing variants": lambda place: runs.variants(
         place, objective={"conv1": "(-1.0) * channel('conv1') + 1.0 * diversity('conv1')"}
     ),
@@ -114,6 +115,18 @@ def test_a_unit_s_page_has_the_numbers_of_its_rows(run):
             assert close(shown(told)[1:], [row["transformed_objective"]])
         for told, row in zip(page.facts("Intensities"), own, strict=True):
             assert close(shown(told), [row["intensity_min"], row["intensity_max"]])
+        compared = [row for row in own if row["response"] != "n/a"]
+        for told, row in zip(page.facts("Response"), compared, strict=True):
+            assert close(shown(told)[:1], [row["response"]])
+            if row["strength"] == "n/a":
+                assert "does not drive it" in told
+            else:
+                assert close(shown(told)[1:2], [row["strength"]])
+                of = "times the strongest of 240 real slices, with and without lesions"
+                assert told.endswith(of)
+        aimed = [row for row in own if row["target"] != "n/a"]
+        for told, row in zip(page.facts("Target"), aimed, strict=True):
+            assert close(shown(told), [row["target"]])
         (told,) = page.facts("Ascent")
         assert shown(told) == [float(own[0]["steps"]), float(own[0]["seed"])]
 
@@ -147,7 +160,7 @@ def test_tiles_ranks_and_counts_are_those_of_units_however_many_images_they_have
     name, directory, rows = run
     units = units_of(rows)
     index = runs.Page(directory / "gallery" / "index.html")
-    wanted = {"variants": 3, "suppressing": 2}
+    wanted = {"variants": 3, "suppressing": 2, "driving": 5}
     asked = 3 if "variants" in name else 1
     complete = sum(len(own) == asked for own in units.values())
     total = next((n for word, n in wanted.items() if word in name), 14 if name == "channels" else 3)
@@ -169,10 +182,12 @@ def test_tiles_ranks_and_counts_are_those_of_units_however_many_images_they_have
                 value(tile["data-objective"]), value(best["final_objective"]), equal_nan=True
             )
             told = caption.split()[1:]
-            if best["status"] == "alive":
+            assert (best["status"] in told) == (best["status"] not in ("alive", "driven"))
+            if best["strength"] != "n/a":
+                assert close([value(told[-1].removesuffix("×"))], [best["strength"]])
+                assert tile["data-strength"] == best["strength"]
+            elif best["status"] == "alive":
                 assert close([value(told[0])], [best["final_objective"]])
-            else:
-                assert told[-1] == best["status"]
         # Every image of every unit is on the page of its layer.
         views = page.source.count(' data-view="') // 2
         per_image = 4 if "volume" in name else 1
@@ -186,6 +201,21 @@ def test_tiles_ranks_and_counts_are_those_of_units_however_many_images_they_have
         rank, of = shown(told)[:2]
         assert of == len(others)
         assert rank == ahead + 1 or not np.isfinite(mine)
+
+
+def test_strengths_are_told_where_there_are_any(run):
+    name, directory, _ = run
+    said = "multiples (×) of that to the strongest of 240 real slices, with and without lesions"
+    site = directory / "gallery"
+    for path in (site / "index.html", site / "layers" / "conv1.html"):
+        page = runs.Page(path)
+        assert (said in page.text) == (name == "driving")
+    assert bool(page.all("input", id="sort-strength")) == (name == "driving")
+    if name == "driving":
+        chosen = [each["value"] for each in page.all("input", name="status")]
+        assert chosen == ["all", "driven", "weak", "noise", "uniform"]
+        style = (site / "gallery.css").read_text()
+        assert all(f"#status-{each}:checked" in style for each in chosen[1:])
 
 
 def test_what_suppresses_is_nowhere_said_to_drive(run, built):
@@ -247,6 +277,17 @@ def test_a_comparison_says_which_run_suppresses(tmp_path):
     stored = [row for directory in (against, driven) for row in rows_of(directory.directory)]
     order = sorted(stored, key=lambda row: (int(row["channel"]), stored.index(row) < 2))
     assert np.allclose(np.ravel(captions), [value(r["final_objective"]) for r in order], rtol=1e-3)
+
+
+def test_a_comparison_tells_what_strengths_are_shares_of(tmp_path):
+    first, second = (runs.driving(tmp_path / name, regularization=name) for name in "ab")
+    page = runs.Page(build_comparison([first, second]).parent / "layers" / "conv1.html")
+    assert "multiples (×) of that to the strongest of 240 real slices" in page.text
+    assert page.text.count("3.41×") == 2
+    volumes = {**runs.REFERENCE, "of": "volumes"}
+    third = runs.driving(tmp_path / "c", regularization="c", reference=volumes)
+    page = runs.Page(build_comparison([first, third], out=tmp_path / "both"))
+    assert "multiples (×) of that to its run's reference" in page.text
 
 
 def test_variants_of_runs_stand_in_one_cell(tmp_path):

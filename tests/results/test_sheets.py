@@ -162,13 +162,15 @@ def test_a_status_is_marked_without_help_of_colour(rng):
     plain = sheet(images, window=(0.0, 1.0)).mean(axis=-1)
     marked = {
         status: sheet(images, ["alive", status, "alive", "alive"], window=(0.0, 1.0)).mean(axis=-1)
-        for status in ("dead", "uniform", "diverged")
+        for status in ("dead", "uniform", "weak", "diverged")
     }
     for name, drawn in marked.items():
         changed = np.abs(drawn - plain) > 60
         assert changed.sum() > 40, name
     shapes = [(drawn < 200).astype(int).tobytes() for drawn in marked.values()]
-    assert len(set(shapes)) == 3
+    assert len(set(shapes)) == 4
+    sound = sheet(images, ["driven", "alive", "driven", "alive"], window=(0.0, 1.0))
+    np.testing.assert_array_equal(sound.mean(axis=-1), plain)
 
 
 def test_equal_arguments_give_equal_bytes(rng):

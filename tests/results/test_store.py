@@ -109,6 +109,24 @@ def test_other_programs_read_what_is_stored(tmp_path):
     assert set(descriptions["status"]["Levels"]) == set(tables.STATUSES)
 
 
+def test_what_real_inputs_do_is_kept_to_the_last_digit(tmp_path):
+    rows = [
+        tables.ReferenceRecord("conv1", 3, float(np.float32(0.1))),
+        tables.ReferenceRecord("a\tb", 0, -2.5),
+    ]
+    with open_run(tmp_path) as run:
+        assert run.reference() == []
+        run.write_reference(rows)
+        run.write_units(
+            [unit(response=0.3, target=0.2, strength=1.5), unit(channel=1)], affine=None
+        )
+        assert run.reference() == rows
+        assert [(r.response, r.target, r.strength) for r in run.records()] == [
+            (0.3, 0.2, 1.5),
+            (None, None, None),
+        ]
+
+
 def test_variants_are_images_of_one_channel(tmp_path):
     pairs = [(3, 2), (0, 1), (3, 1), (0, 2)]
     results = [unit(channel=channel, variant=variant) for channel, variant in pairs]
@@ -438,11 +456,12 @@ def test_a_damaged_table_names_file_and_line(tmp_path):
         store.read_run(tmp_path).records()
 
 
-def test_a_run_of_an_earlier_version_is_refused_in_one_line_and_left_as_it_is(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_an_earlier_version_is_refused_in_one_line_and_left_as_it_is(tmp_path, version):
     with open_run(tmp_path) as run:
         run.write_units([unit()], affine=AFFINE)
     path = tmp_path / "run.json"
-    path.write_text(path.read_text().replace("version 2", "version 1"))
+    path.write_text(path.read_text().replace("version 3", f"version {version}"))
     before = content(tmp_path)
     for attempt in (store.read_run, open_run):
         with pytest.raises(ValueError, match=r"run of an earlier featvis_jax.*--flagfile") as error:

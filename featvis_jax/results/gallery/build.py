@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from featvis_jax.results import grids, nifti, pixels
+from featvis_jax.results.asked import compared_with
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import charts, contents, similarity, viewer, views
 from featvis_jax.results.gallery.contents import Layer, Variant
@@ -89,6 +90,7 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
         "wanted": sum(layer.wanted for layer in layers),
         "variants": run.variants,
         "sought": contents.sought(layers),
+        "compared_with": compared_with(configuration),
         "units": contents.units_word(layers),
         "is_transformed": contents.is_transformed(configuration),
         "other_layers": [row for row in run.layers() if row.layer not in names],

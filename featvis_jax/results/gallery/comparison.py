@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from featvis_jax.results import grids, manifest, pixels
-from featvis_jax.results.asked import Question
+from featvis_jax.results.asked import Question, compared_with
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import contents
 from featvis_jax.results.gallery.contents import Layer, Unit
@@ -90,6 +90,7 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
             ],
             "window": window,
             "marks": contents.MARKS,
+            "compared_with": _compared_with(runs),
         }
         pages = []
         for name in names:
@@ -130,6 +131,12 @@ def _write_pictures(
                 write_planes(site, variant, image, stem=stem, planes=planes, window=window)
             )
     write_projections(site, projected)
+
+
+def _compared_with(runs: Sequence[RunView]) -> str | None:
+    """Say what strengths are shares of, where any run has them."""
+    found = {compared_with(run.configuration) for run in runs} - {None}
+    return found.pop() if len(found) < 2 and found else "its run's reference" if found else None
 
 
 def _model(run: RunView) -> str:

@@ -20,6 +20,8 @@ _Any = TypeVar("_Any")
 
 # Shape and word carry the status, as on the contact sheets; the colour only helps the eye.
 MARKS = {
+    "driven": "\u25c9",
+    "weak": "\u25d4",
     "alive": "\u25cf",
     "unsettled": "\u25d0",
     "noise": "\u25a6",
@@ -156,6 +158,11 @@ class Layer:
     def counts(self) -> dict[str, int]:
         """How many channels with an image there are of each status that occurs."""
         return count(unit.record for unit in self.units)
+
+    @property
+    def has_strengths(self) -> bool:
+        """Whether it is known how strongly real inputs drive any of its channels."""
+        return any(unit.record.strength is not None for unit in self.units)
 
     def ranks(self) -> dict[int, int]:
         """Return the place of every channel by its objective, from 1."""

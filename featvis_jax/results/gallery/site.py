@@ -22,6 +22,8 @@ from featvis_jax.results.files import (
     unlock,
 )
 from featvis_jax.results.grids import Plane, minus
+from featvis_jax.results.sheets import times
+from featvis_jax.results.tables import SOUND
 
 _STATIC = resources.files("featvis_jax.results.gallery") / "static"
 _SCRIPT = "gallery.js"
@@ -121,6 +123,8 @@ def templates() -> jinja2.Environment:
     )
     environment.filters["number"] = number
     environment.filters["by"] = by
+    environment.filters["times"] = times
+    environment.globals["sound"] = SOUND
     environment.filters["folded"] = folded
     return environment
 

@@ -32,7 +32,7 @@
   }
 
   function sort(name) {
-    const rising = name !== "objective";
+    const rising = name !== "objective" && name !== "strength";
     for (const list of document.querySelectorAll(".sheet .tiles")) {
       const key = (tile) => {
         const value = Number(tile.dataset[name]);

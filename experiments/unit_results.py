@@ -1,0 +1,58 @@
+"""What a run keeps of a finished unit: its row with a status, its image and its traces."""
+
+import numpy as np
+from absl import flags
+
+from experiments.networks import Model
+from featvis_jax.evaluation import health
+from featvis_jax.evaluation.strength import strength
+from featvis_jax.nn.network import Layer
+from featvis_jax.results.tables import UnitRecord, UnitResult
+from featvis_jax.visualize.layer import FinishedUnit
+
+FLAGS = flags.FLAGS
+
+
+def unit_result(
+    unit: FinishedUnit, layer: Layer, model: Model, seconds: float, strongest: float | None
+) -> UnitResult:
+    """What is stored of a unit.
+
+    Args:
+      unit: After its ascent.
+      layer: Its layer.
+      model: Its network.
+      seconds: Its share in the time of its batch.
+      strongest: Its response to the strongest real input, where that is known.
+    """
+    seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
+    record = UnitRecord(
+        layer=layer.name,
+        channel=unit.channel,
+        variant=unit.variant + 1,
+        status=health.status(
+            unit.image,
+            start=unit.start,
+            objective_trace=unit.objective_trace,
+            rise=unit.final_objective - unit.initial_objective,
+            finite=unit.finite,
+            response=unit.response,
+            target=unit.target,
+            intensity_range=model.intensity_range,
+            border=layer.receptive_field or 0,
+        ),
+        initial_objective=unit.initial_objective,
+        final_objective=unit.final_objective,
+        transformed_objective=float(seen[-1]) if seen.size else None,
+        response=unit.response,
+        target=unit.target,
+        strength=strength(unit.response, strongest),
+        penalty=unit.penalty,
+        intensity_min=float(unit.image.min()),
+        intensity_max=float(unit.image.max()),
+        steps=FLAGS.steps,
+        seconds=round(seconds, 3),
+        seed=FLAGS.seed,
+    )
+    traces = unit.objective_trace, unit.penalty_trace
+    return UnitResult(record, unit.image, *traces, transparency=unit.transparency)
