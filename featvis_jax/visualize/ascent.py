@@ -9,6 +9,9 @@ A `Recipe` says what happens in a step, `init` makes the state of each unit, and
         parameters = optimizer's step along the gradient of f - weight * R
         parameters = constrain(projection(parameters))
 
+A recipe with a drive applies its transforms in part, at a pressure of each unit's own that
+`featvis_jax.visualize.drive` steers.
+
 Units share nothing but the weights. Each owns its randomness: what a unit draws is a function of
 the seed, its layer and its channel, whatever it is batched with. The batch is a map over one unit's
 program, so a unit that diverges is frozen at its last finite image and disturbs no other. Compiled
@@ -35,10 +38,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from featvis_jax.nn.taps import Network
-from featvis_jax.types import Activations, Image, Key, Scalar, Step
-from featvis_jax.visualize import fields
+from featvis_jax.types import Activations, Image, Key, Scalar, Step, Transform
+from featvis_jax.visualize import drive, fields
 from featvis_jax.visualize.objectives import VARIANTS, Objective, Unit
 from featvis_jax.visualize.recipe import Recipe, check
+from featvis_jax.visualize.transforms import in_part
 
 __all__ = [
     "Advance",
@@ -75,6 +79,7 @@ class State(NamedTuple):
       objective: f before each step, ``(steps,)``, NaN where not reached.
       penalty: R before each step, likewise.
       transparency: Sum over the steps of |d(f - lambda R) / d image|, ``None`` if not asked for.
+      pressure: How strong regularization is, ``None`` in a recipe without a drive.
     """
 
     key: Key
@@ -84,6 +89,7 @@ class State(NamedTuple):
     objective: Float[Array, " steps"]
     penalty: Float[Array, " steps"]
     transparency: Image | None = None
+    pressure: drive.Pressure | None = None
 
 
 class Measurement(NamedTuple):
@@ -96,6 +102,7 @@ class Measurement(NamedTuple):
       objective: f.
       penalty: R, 0 without one.
       response: How strongly the unit responds, wherever in the image (`Objective.response`).
+      target: The response that it aims at, NaN where there is none.
       transparency: As in `State`.
     """
 
@@ -103,6 +110,7 @@ class Measurement(NamedTuple):
     objective: Scalar
     penalty: Scalar
     response: Scalar
+    target: Scalar
     transparency: Image | None = None
 
 
@@ -154,6 +162,7 @@ def init(key: Key, recipe: Recipe, image_shape: tuple[int, ...]) -> State:
             objective=trace,
             penalty=trace,
             transparency=jnp.zeros(image_shape) if recipe.transparency else None,
+            pressure=None if recipe.drive is None else drive.relaxed(),
         )
 
     if recipe.variants == 1:
@@ -181,37 +190,60 @@ def advance(network: Network, recipe: Recipe) -> Advance:
       ValueError: The recipe cannot work, or not with this network (`check`).
     """
     check(recipe, network=network)
-    read = reader(network, recipe.terms)
+    response_term = _response_term(recipe)
+    read = reader(network, [*recipe.terms, *response_term])
+    respond_plainly = reader(network, response_term)
     if recipe.rematerialize:
         read = jax.checkpoint(read, policy=_is_costly)
 
     def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
+        state = _begun_again(recipe, network.image_shape, state, unit, step)
 
-        def loss(image: Image) -> tuple[Scalar, tuple[Scalar, Scalar]]:
-            seen = recipe.robustness(jax.random.fold_in(key, 0), image, step)
-            objective, penalty = _with_penalty(read(variables, seen, unit))
-            return recipe.penalty_weight * penalty - objective, (objective, penalty)
+        def loss(image: Image) -> tuple[Scalar, tuple[Scalar, Scalar, list[Scalar]]]:
+            seen = _applied(recipe.robustness, jax.random.fold_in(key, 0), image, step, state)
+            values = read(variables, seen, unit)
+            objective, penalty = _with_penalty(values[: len(recipe.terms)])
+            response = values[len(recipe.terms) :]
+            return recipe.penalty_weight * penalty - objective, (objective, penalty, response)
 
         # Of an objective that couples variants, this is the gradient of the sum over all of them:
         # the transpose of a psum is a psum.
         image, to_parameters = jax.vjp(recipe.parameterization.decode, state.parameters)
-        on_image, (objective, penalty) = jax.grad(loss, has_aux=True)(image)
-        (gradient,) = to_parameters(on_image)
+        on_image, (objective, penalty, response) = jax.grad(loss, has_aux=True)(image)
+        direction, pressure = on_image, state.pressure
+        if recipe.drive is not None and pressure is not None:
+            cost = jax.grad(lambda image: recipe.drive.cost.value({}, image, unit))(image)
+            direction = drive.directed(recipe.drive, on_image, cost, pressure)
+            plain = lax.cond(
+                step % drive.PLAIN_EVERY == 0,
+                lambda: respond_plainly(variables, image, unit)[0],
+                lambda: state.pressure.plain,
+            )
+            pressure = drive.after_step(
+                recipe.drive,
+                pressure._replace(plain=plain),
+                response[0],
+                _target(unit),
+                step,
+                recipe.steps,
+            )
+        (gradient,) = to_parameters(direction)
         updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         if recipe.parameterization.is_image:
-            parameters = recipe.projection(jax.random.fold_in(key, 1), parameters, step)  # pyright: ignore
+            projection_key = jax.random.fold_in(key, 1)
+            parameters = _applied(recipe.projection, projection_key, parameters, step, state)  # pyright: ignore
         parameters = recipe.parameterization.constrain(parameters)
 
         finite = state.finite & jnp.isfinite(objective) & jnp.isfinite(penalty)
         for leaf in jax.tree.leaves((gradient, parameters)):
             finite = finite & jnp.isfinite(leaf).all()
         seen = None if state.transparency is None else state.transparency + jnp.abs(on_image)
-        parameters, optimizer, transparency = jax.tree.map(
+        parameters, optimizer, transparency, pressure = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (parameters, optimizer, seen),
-            (state.parameters, state.optimizer, state.transparency),
+            (parameters, optimizer, seen, pressure),
+            (state.parameters, state.optimizer, state.transparency, state.pressure),
         )
         return State(
             key=state.key,
@@ -221,6 +253,7 @@ def advance(network: Network, recipe: Recipe) -> Advance:
             objective=state.objective.at[step].set(jnp.where(finite, objective, jnp.nan)),
             penalty=state.penalty.at[step].set(jnp.where(finite, penalty, jnp.nan)),
             transparency=transparency,
+            pressure=pressure,
         )
 
     # The step is not batched: under vmap a `lax.cond` on it stays a cond, and a costly transform
@@ -240,6 +273,44 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         )
 
     return run
+
+
+def _response_term(recipe: Recipe) -> list[Objective]:
+    """What a drive needs to know beside the recipe's terms, read off the same activations."""
+    if recipe.drive is None:
+        return []
+    return [dataclasses.replace(recipe.objective, value=recipe.objective.response)]
+
+
+def _target(unit: Unit) -> Scalar:
+    """The response that a unit aims at; NaN for one that has to find it."""
+    return jnp.full((), jnp.nan) if unit.target is None else unit.target
+
+
+def _applied(transform: Transform, key: Key, image: Image, step: Step, state: State) -> Image:
+    """An image after a transform, or after as much of it as the unit's pressure says."""
+    if state.pressure is None:
+        return transform(key, image, step)
+    return in_part(transform, key, image, step, state.pressure.share)
+
+
+def _begun_again(
+    recipe: Recipe, image_shape: tuple[int, ...], state: State, unit: Unit, step: Step
+) -> State:
+    """The state of a unit that has just found its target: back at its first image."""
+    if recipe.drive is None:
+        return state
+    found = drive.begins_again(recipe.drive, _target(unit), step, recipe.steps)
+
+    def again(state: State) -> State:
+        first = recipe.parameterization.init(jax.random.fold_in(state.key, 0), image_shape)
+        parameters = jax.tree.map(
+            lambda new, old: jnp.where(found, new, old), first, state.parameters
+        )
+        return state._replace(parameters=parameters)
+
+    due = step == drive.finding_steps(recipe.drive, recipe.steps)
+    return lax.cond(due, again, lambda state: state, state)
 
 
 def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
@@ -266,7 +337,10 @@ def measure(network: Network, recipe: Recipe) -> Measure:
     def one_variant(variables: Variables, state: State, unit: Unit) -> Measurement:
         image = recipe.parameterization.decode(state.parameters)
         objective, penalty = _with_penalty(read(variables, image, unit))
-        return Measurement(image, objective, penalty, objective, state.transparency)
+        target = _target(unit)
+        if recipe.drive is not None and state.pressure is not None:
+            target = drive.aimed_at(recipe.drive, target, state.pressure)
+        return Measurement(image, objective, penalty, objective, target, state.transparency)
 
     one_unit = _over_variants(one_variant, recipe, in_axes=(None, 0, None))
 

@@ -176,7 +176,7 @@ class LayerProgram:
                 penalty_trace=penalty[i],
                 variant=i % variants,
                 transparency=None if last.transparency is None else last.transparency[i],
-                target=None if targets is None else _known(targets[i // variants]),
+                target=_known(float(last.target[i])),
             )
             for i in range(batch.count * variants)
         )
@@ -184,7 +184,8 @@ class LayerProgram:
 
 
 def _known(target: float) -> float | None:
-    return None if np.isnan(target) else float(target)
+    """A target that there is; one that was never looked for, or not found, is none."""
+    return target if np.isfinite(target) else None
 
 
 def _devices(wanted: int | None) -> list[Any]:

@@ -100,6 +100,19 @@ def total_variation() -> Objective:
     return Objective("total_variation()", (), value, True)
 
 
+def clutter(intensity_range: tuple[float, float] = (0.0, 1.0)) -> Objective:
+    """What a clean image has little of: edges, and contrast to the middle of the range.
+
+    Total variation alone leaves large flat areas black or white that nobody asked for; the distance
+    from grey, at a small weight, takes them back and leaves edges to the other.
+
+    Args:
+      intensity_range: Lowest and highest intensity; both terms grow with its width.
+    """
+    low, high = intensity_range
+    return total_variation() + 0.2 / (high - low) * contrast(grey=(low + high) / 2)
+
+
 def cohort_mean(mean: Float[Array, "*spatial channels"]) -> Objective:
     """Mean squared distance from an image, the mean of the training cohort for example.
 

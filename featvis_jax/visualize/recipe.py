@@ -10,6 +10,7 @@ import optax
 
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Image, Key, Transform
+from featvis_jax.visualize.drive import Drive, check_drive
 from featvis_jax.visualize.objectives import Objective
 from featvis_jax.visualize.parameterizations import Parameterization
 from featvis_jax.visualize.transforms import identity, is_differentiable, is_identity
@@ -27,6 +28,8 @@ class Recipe(NamedTuple):
       penalty_weight: lambda.
       robustness: Applied to the image before the network; gradients flow through it.
       projection: Applied to the image after each update. Needs pixels.
+      drive: Makes robustness and projection as strong as each unit permits while it responds as
+        strongly as its target; ``None`` applies them as they are.
       variants: Number of images of each unit, optimized together.
       transparency: Whether to keep, as a second image, where the network was looking.
       rematerialize: Whether to keep for the gradient no more than convolutions and products give,
@@ -41,6 +44,7 @@ class Recipe(NamedTuple):
     penalty_weight: float = 0.0
     robustness: Transform = identity()
     projection: Transform = identity()
+    drive: Drive | None = None
     variants: int = 1
     transparency: bool = False
     rematerialize: bool = False
@@ -71,6 +75,8 @@ def check(recipe: Recipe, *, network: Network | None = None) -> None:
                 f"{term.description} is about several variants of a unit, and the recipe has "
                 f"variants={recipe.variants}: set it to 2 or more."
             )
+    if recipe.drive is not None:
+        check_drive(recipe.drive)
     if not is_differentiable(recipe.robustness):
         raise ValueError(
             f"The robustness transform {recipe.robustness} has no useful gradient, and the ascent "

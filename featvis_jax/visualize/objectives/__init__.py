@@ -17,6 +17,7 @@ from featvis_jax.visualize.objectives.activations import (
 from featvis_jax.visualize.objectives.base import VARIANTS, Numbers, Objective, Unit, fingerprint
 from featvis_jax.visualize.objectives.directions import cosine_direction, direction
 from featvis_jax.visualize.objectives.masks import attention, on_layer
+from featvis_jax.visualize.objectives.strongest import strongest
 from featvis_jax.visualize.objectives.variants import diversity, interpolation
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "logit_difference",
     "neuron",
     "on_layer",
+    "strongest",
 ]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from featvis_jax.nn.taps import Layer, Network
 from featvis_jax.types import Activations, Image, Scalar
 from featvis_jax.visualize.objectives.base import Objective, Unit, Value
-from featvis_jax.visualize.objectives.constancy import mean_check
+from featvis_jax.visualize.objectives.constancy import MeanCheck
 
 
 def channel(layer: str) -> Objective:
@@ -35,7 +35,7 @@ def channel(layer: str) -> Objective:
         (layer,),
         lambda activations, image, unit: jnp.mean(own_channel(activations[layer], unit)),
         reads_one_channel=True,
-        checks=(mean_check(layer, description),),
+        checks=(MeanCheck(layer, description),),
         places=_all_places(layer),
         places_of=layer,
     )

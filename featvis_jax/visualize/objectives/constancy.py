@@ -9,7 +9,7 @@ one may have any name.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from jaxtyping import Array
 from featvis_jax.nn.network import Layer, Variables
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Image
-from featvis_jax.visualize.objectives.base import Check
 
 # Of the deviation within a channel: what the mean of a channel without a normalization moves by,
 # even in a large volume, is a hundred times as much; its rounding is a tenth.
@@ -31,10 +30,10 @@ _IMAGES = 3
 _measured: weakref.WeakKeyDictionary[Any, dict[str, bool]] = weakref.WeakKeyDictionary()
 
 
-def mean_check(layer: str, description: str) -> Check:
+class MeanCheck(NamedTuple):
     """A check for objectives on means of a layer's channels over space.
 
-    Args:
+    Attributes:
       layer: Name of the layer.
       description: The objective's.
 
@@ -44,24 +43,32 @@ def mean_check(layer: str, description: str) -> Check:
       >>> module = nn.Sequential([nn.Conv(4, (3, 3)), nn.InstanceNorm()])
       >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 12, 10, 1)))
       >>> network = linen_network(module, variables, (12, 10, 1))
-      >>> mean_check("layers_0", "channel('layers_0')")(network)
+      >>> MeanCheck("layers_0", "channel('layers_0')")(network)
       >>> try:
-      ...     mean_check("layers_1", "channel('layers_1')")(network)
+      ...     MeanCheck("layers_1", "channel('layers_1')")(network)
       ... except ValueError as error:
       ...     print(str(error)[:63])
       channel('layers_1'): the mean of every channel of layer 'layers
     """
 
-    def check(network: Network) -> None:
+    layer: str
+    description: str
+
+    def __call__(self, network: Network) -> None:
+        """Refuse a network in which the mean is the same for every image.
+
+        Raises:
+          ValueError: It is.
+        """
+        layer = self.layer
         if _is_constant(network, layer):
             after = "" if layer.endswith("/relu") else f"{layer + '/relu'!r}, "
             raise ValueError(
-                f"{description}: the mean of every channel of layer {layer!r} is the same for "
+                f"{self.description}: the mean of every channel of layer {layer!r} is the same for "
                 "every image, as a normalization over space makes it, so that nothing but rounding "
-                f"would be maximized: take the layer before it, {after}or a neuron."
+                f"would be maximized: take its strongest places, the layer before it, {after}or a "
+                "neuron."
             )
-
-    return check
 
 
 def _is_constant(network: Network, layer: str) -> bool:

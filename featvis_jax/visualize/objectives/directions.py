@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from featvis_jax.nn.taps import Network
 from featvis_jax.types import Activations, Image, Scalar
 from featvis_jax.visualize.objectives.base import Check, Numbers, Objective, Unit, fingerprint
-from featvis_jax.visualize.objectives.constancy import mean_check
+from featvis_jax.visualize.objectives.constancy import MeanCheck
 
 
 def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
@@ -52,7 +52,7 @@ def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
         description,
         (layer,),
         value,
-        checks=(*_length_check(layer, fixed, description), mean_check(layer, description)),
+        checks=(*_length_check(layer, fixed, description), MeanCheck(layer, description)),
         reads_whole=(layer,),
         places=places,
         places_of=description,

@@ -27,6 +27,7 @@ from featvis_jax.visualize.transforms.combinators import (
 from featvis_jax.visualize.transforms.denoising import total_variation
 from featvis_jax.visualize.transforms.geometry import flip, rotate, scale
 from featvis_jax.visualize.transforms.intensity import clip, jitter, noise, normalize
+from featvis_jax.visualize.transforms.partial import in_part
 from featvis_jax.visualize.transforms.resizing import random_resized_crop, resize
 from featvis_jax.visualize.transforms.shifting import pad_and_crop, roll, translate
 from featvis_jax.visualize.transforms.smoothing import bilateral, gaussian_blur, median
@@ -45,6 +46,7 @@ __all__ = [
     "from_step",
     "gaussian_blur",
     "identity",
+    "in_part",
     "is_differentiable",
     "is_identity",
     "jitter",

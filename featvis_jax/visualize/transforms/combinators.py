@@ -40,7 +40,7 @@ def identity() -> DescribedTransform:
     return DescribedTransform("identity", (), _keep)
 
 
-class _Group(NamedTuple):
+class Group(NamedTuple):
     """Positions in a chain that run as one; `geometry` is their composed map, if there is one."""
 
     positions: tuple[int, ...]
@@ -73,7 +73,7 @@ def chain(*transforms: Transform) -> DescribedTransform:
     """
     for position, transform in enumerate(transforms):
         _check_callable(f"chain: transform {position}", transform)
-    groups = _fuse(transforms)
+    groups = fused(transforms)
 
     def apply(key: Key, image: Image, step: Step) -> Image:
         for positions, geometry in groups:
@@ -199,21 +199,21 @@ def _check_callable(what: str, transform: object) -> None:
         )
 
 
-def _fuse(transforms: Sequence[Transform]) -> tuple[_Group, ...]:
+def fused(transforms: Sequence[Transform]) -> tuple[Group, ...]:
     """Gathers neighbours whose affine maps compose; all others stay alone."""
-    groups: list[_Group] = []
+    groups: list[Group] = []
     for position, transform in enumerate(transforms):
         geometry = transform.geometry if isinstance(transform, DescribedTransform) else None
         if geometry is None:
-            groups.append(_Group((position,), None))
+            groups.append(Group((position,), None))
             continue
         geometry = geometry._replace(draw=_draw_with_own_key(geometry, position))
         previous = groups[-1].geometry if groups else None
         if previous is not None and _agree(previous, geometry):
             positions = (*groups.pop().positions, position)
-            groups.append(_Group(positions, _compose(previous, geometry)))
+            groups.append(Group(positions, _compose(previous, geometry)))
         else:
-            groups.append(_Group((position,), geometry))
+            groups.append(Group((position,), geometry))
     return tuple(groups)
 
 
