@@ -361,4 +361,4 @@ def _statistics(model: Model) -> tuple[float, float] | None:
 
 
 def _tell(text: str) -> None:
-    print(f"--reference={FLAGS.reference}: {text}", file=sys.stderr)
+    print(f"--reference={FLAGS['reference'].value}: {text}", file=sys.stderr)
