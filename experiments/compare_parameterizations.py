@@ -6,7 +6,7 @@ r"""Compare parameterizations on the same channels: what is optimized decides wh
 Rows are channels, columns parameterizations, under one shared window and the same robustness before
 the network; no projection, which only pixels could take. The cohort gives the spectrum that phases
 keep and the slice or volume that accentuation starts from. Writes comparison.png and .pdf, every
-image as NIfTI, and comparison.tsv.
+image as NIfTI, comparison.tsv and summary.tsv.
 """
 
 from collections.abc import Callable, Sequence

@@ -4,7 +4,8 @@ r"""Compare regularization strategies on the same channels, as the paper's figur
         --channels=0,1,2 --out=runs/comparison
 
 Rows are channels, columns strategies, under one shared window. Writes comparison.png and .pdf,
-every image as NIfTI, and comparison.tsv with numbers for every cell.
+every image as NIfTI, comparison.tsv with numbers for every cell, and summary.tsv with a row for
+each strategy: with --reference=SCANS, how strongly its pictures drive their units and no others.
 """
 
 from collections.abc import Sequence

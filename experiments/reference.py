@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Float32
 
-from experiments import cohort_reading
+from experiments import cohort_reading, objective_flags
 from experiments.networks import Model
 from experiments.plan import Work
 from experiments.progress import callback
@@ -175,9 +175,41 @@ def responses(
             model.network,
             asked,
             inputs.images(),
-            batch_size=16 if len(model.image_shape) == 3 else 1,
+            batch_size=batch_size(model),
             progress=lambda done: on_images(done, inputs.total),
         )
+
+
+def of_layer(
+    model: Model, layer: str, objective: Objective, inputs: Inputs
+) -> tuple[Float32[np.ndarray, "images units"], Float32[np.ndarray, " units"]]:
+    """Responses of all units of a layer to every image, and their reference.
+
+    Args:
+      model: The network.
+      layer: The layer.
+      objective: What its units are asked for.
+      inputs: The images.
+    """
+    found = responses(model, {layer: all_units(model, layer, objective)}, inputs)[layer]
+    return found, np.percentile(found, inputs.percentile, axis=0).astype(np.float32)
+
+
+def all_units(model: Model, layer: str, objective: Objective) -> Asked:
+    """Every unit of a layer, or the one of a layer that is asked for as a whole.
+
+    Args:
+      model: The network.
+      layer: The layer.
+      objective: What its units are asked for.
+    """
+    count = 1 if objective_flags.has_one_unit() else model.network.layer(layer).channels
+    return Asked(objective, range(count))
+
+
+def batch_size(model: Model) -> int:
+    """Images that go through a network together."""
+    return 16 if len(model.image_shape) == 3 else 1
 
 
 def strongest(
@@ -245,8 +277,16 @@ def targets(
     """
     if not found:
         return None
-    values = np.array([found[layer, channel] for channel in channels], np.float64)
-    return np.where(values > 0, values, np.nan)
+    return aimed(np.array([found[layer, channel] for channel in channels]))
+
+
+def aimed(reference: Float[np.ndarray, " channels"]) -> Float[np.ndarray, " channels"]:
+    """Targets: the reference of each unit, NaN where no real input drives it.
+
+    Args:
+      reference: Of some units.
+    """
+    return np.where(reference > 0, reference, np.nan).astype(np.float64)
 
 
 def _task(model: Model) -> tuple[LesionTask | OutlineTask | None, str | None]:
@@ -321,4 +361,4 @@ def _statistics(model: Model) -> tuple[float, float] | None:
 
 
 def _tell(text: str) -> None:
-    print(f"--reference={FLAGS.reference}: {text}", file=sys.stderr)
+    print(f"--reference={FLAGS['reference'].value}: {text}", file=sys.stderr)

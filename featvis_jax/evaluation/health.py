@@ -43,9 +43,9 @@ def status(
       the next, or the image moved by less than 2 % of the intensity range.
     * ``unsettled``: the last quarter of the steps brought more than 6 % of the rise, compared with
       the quarter before. The picture would be another one after more steps.
-    * ``driven``, ``weak``: where a target is known, the unit responds as strongly as that, within
-      1 %, or less, unless the image is ``uniform``. Nothing is said of ``unmoved``, ``unsettled``
-      and ``noise`` then, which are ways to guess that a picture fails.
+    * ``weak``, ``driven``: where a target is known, the unit responds less strongly than that by
+      more than 1 %, or not; an image that reaches it may be ``uniform``. Nothing is said of
+      ``unmoved``, ``unsettled`` and ``noise`` then, which are ways to guess that a picture fails.
     * ``uniform``: the image is nearly flat: its standard deviation is below 2 % of the intensity
       range. The unit asks for a grey level and no pattern.
     * ``noise``: what the ascent added to its start is below 2 % of the range, or has in every
@@ -81,9 +81,9 @@ def status(
         inner = (slice(border, -border or None),) * (image.ndim - 1)
         image, start = image[inner], start[inner]
     if target is not None:
-        if image.std() < limit:
-            return "uniform"
-        return "driven" if response >= target - _SHORT_OF_TARGET * abs(target) else "weak"
+        if not response >= target - _SHORT_OF_TARGET * abs(target):
+            return "weak"
+        return "uniform" if image.std() < limit else "driven"
     moved = np.sqrt(np.mean(np.square(image - start)))
     if rise <= _FLUCTUATIONS * _fluctuation(objective_trace) or moved < limit:
         return "unmoved"

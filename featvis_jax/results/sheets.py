@@ -51,7 +51,7 @@ def tile_title(record: UnitRecord, *, variants: int) -> str:
     ('3', '3 (2)')
     >>> from dataclasses import replace
     >>> tile_title(replace(row, strength=1.25), variants=1)
-    '3  1.25\u00d7'
+    '3  1.2\u00d7'
     """
     name = str(record.channel) if variants == 1 else f"{record.channel} ({record.variant})"
     return name if record.strength is None else f"{name}  {times(record.strength)}"
@@ -63,10 +63,11 @@ def times(strength: float) -> str:
     Args:
         strength: a share of the reference.
 
-    >>> times(1.3049), times(-0.05), times(13.64)
-    ('1.3\u00d7', '\u22120.05\u00d7', '13.6\u00d7')
+    >>> times(1.3049), times(-0.05), times(136.4)
+    ('1.3\u00d7', '\u22120.05\u00d7', '136\u00d7')
     """
-    return grids.minus(f"{strength + 0.0:.3g}\u00d7")
+    digits = ".2g" if abs(strength) < 10 else ".0f"
+    return grids.minus(f"{strength + 0.0:{digits}}\u00d7")
 
 
 def contact_sheet(

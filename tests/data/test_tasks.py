@@ -397,6 +397,36 @@ def test_decoys_are_in_both_images_of_a_pair(slices, cohort, cache, rank):
         assert (np.ptp(places, axis=0) < 9 / prepared.voxel_size_mm).all()
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "decoy_count"),
+    [("square_lesion", (0, 0)), ("square_lesion", (1, 2)), ("square_or_disc", (0, 0))],
+)
+def test_a_card_tells_how_lesions_were_drawn(slices, cohort, cache, rank, name, decoy_count):
+    options = {"size_mm": (6.0, 9.0), "min_contrast": 0.1}
+    prepared = prepare(
+        *(name, slices if rank == 2 else cohort, cache),
+        **{"rank": rank, "decoy_count": decoy_count, "lesion_options": options},
+    )
+    card = json.loads(json.dumps(prepared.description))
+    task = tasks.described_task(name, card, rank=rank)
+    assert type(task) is type(prepared.task)
+    for seed in range(3):
+        made = [
+            each.examples(prepared.train[0], "", np.random.default_rng(seed), 1.0)["image"]
+            for each in (prepared.task, task)
+        ]
+        np.testing.assert_array_equal(*made)
+
+
+def test_a_card_without_lesions_or_with_a_shape_of_ones_own_gives_no_task(cohort, cache):
+    assert tasks.described_task("sex", {"cohort": "boxes"}, rank=3) is None
+    options = {"size_mm": (6.0, 9.0), "min_contrast": 0.1}
+    own = prepare("mine", cohort, cache, shape=square, lesion_options=options)
+    assert tasks.described_task("mine", own.description, rank=3) is None
+    assert tasks.described_task("mine", own.description, rank=3, shape=square) == own.task
+
+
 @pytest.mark.parametrize(
     ("name", "count", "told"),
     [

@@ -55,11 +55,40 @@ def test_an_artefact_at_the_border_is_told_from_texture(rank):
     assert found.edge_artefact > appearance(texture).edge_artefact + 0.1
 
 
+@pytest.mark.parametrize("rank", SHAPES)
+def test_energy_is_high_above_half_the_nyquist_frequency(rank, rng):
+    shape = SHAPES[rank]
+    place = np.indices(shape)
+    slow, fast = (
+        np.cos(2 * np.pi * cycles * place[0] / shape[0])[..., None]
+        for cycles in (shape[0] // 4 - 1, shape[0] // 4 + 1)
+    )
+    assert appearance(0.5 + slow).high_frequency == pytest.approx(0.0, abs=1e-9)
+    assert appearance(0.5 + fast).high_frequency == pytest.approx(1.0)
+    assert appearance(3.0 + fast + 2 * slow).high_frequency == pytest.approx(0.2)
+    # Along a diagonal each axis may stay below a quarter of a cycle.
+    turned = np.cos(2 * np.pi * 0.2 * (place[0] + place[1]))[..., None]
+    assert appearance(turned).high_frequency > 0.95
+    # By the definition, with a loop over all frequencies.
+    image = rng.random(shape[:2] if rank == 2 else (18, 19, 20))
+    power = np.abs(np.fft.fftn(image - image.mean())) ** 2
+    high = sum(
+        value
+        for index, value in np.ndenumerate(power)
+        if sum(np.fft.fftfreq(n)[i] ** 2 for i, n in zip(index, image.shape, strict=True)) > 0.0625
+    )
+    found = appearance(image[..., None]).high_frequency
+    assert found == pytest.approx(high / power.sum())
+    assert found == pytest.approx({2: 0.8, 3: 0.93}[rank], abs=0.02)
+
+
 def test_a_flat_image_has_no_edges_to_compare():
     found = appearance(np.full((40, 40, 1), 0.5))
     assert (found.contrast, found.total_variation, found.density) == (0, 0, 0)
     assert np.isnan(found.edge_artefact)
     assert np.isnan(found.spectrum_slope)
+    assert np.isnan(found.high_frequency)
+    assert np.isnan(appearance(np.full((40, 44, 1), 0.3)).high_frequency)
 
 
 @pytest.mark.parametrize("border", [0, 20])

@@ -70,7 +70,10 @@ def test_a_target_that_is_known_says_what_a_picture_is_worth():
     assert status(blobs(spatial), **found) == "driven"
     assert status(blobs(spatial), **{**found, "response": -1.02}) == "weak"
     found = {**options, "response": 5.0, "target": 2.0}
-    assert status(np.full((*spatial, 1), 0.5, np.float32), **found) == "uniform"
+    flat = np.full((*spatial, 1), 0.5, np.float32)
+    assert status(flat, **found) == "uniform"
+    # A grey level that does not drive the unit is not what it asks for.
+    assert status(flat, **{**found, "response": 1.0}) == "weak"
     assert status(blobs(spatial), **{**found, "objective_trace": np.zeros(40)}) == "dead"
     assert status(blobs(spatial), **{**found, "finite": False}) == "diverged"
     assert status(blobs(spatial), **{**found, "response": np.nan}) == "weak"

@@ -10,12 +10,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from experiments.networks import load
+from experiments import reference
+from experiments.networks import Model, load
 from featvis_jax.data import pipeline
-from featvis_jax.data.cache import cache_volumes
+from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.data.lesions import Lesions, square
 from featvis_jax.data.tasks import LesionTask
+from featvis_jax.nn.network import Network
 from featvis_jax.results.store import read_run
 from tests.experiments.test_real_examples import moved
 
@@ -186,3 +188,50 @@ def test_what_cannot_be_used_is_refused(outcomes, refused, root):
     refused(outcomes["beside"], [*told, "resample the cohort"])
     refused(outcomes["idle"], ["--reference_images is about the scans of --reference"])
     refused(outcomes["task"], ["--reference_task=", "was trained on 'square_lesion'"])
+
+
+def slices(place: Path, images) -> pipeline.Slices:
+    """A source of one slice of each person."""
+    volumes = []
+    for number, image in enumerate(images):
+        path = place / f"{number}.npy"
+        np.save(path, np.moveaxis(image, -1, 0).astype(np.float16))
+        shape = (1, *image.shape[:-1])
+        volumes.append(CachedVolume(f"sub-{number}", path, shape, np.ones(1), str(number)))
+    return pipeline.Slices(volumes, images[0].shape[:-1])
+
+
+def test_an_image_without_room_for_lesions_is_taken_as_it_is(rng, tmp_path):
+    task = LesionTask(Lesions(square, voxel_size_mm=1.0, size_mm=(4.0, 6.0), min_contrast=0.1))
+    brain = np.pad(rng.uniform(0.3, 0.7, (24, 26, 1)), ((3, 3), (3, 3), (0, 0)))
+    source = slices(tmp_path, [np.zeros((30, 32, 1)), brain])
+    inputs = reference.Inputs(source, (0, 1), task, None, 100.0, 0)
+    found = list(inputs.images())
+    assert len(found) == inputs.total == 4
+    for number, place in enumerate((0, 0, 1)):
+        np.testing.assert_array_equal(found[number], source[place])
+    assert (found[3] != source[1]).any()
+    # Another run's seed draws others.
+    others = list(inputs._replace(seed=1).images())
+    assert (others[3] != found[3]).any()
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "told"),
+    [
+        *[(0.5, 0.29, False), (0.4, 0.3, False), (0.0, 1.0, False)],  # The last is nobody's.
+        *[(0.2, 0.29, True), (0.5, 0.1, True), (0.5, 0.7, True)],
+    ],
+)
+def test_a_brightness_that_the_network_has_not_seen_is_told(
+    rng, tmp_path, capsys, mean, deviation, told
+):
+    source = slices(tmp_path, rng.random((8, 30, 32, 1)))
+    statistics = {"mean": jnp.float32(mean), "std": jnp.float32(deviation)}
+    network = Network(None, None, {"params": {}, "statistics": statistics}, (30, 32, 1), ())
+    inputs = reference.Inputs(source, tuple(range(8)), None, None, 100.0, 0)
+    reference._warn(inputs, Model(network, {"name": "m"}, None, (0.0, 1.0)))
+    errors = capsys.readouterr().err
+    assert ("may answer to the brightness alone" in errors) == told
+    assert not told or "with a standard deviation of 0.29, those" in errors
+    assert "8 scans; the strongest image of fewer than 20 people" in errors

@@ -528,6 +528,10 @@ RESPONSES = {
     "direction": (objectives.direction("a", vector=_VECTOR), lambda a, b, c: (a @ _VECTOR).max()),
     "another channel": (A.of(2), lambda a, b, c: a[..., 2].max()),
     "of one layer": (A - 0.5 * A.of(2), lambda a, b, c: (a[..., 1] - 0.5 * a[..., 2]).max()),
+    "with a direction": (
+        A - objectives.direction("a", vector=_VECTOR),
+        lambda a, b, c: (a[..., 1] - a @ _VECTOR).max(),
+    ),
     "of two layers": (A + B, lambda a, b, c: a[..., 1].mean() + b[..., 1].mean()),
     "of two parts": (
         objectives.attention("a", _MASK) + A,

@@ -55,7 +55,7 @@ def direction(layer: str, *, vector: Numbers | None = None) -> Objective:
         checks=(*_length_check(layer, fixed, description), MeanCheck(layer, description)),
         reads_whole=(layer,),
         places=places,
-        places_of=description,
+        places_of=layer,
     )
 
 
