@@ -64,7 +64,8 @@ def elements(
     plane = np.asarray(image, np.float64).mean(axis=-1)
     plane = plane - plane.mean()
     padded = [fft.next_fast_len(n, True) or n for n in plane.shape]
-    spectrum = fft.rfftn(plane, padded)
+    axes = tuple(range(plane.ndim))
+    spectrum = np.fft.rfftn(plane, padded, axes)
     energies, scores, sizes = [], [], []
     for multiple in multiples:
         side = window_side(size * multiple, reach)
@@ -73,8 +74,10 @@ def elements(
         axis = np.arange(side) - (side - 1) / 2
         mask = draw(np.stack(np.meshgrid(*[axis] * plane.ndim, indexing="ij")), size * multiple)
         mask = mask - mask.mean()
-        product = spectrum * fft.rfftn(mask, padded).conj()
-        found = fft.irfftn(product, padded)[tuple(slice(n - side + 1) for n in plane.shape)]
+        product = spectrum * np.fft.rfftn(mask, padded, axes).conj()
+        found = np.fft.irfftn(product, padded, axes)[
+            tuple(slice(n - side + 1) for n in plane.shape)
+        ]
         energies.append((found / np.linalg.norm(mask)) ** 2)
         scores.append(energies[-1] / local_deviation(plane, side))
         sizes.append(size * multiple)

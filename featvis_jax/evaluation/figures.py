@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
-from scipy import fft, ndimage
+from jaxtyping import Float32
+from scipy import ndimage
 
+from featvis_jax.data.lesions import Coordinates
 from featvis_jax.evaluation.concepts import Template
 
 Inside = Callable[[np.ndarray], np.ndarray]
@@ -42,7 +43,7 @@ class Figure(NamedTuple):
 
     raster: Float32[np.ndarray, "*cells"]
 
-    def draw(self, offsets: Float[np.ndarray, "rank *window"], size: float) -> np.ndarray:
+    def draw(self, offsets: Coordinates, size: float) -> np.ndarray:
         """The figure as a template (`featvis_jax.evaluation.concepts.Template`).
 
         Args:
@@ -52,20 +53,6 @@ class Figure(NamedTuple):
         cells = self.raster.shape[0]
         places = offsets * (cells / (2 * REACH * size)) + (cells - 1) / 2
         return ndimage.map_coordinates(self.raster, places, order=1, mode="constant")
-
-
-class Overlap(NamedTuple):
-    """How a shape lies over a figure where they overlap most.
-
-    Attributes:
-      share: Intersection over union, on [0, 1].
-      size: Of the shape, as a multiple of the figure's.
-      center: Of the shape, from the figure's centre, in the figure's sizes.
-    """
-
-    share: float
-    size: float
-    center: Float[np.ndarray, " rank"]
 
 
 def of_template(draw: Template, rank: int) -> Figure:
@@ -105,31 +92,34 @@ def random_figure(
             continue
 
 
-def overlap(figure: Figure, shape: Figure) -> Overlap:
-    """Lay a shape over a figure, at any place and size, so that they overlap most.
+def overlap(figure: Figure, shape: Figure) -> float:
+    """How much of a figure and a shape is common to both, where they lie over each other best.
+
+    The shape may be moved and scaled, and is not turned.
 
     Args:
       figure: The figure.
-      shape: The shape, as it is; it is not turned.
+      shape: The shape.
+
+    Returns:
+      Intersection over union, on [0, 1].
 
     Example:
       >>> from featvis_jax.evaluation.concepts import TEMPLATES
       >>> disc, square = (of_template(TEMPLATES[name], 2) for name in ("disc", "square"))
-      >>> round(overlap(disc, square).share, 2), round(overlap(disc, disc).share, 2)
+      >>> round(overlap(disc, square), 2), round(overlap(disc, disc), 2)
       (0.82, 1.0)
     """
     rank = figure.raster.ndim
     shapes, areas = _spectra(shape.raster.tobytes(), rank)
     whole = (figure.raster >= 0.5).astype(np.float32)
-    padded, moves = _padded(rank), _MOVES[rank]
-    axes = tuple(range(1, rank + 1))
-    common = fft.irfftn(fft.rfftn(whole, padded)[None] * shapes, padded, axes=axes)
+    axes, moves = tuple(range(-rank, 0)), _MOVES[rank]
+    spectrum = np.fft.rfftn(whole, _padded(rank), axes)
+    common = np.fft.irfftn(spectrum * shapes, _padded(rank), axes)
     common = np.roll(common, (moves,) * rank, axes)
     common = common[(slice(None), *[slice(2 * moves + 1)] * rank)]
     shares = common / (float(whole.sum()) + areas.reshape(-1, *[1] * rank) - common)
-    best = np.unravel_index(int(shares.argmax()), shares.shape)
-    moved = (np.array(best[1:]) - moves) * (2 * REACH / _CELLS[rank])
-    return Overlap(float(shares[best]), _SCALES[best[0]], moved)
+    return float(shares.max())
 
 
 def _padded(rank: int) -> tuple[int, ...]:
@@ -142,9 +132,11 @@ def _spectra(raster: bytes, rank: int) -> tuple[np.ndarray, np.ndarray]:
     cells = _CELLS[rank]
     shape = Figure(np.frombuffer(raster, np.float32).reshape((cells,) * rank))
     one = cells / (2 * REACH)
-    drawn = [shape.draw(_coordinates(rank) * one, scale * one) >= 0.5 for scale in _SCALES]
-    spectra = [fft.rfftn(each.astype(np.float32), _padded(rank)).conj() for each in drawn]
-    return np.stack(spectra), np.array([each.sum() for each in drawn], np.float32)
+    drawn = np.stack(
+        [shape.draw(_coordinates(rank) * one, scale * one) >= 0.5 for scale in _SCALES]
+    ).astype(np.float32)
+    axes = tuple(range(-rank, 0))
+    return np.fft.rfftn(drawn, _padded(rank), axes).conj(), drawn.sum(axis=axes)
 
 
 @functools.lru_cache(maxsize=2)
@@ -205,7 +197,10 @@ def _half(rng: np.random.Generator, rank: int, most: float) -> Inside:
 
 def _box(rng: np.random.Generator, rank: int) -> Inside:
     sides = _column(np.exp(rng.uniform(-0.7, 0.7, rank)) / 2)
-    inside: Inside = lambda u: (np.abs(u) < sides).all(axis=0)  # noqa: E731
+
+    def inside(u: np.ndarray) -> np.ndarray:
+        return np.asarray((np.abs(u) < sides).all(axis=0))
+
     return inside if rng.random() < 0.6 else _turned(rng, rank, inside)
 
 

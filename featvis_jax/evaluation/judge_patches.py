@@ -109,7 +109,7 @@ def subjects(
     """
     figures = [of_template(templates[name], rank) for name in own]
     asked = []
-    for name, shape in zip(own, figures, strict=True):
+    for name in own:
         search = functools.partial(_search, shape=templates[name], rank=rank)
         found: list[list[_Subject]] = [
             [
@@ -123,7 +123,7 @@ def subjects(
         other: list[_Subject] = []
         for _ in range(patches // _PATCHES[rank] + 1):
             figure = random_figure(rng, rank, templates[name])
-            shares = [overlap(figure, each).share for each in figures]
+            shares = [overlap(figure, each) for each in figures]
             nearest, lies = int(np.argmax(shares)), search(figure.draw)
             if not lies:  # Pieces too far apart for the canvas.
                 continue
@@ -246,7 +246,7 @@ def _offsets(side: int, rank: int) -> np.ndarray:
 def _drawn(
     rng: np.random.Generator, ground: np.ndarray, subject: _Subject, extent: float
 ) -> np.ndarray:
-    """A ground with one figure in the middle, and around it more of them for half of the patches."""
+    """A ground with a figure in the middle, and for half of the patches more of them around it."""
     side, rank = ground.shape[0], ground.ndim
     offsets, column = _offsets(side, rank), (-1, *[1] * rank)
     part = int(rng.integers(len(subject.lies))) if rng.random() < 0.5 else 0

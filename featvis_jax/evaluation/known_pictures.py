@@ -156,7 +156,7 @@ def wrong_kinds(
     found: dict[str, Callable[[np.random.Generator, int], Template]] = {
         name: lambda rng, rank, kind=kind: kind
         for name, kind in fixed.items()
-        if overlap(of_template(kind, rank), own).share < NEAR
+        if overlap(of_template(kind, rank), own) < NEAR
     }
     return {**found, **RANDOM}
 

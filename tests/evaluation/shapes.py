@@ -1,4 +1,4 @@
-"""Shapes that nobody was taught, for the grade of drawn pictures: `Shape`s in slices and volumes."""
+"""Shapes that nobody was taught, for grades of drawn pictures, in slices and volumes."""
 
 from collections.abc import Callable, Mapping
 

@@ -36,10 +36,10 @@ def test_a_rectangle_overlaps_a_square_as_far_as_is_worked_out(a):
     # A square of side s, 1/a <= s <= a, in a rectangle a by 1/a: s / a over s^2 + 1 - s / a, best
     # at s = 1. Edges lie on cells of a twentieth.
     found = overlap(of_template(box(a, 1 / a), 2), of_template(TEMPLATES["square"], 2))
-    assert found.share == pytest.approx((1 / a) / (2 - 1 / a), abs=0.05)
+    assert found == pytest.approx((1 / a) / (2 - 1 / a), abs=0.05)
 
 
-def test_a_shape_is_found_where_it_lies_and_as_large_as_it_is(rng):
+def test_a_shape_is_found_wherever_it_lies():
     shape = of_template(TEMPLATES["square"], 2)
 
     def moved(offsets: np.ndarray, size: float) -> np.ndarray:
@@ -48,19 +48,14 @@ def test_a_shape_is_found_where_it_lies_and_as_large_as_it_is(rng):
         return (square | speck) * 1.0
 
     figure = of_template(moved, 2)
-    found = overlap(figure, shape)
-    area = 0.8**2 + 0.2**2
-    assert found.share == pytest.approx(0.64 / area, abs=0.04)
-    assert found.size == pytest.approx(0.8 / area**0.5, rel=0.09)
-    # Its centre of gravity is the middle.
-    gravity = (0.64 * 0.35 - 0.04 * 0.9) / area
-    assert found.center[0] == pytest.approx((0.35 - gravity) / area**0.5, abs=0.06)
+    # Its centre of gravity is the middle, and the square is neither there nor of its size.
+    assert overlap(figure, shape) == pytest.approx(0.64 / (0.64 + 0.04), abs=0.04)
 
 
 def test_the_order_of_likeness_is_that_of_the_eye():
     square = of_template(TEMPLATES["square"], 2)
     shares = [
-        overlap(of_template(draw, 2), square).share
+        overlap(of_template(draw, 2), square)
         for draw in (TEMPLATES["square"], box(1.05, 1 / 1.05), TEMPLATES["disc"], TEMPLATES["line"])
     ]
     assert shares == sorted(shares, reverse=True) and shares[0] == 1.0

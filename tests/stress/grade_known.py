@@ -19,7 +19,7 @@ from featvis_jax.data.lesions import SHAPES, Shape
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.figures import of_template, overlap
 from featvis_jax.evaluation.grading import MAJORITY
-from featvis_jax.evaluation.judge import Judge, judge_image, train_judge
+from featvis_jax.evaluation.judge import judge_image, train_judge
 from featvis_jax.evaluation.known_pictures import NEAR, PLUS, known_picture, wrong_kinds
 from tests.evaluation.shapes import TUNED, UNSEEN
 
@@ -84,46 +84,28 @@ def _reaches(name: str, shapes: dict[str, Shape], flags: argparse.Namespace) -> 
     figure = of_template(own, rank)
     for other, shape in shapes.items():
         drawn = concepts.template(shape)
-        if other not in kinds and overlap(of_template(drawn, rank), figure).share < NEAR:
+        if other not in kinds and overlap(of_template(drawn, rank), figure) < NEAR:
             kinds[other] = lambda rng, rank, drawn=drawn: drawn
 
-    def share_named(number: int, draw: object) -> float:
-        return float(
-            np.mean(
-                [
-                    _named(
-                        judge,
-                        name,
-                        own,
-                        size,
-                        known_picture(
-                            np.random.default_rng([flags.seed, number, each]),
-                            draw,
-                            grid,
-                            (sizes[0] * side, sizes[1] * side),
-                        ),
-                    )
-                    for each in range(flags.count)
-                ]
-            )
-        )
-
-    perfect = share_named(0, lambda rng, rank: own)
-    wrong = {kind: share_named(i, draw) for i, (kind, draw) in enumerate(kinds.items(), start=1)}
-    mean, most = float(np.mean(list(wrong.values()))), max(wrong, key=wrong.__getitem__)
+    shares = {}
+    for number, (kind, draw) in enumerate([("", lambda rng, rank: own), *kinds.items()]):
+        seen = []
+        for each in range(flags.count):
+            rng = np.random.default_rng([flags.seed, number, each])
+            image = known_picture(rng, draw, grid, (sizes[0] * side, sizes[1] * side))
+            verdict = judge_image(judge, image, own, size=size)
+            seen.append(verdict.shares[name] > MAJORITY)
+        shares[kind] = float(np.mean(seen))
+    perfect = shares.pop("")
+    mean, most = float(np.mean(list(shares.values()))), max(shares, key=shares.__getitem__)
     print(
         f"{name} in {rank} dimensions: judge trained in {trained:.0f} s, right in "
         f"{100 * judge.balanced_accuracy:.0f} % of patches; perfect {100 * perfect:.0f} %, wrong "
-        f"{100 * mean:.1f} %, at most {100 * wrong[most]:.0f} % ({most})"
+        f"{100 * mean:.1f} %, at most {100 * shares[most]:.0f} % ({most})"
     )
-    print(
-        "   " + ", ".join(f"{kind} {100 * value:.0f}" for kind, value in wrong.items()), flush=True
-    )
-    return perfect >= _RIGHT and mean <= _MEAN and wrong[most] <= _KIND
-
-
-def _named(judge: Judge, name: str, own: concepts.Template, size: float, image: np.ndarray) -> bool:
-    return judge_image(judge, image, own, size=size).shares[name] > MAJORITY
+    print("   " + ", ".join(f"{kind} {100 * share:.0f}" for kind, share in shares.items()))
+    sys.stdout.flush()
+    return perfect >= _RIGHT and mean <= _MEAN and shares[most] <= _KIND
 
 
 if __name__ == "__main__":
