@@ -9,9 +9,10 @@ Its size is that of the elements in which the judge sees the shape. True sizes a
 asked of a picture's size is to lie within half an octave of the range's geometric middle, which
 for 9 to 17 mm is the range itself.
 
-Two numbers are about an independent network and no scores (`featvis_jax.evaluation.transfer`): how
-far the picture moves it, whole or by its strongest patches in clean images. Wrong shapes move such
-a network as right ones do, and a drawing of perfect squares hardly does.
+How far the picture moves an independent network, whole or by its strongest patches in clean images,
+is told in numbers and is no score (`featvis_jax.evaluation.transfer`): a network that was trained
+to find squares in brains answers to bars as well, so that this tells of the network as much as of
+the picture.
 """
 
 from __future__ import annotations

@@ -38,8 +38,12 @@ _CANVAS = {2: (64, 10.0), 3: (40, 8.0)}
 _PARTS = 4
 # Contrast of a figure, in standard deviations of its ground.
 _CONTRAST = (1.5, 8.0)
+# How far figures are stretched, sheared and turned, and how many have specks and whiskers about.
+_WARP, _FRINGED = 0.07, 0.5
+# How far, in sizes, edges of every second figure are frayed.
+_FRAYED = 0.08
 # A random figure is the shape from the first overlap on, and is not up to the second.
-_IS, _IS_NOT = 0.95, 0.9
+_IS, _IS_NOT = 0.93, 0.87
 # How often a shape is shown as it is, and not as one of the figures that are it; and by how much
 # other figures are shown the more often the nearer they are.
 _EXACT, _NEAREST = 0.6, 1.6
@@ -266,17 +270,30 @@ def _drawn(
     patch = ground.copy()
     contrast = rng.uniform(*_CONTRAST)
     specked = rng.random() < 0.3
+    # What an ascent draws is never quite straight, nor are its edges.
+    frayed = rng.uniform(0, _FRAYED) * rng.integers(2)
+    warp = np.eye(rank) + rng.uniform(-_WARP, _WARP, (rank, rank))
     for center, sign in zip(centers, signs, strict=True):
-        mask = subject.draw(offsets - center.reshape(column), size)
+        away = np.tensordot(warp, offsets - center.reshape(column), 1)
+        if frayed:
+            away = away + frayed * size * _fraying(rng, away.shape)
+        mask = subject.draw(away, size)
         mask = ndimage.gaussian_filter(mask, blur) if blur else mask
         mask = mask * _specked(rng, mask.shape) if specked else mask
         level = ground.mean() + sign * contrast * rng.uniform(0.6, 1.0) * spread
         # Shaded, as many a picture's shapes are.
         shade = rng.standard_normal(rank) * rng.integers(2) * spread / extent
         patch = patch * (1 - mask) + (level + np.tensordot(shade, offsets, 1)) * mask
-    if rng.random() < 0.4:
+    if rng.random() < _FRINGED:
         patch = _fringed(rng, patch, extent, ground.mean() + signs[-1] * contrast * spread)
     return patch
+
+
+def _fraying(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """By how much every voxel is displaced, of unit deviation along every axis."""
+    sigma = rng.uniform(0.4, 1.5)
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), [0, *[sigma] * (len(shape) - 1)])
+    return noise / noise.std()
 
 
 def _specked(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -289,15 +306,20 @@ def _specked(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 def _fringed(
     rng: np.random.Generator, patch: np.ndarray, extent: float, level: float
 ) -> np.ndarray:
-    """A patch with a few whiskers about its figure, as ascents leave them, of little area."""
+    """A patch with a few whiskers and specks about its figure, as ascents leave them."""
     offsets = _offsets(patch.shape[0], patch.ndim) / extent
     for _ in range(int(rng.integers(1, 5))):
         sides = rng.uniform(0.03, 0.07, patch.ndim)
         sides[int(rng.integers(patch.ndim))] = rng.uniform(0.1, 0.3)
+        specks = rng.random() < 0.5
+        if specks:
+            sides = rng.uniform(0.08, 0.25, patch.ndim)
         center = rng.standard_normal(patch.ndim)
         center *= rng.uniform(0.4, 0.95) / float(np.abs(center).max())
         away = np.abs(offsets - center.reshape(-1, *[1] * patch.ndim))
         mask = (away < sides.reshape(-1, *[1] * patch.ndim)).all(axis=0) * rng.uniform(0.3, 1.0)
+        if specks:
+            mask = mask * (rng.random(mask.shape) < rng.uniform(0.2, 0.6))
         patch = patch * (1 - mask) + level * mask
     return patch
 
