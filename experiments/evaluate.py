@@ -5,18 +5,20 @@ r"""Grade pictures: do they show the lesion shape that the network was trained o
     python -m experiments.evaluate --images=DIR --shape=square --task=square_lesion --cohort=DIR \
         --transfer_model=square-lesion --out=DIR
 
-Every picture of the graded units has four scores (featvis_jax/evaluation/grading.py), computed from
-the image and from models alone. Graded are the logits of classes that have a shape, and in other
-layers the channels that tell the classes apart best; --list_channels tells which these are. Writes
-scores.tsv, summary.tsv, scores.json and scores.png and .pdf, and to responses.tsv how the network
-itself answers to lesions of other shapes, since a picture can show no more than was learned.
+Every picture of the graded units is named rightly or is not (featvis_jax/evaluation/grading.py), by
+a judge of shapes that is trained here. Graded are the logits of classes that have a shape, and in
+other layers the channels that tell the classes apart best; --list_channels tells which these are.
+Writes scores.tsv, summary.tsv, scores.json and scores.png and .pdf; to known.tsv what the same
+grade says of drawn pictures, perfect ones and wrong ones of many kinds; and to responses.tsv how
+the network itself answers to lesions of other shapes, since a picture can show no more than was
+learned.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from absl import flags
 
 from experiments import (
@@ -28,6 +30,7 @@ from experiments import (
     startup,
     stopping,
 )
+from experiments.calibration import calibrated
 from experiments.graded_pictures import Picture
 from experiments.graders import HeldOut, Truth
 from experiments.grid_flags import with_grid
@@ -39,7 +42,15 @@ from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.responses import Response
 from featvis_jax.evaluation.selectivity import class_effects, most_selective
-from featvis_jax.evaluation.summary import PICTURE, Graded, rows, scores, summary
+from featvis_jax.evaluation.summary import (
+    PICTURE,
+    Graded,
+    known,
+    known_scores,
+    rows,
+    scores,
+    summary,
+)
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.scores_figure import scores_figure
@@ -75,13 +86,13 @@ flags.DEFINE_list(
 flags.DEFINE_integer("best", 5, "Channels of each layer but the logits.", lower_bound=1)
 flags.DEFINE_bool("list_channels", False, "Tell which channels are graded, and do nothing.")
 flags.DEFINE_integer(
-    "judge_patches", 16384, "Patches that the judge of shapes learns from.", lower_bound=64
+    "judge_patches", 12288, "Patches that the judge of shapes learns from.", lower_bound=64
 )
 flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
 # Real images of each unit that are graded beside its pictures.
 _REAL = 4
 # What a grading writes beside scores.json.
-_FILES = ("responses.tsv", "scores.tsv", "summary.tsv", "scores.png", "scores.pdf")
+_FILES = ("known.tsv", "responses.tsv", "scores.tsv", "summary.tsv", "scores.png", "scores.pdf")
 
 
 def main(_: Sequence[str]) -> None:
@@ -109,10 +120,11 @@ def main(_: Sequence[str]) -> None:
             truth, transfer, held_out, patches=FLAGS.judge_patches, seed=FLAGS.seed
         )
         graded = _graded(pictures, grader, by_name, truth)
+        drawn = known(calibrated(grader, by_name, truth, seed=FLAGS.seed))
         if model is not None:
             answers = graders.responses(model, truth, held_out, seed=FLAGS.seed)
             _write_responses(out / "responses.tsv", answers)
-        _write(out, graded, grader, by_name, model, transfer, named, runs)
+        _write(out, graded, drawn, grader, model, transfer, named, runs)
 
 
 def _check_flags() -> None:
@@ -303,22 +315,19 @@ def _write_responses(path: Path, answers: Mapping[str, Sequence[Response]]) -> N
 def _write(
     out: Path,
     graded: Sequence[Graded],
+    drawn: Sequence[Mapping[str, Any]],
     grader: Grader,
-    by_name: Mapping[str, Concept],
     model: Model | None,
     transfer: Model,
     named: NamedTask,
     runs: Sequence[RunView],
 ) -> None:
     """All files of a grading, and a few lines on the terminal."""
-    rank = len(transfer.image_shape) - 1
-    each = [grader.chances(concept, rank) for concept in by_name.values()]
-    chances = {name: float(np.mean([chance[name] for chance in each])) for name in each[0]}
-    table = summary(graded, chances)
+    table = summary(graded)
     found = {
         **scores(graded),
         "task": named.name,
-        "chance": chances,
+        "known": known_scores(drawn),
         "judge": {
             "classes": list(grader.judge.classes),
             "balanced_accuracy": grader.judge.balanced_accuracy,
@@ -334,8 +343,11 @@ def _write(
     }
     atomic_write_bytes(out / "scores.tsv", encode_rows(rows(graded), digits=5))
     atomic_write_bytes(out / "summary.tsv", encode_rows(table, digits=5))
+    atomic_write_bytes(out / "known.tsv", encode_rows(drawn, digits=5))
     for kind in ("png", "pdf"):
-        figure = scores_figure(table, title=f"{named.name}: what the pictures show", kind=kind)
+        figure = scores_figure(
+            table, drawn, title=f"{named.name}: what the pictures show", kind=kind
+        )
         atomic_write_bytes(out / f"scores.{kind}", figure)
     atomic_write_bytes(out / "scores.json", encode_json(json.loads(json.dumps(found))))
     for row in table:
@@ -345,6 +357,13 @@ def _write(
                 f"{row['control']}, {row['score']}: {row['passed']} of {row['n']} "
                 f"(95 % interval {low} to {high} %)"
             )
+    for concept, said in found["known"].items():
+        right, wrong, worst = said["perfect"], said["wrong"], said["worst"]
+        print(
+            f"Of drawn pictures, the same grade names {concept} in {100 * right['value']:.0f} % of "
+            f"{right['n']} perfect ones and in {100 * wrong['value']:.0f} % of {wrong['n']} wrong "
+            f"ones; at most in {100 * worst['value']:.0f} % of a kind ({worst['kind']})."
+        )
     print(f"Scores: {out / 'scores.json'}, {out / 'scores.png'}")
 
 

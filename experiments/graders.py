@@ -190,6 +190,7 @@ def make_grader(
             images["judged"],
             images["tested"],
             outlines,
+            [name for name in own if name in outlines],
             size=nominal,
             templates=templates,
             patches=patches,

@@ -1,13 +1,11 @@
-"""Does a picture show the shape that was planted? Matched filters against look-alikes.
+"""The shapes that pictures are asked for, and which of them have one outline.
 
-The scores are computed from images alone and know nothing of how an image was made.
-
-Every shape is compared at equal area, so that size alone favours none. Two shapes are of one
+Every shape is drawn at equal area, so that size alone favours none. Two shapes are of one
 *outline* where the voxels that they cover most, as many as the area has, overlap by more than 95 %
 (Dice): a disc with a sharp edge and one with a soft edge (99 %) are, a square and a disc (91 %)
-are not. A shape's rivals are those of another outline. The steepness of an edge is the least that
-a picture keeps, once it was smoothed for robustness or sharpened by the ascent, and a network that
-looks for soft discs is not wrong to draw a sharp one.
+are not. The steepness of an edge is the least that a picture keeps, once it was smoothed for
+robustness or sharpened by the ascent, and a network that looks for soft discs is not wrong to draw
+a sharp one.
 """
 
 from __future__ import annotations
@@ -16,11 +14,9 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import fft
 
 from featvis_jax.data import lesions
 from featvis_jax.data.lesions import Shape
@@ -28,39 +24,11 @@ from featvis_jax.data.lesions import Shape
 Template = Callable[[Float[np.ndarray, "rank *window"], float], Float[np.ndarray, "*window"]]
 """``(offsets from the centre in voxels, size) -> mask``; all have the same area at one size."""
 
-# Sizes at which a shape is searched for, as multiples of the nominal one.
-OCTAVES = (0.5, 1 / math.sqrt(2), 1.0, math.sqrt(2), 2.0)
-
 # Shapes that overlap more than this have one outline.
 _ONE_OUTLINE = 0.95
 # Windows with less than this share of the strongest one's contrast count less: a faint
 # accident on a flat ground is not what a picture shows.
 _FAINT = 0.2
-
-
-class Match(NamedTuple):
-    """How well an image matches each shape.
-
-    Attributes:
-      correlation: For every shape the largest absolute normalised cross-correlation over all
-        positions, axes and sizes, on [0, 1].
-      size: The size at which that was, in voxels: the side of a square of the same area.
-    """
-
-    correlation: Mapping[str, float]
-    size: Mapping[str, float]
-
-    def margin(self, shape: str, *, rivals: Sequence[str] | None = None) -> float:
-        """By how much a shape leads the best of its rivals; negative where it does not.
-
-        Args:
-          shape: One of the shapes.
-          rivals: Those that it has to beat; all others by default (`rivals` of this module leaves
-            out those of the same outline).
-        """
-        if rivals is None:
-            rivals = [name for name in self.correlation if name != shape]
-        return self.correlation[shape] - max(self.correlation[name] for name in rivals)
 
 
 def template(shape: Shape) -> Template:
@@ -116,20 +84,13 @@ def equal_area_side(shape: Shape, rank: int) -> float:
     return area ** (1 / rank) / size
 
 
-def _checkerboard(offsets: np.ndarray, size: float) -> np.ndarray:
-    """Cells of a side, the middle one on; the texture that would pass for a square."""
-    cells = np.floor(offsets / size + 0.5).sum(axis=0)
-    return (cells % 2 == 0).astype(np.float64)
-
-
 TEMPLATES: Mapping[str, Template] = MappingProxyType(
     {
         **{name: template(shape) for name, shape in lesions.SHAPES.items()},
         "line": template(lesions.bar),
-        "checkerboard": _checkerboard,
     }
 )
-"""The shapes that an image is compared with, and a texture."""
+"""The shapes that are known by name."""
 
 
 def templates_with(name: str, shape: Shape) -> dict[str, Template]:
@@ -152,7 +113,7 @@ def rivals(shape: str, *, templates: Mapping[str, Template] = TEMPLATES, rank: i
 
     Example:
       >>> rivals("gaussian", rank=2)
-      ['square', 'line', 'checkerboard']
+      ['square', 'line']
     """
     own = _covered(templates[shape], rank)
     return [
@@ -203,82 +164,43 @@ def _dice(first: np.ndarray, second: np.ndarray) -> float:
     return 2 * float((first & second).sum()) / float(first.sum() + second.sum())
 
 
-def match_shapes(
-    image: Float[np.ndarray, "*spatial channels"],
-    *,
-    size: float,
-    templates: Mapping[str, Template] = TEMPLATES,
-    multiples: Sequence[float] = OCTAVES,
-) -> Match:
-    r"""Correlate an image with every shape at several sizes.
-
-    Each template t lies in the middle of a window W twice its size, along every axis of the grid,
-    and the correlation is normalised by the image's own contrast in that window:
-
-        r = max_W |sum_W (x - mean_W x) (t - mean t)| / (|x - mean_W x|_W |t - mean t|)
-
-    A perfect copy scores 1 whatever its grey levels and its polarity. A window with less than a
-    fifth of the contrast of the strongest one is divided by that fifth instead.
+def along_every_axis(draw: Template, rank: int) -> list[Template]:
+    """A shape with its first axis along each axis of the grid, as far as that makes a difference.
 
     Args:
-      image: ``(*spatial, channels)``; channels are averaged.
-      size: Nominal size in voxels: the side of a square of the same area.
-      templates: The shapes.
-      multiples: Sizes to search, as multiples of the nominal one.
-
-    Returns:
-      The best match of every shape.
+      draw: The shape.
+      rank: 2 or 3.
 
     Example:
-      >>> image = np.full((64, 64, 1), 0.5)
-      >>> image[20:32, 30:42] = 0.8
-      >>> found = match_shapes(image, size=12.0)
-      >>> max(found.correlation, key=found.correlation.get), round(found.size["square"])
-      ('square', 12)
+      >>> len(along_every_axis(TEMPLATES["square"], 3)), len(along_every_axis(TEMPLATES["line"], 3))
+      (1, 3)
     """
-    plane = np.asarray(image, np.float64).mean(axis=-1)
-    plane = plane - plane.mean()
-    padded = [fft.next_fast_len(n, True) or n for n in plane.shape]
-    axes = tuple(range(plane.ndim))
-    spectrum = np.fft.rfftn(plane, padded, axes)
-    correlation = dict.fromkeys(templates, 0.0)
-    sizes = dict.fromkeys(templates, math.nan)
-    for multiple in multiples:
-        side = 2 * max(round(size * multiple), 2)
-        # Even and odd sizes need even and odd windows to be centred on the voxel grid.
-        side += round(size * multiple) % 2
-        if side > min(plane.shape):
-            continue
-        axis = np.arange(side) - (side - 1) / 2
-        offsets = np.stack(np.meshgrid(*[axis] * plane.ndim, indexing="ij"))
-        scale = _local_deviation(plane, side)
-        valid = tuple(slice(n - side + 1) for n in plane.shape)
-        for name, draw in templates.items():
-            for mask in _along_every_axis(draw(offsets, size * multiple)):
-                mask = mask - mask.mean()
-                norm = np.linalg.norm(mask)
-                if norm < 1e-9:
-                    continue
-                product = spectrum * np.fft.rfftn(mask, padded, axes).conj()
-                found = np.fft.irfftn(product, padded, axes)[valid] / (norm * scale)
-                best = min(float(np.abs(found).max()), 1.0)
-                if best > correlation[name]:
-                    correlation[name], sizes[name] = best, size * multiple
-    return Match(correlation, sizes)
+    different: list[tuple[Template, np.ndarray]] = []
+    for axis in range(rank):
+        order = np.arange(rank)
+        order[[0, axis]] = order[[axis, 0]]
+
+        def turned(offsets: np.ndarray, size: float, order: np.ndarray = order) -> np.ndarray:
+            return draw(offsets[order], size)
+
+        covered = _covered(turned, rank)
+        if not any((covered == other).all() for _, other in different):
+            different.append((turned, covered))
+    return [turned for turned, _ in different]
 
 
-def _along_every_axis(mask: np.ndarray) -> list[np.ndarray]:
-    """A mask with its first axis along each axis of the grid, as far as that makes a difference."""
-    different: list[np.ndarray] = []
-    for axis in range(mask.ndim):
-        turned = np.swapaxes(mask, 0, axis)
-        if not any(np.allclose(turned, other) for other in different):
-            different.append(turned)
-    return different
+def local_deviation(
+    plane: Float[np.ndarray, "*spatial"], side: int
+) -> Float[np.ndarray, "*windows"]:
+    """Root of the sum of squared deviations from the mean, in every window of a side.
 
+    Args:
+      plane: The picture.
+      side: Of the windows, in voxels.
 
-def _local_deviation(plane: np.ndarray, side: int) -> np.ndarray:
-    """Root of the sum of squared deviations from the mean, in every window of a side."""
+    Returns:
+      For every window that lies inside; where there is next to no contrast a floor.
+    """
     voxels = side**plane.ndim
     squares = _window_sums(plane**2, side)
     deviation = np.sqrt(np.maximum(squares - _window_sums(plane, side) ** 2 / voxels, 0))

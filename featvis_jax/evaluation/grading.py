@@ -1,18 +1,18 @@
-"""Does a picture show what its unit was trained on? Four scores of one picture, put together.
+"""Does a picture show what its unit was trained on? The grade of one picture.
 
-1. Matched filter: the true shape fits better than every rival of another outline, and better than
-   in phase-scrambled copies of the picture (`featvis_jax.evaluation.concepts`).
-2. Judge: a classifier of patches names the shape (`featvis_jax.evaluation.judge`).
-3. Transfer: the picture moves an independent network at least half as far as lesions do, its
-   scrambled copies at most a tenth as far (`featvis_jax.evaluation.transfer`).
-4. Insertion: its strongest patches, pasted into clean images, move that network further than
-   equally strong patches without shape.
+The elements of the picture, the places at which it shows most at a lesion's size
+(`featvis_jax.evaluation.elements`), are shown to a judge of shapes one by one
+(`featvis_jax.evaluation.judge`). The shape is *named rightly* where the judge gives it more than
+half of the picture, every element counting by its energy.
 
-The shape is *named rightly* where 1 or 2 holds together with 3 or 4: the first two favour sharp
-textures, the third what misleads all networks alike.
+Its size is that of the elements in which the judge sees the shape. True sizes are a range; what is
+asked of a picture's size is to lie within half an octave of the range's geometric middle, which
+for 9 to 17 mm is the range itself.
 
-True sizes are a range; what is asked of a picture's size is to lie within half an octave of the
-range's geometric middle, which for 9 to 17 mm is the range itself.
+How far the picture moves an independent network, whole or by its strongest patches in clean images,
+is told in numbers and is no score (`featvis_jax.evaluation.transfer`): a network that was trained
+to find squares in brains answers to bars as well, so that this tells of the network as much as of
+the picture.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.evaluation.concepts import Template, match_shapes, rivals
+from featvis_jax.evaluation.concepts import Template
 from featvis_jax.evaluation.energy import phase_scrambled
-from featvis_jax.evaluation.judge import Judge, judge_image
+from featvis_jax.evaluation.judge import Judge, Verdict, judge_image
 from featvis_jax.evaluation.transfer import (
     Detector,
     Ground,
@@ -36,11 +36,10 @@ from featvis_jax.evaluation.transfer import (
     insertions,
 )
 
-# Quarters of an octave from half the size to twice the size.
-SIZES = tuple(2.0 ** (step / 4) for step in range(-4, 5))
+MAJORITY = 0.5
+"""Share of a picture's energy that the shape needs to be named."""
+
 _SCRAMBLED = 4
-_TRANSFER, _TRANSFER_SCRAMBLED = 0.5, 0.1
-SIGNIFICANT = 0.05
 _HALF_OCTAVE = 0.5 + 1e-9
 
 
@@ -60,50 +59,38 @@ class Concept(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-    """The scores of one picture.
+    """The grade of one picture.
 
     Attributes:
-      correlation: Best normalised cross-correlation with every shape.
-      margin: By how much the true shape leads its rivals.
-      correlation_scrambled: Best correlation of the true shape with scrambled copies.
-      filter_passed: Score 1.
-      size: At which the true shape fits best, in voxels, as `Concept.size`.
+      verdict: What the judge sees most of.
+      share: How much of the picture it takes for the shape, on [0, 1].
+      named: Whether that is more than half.
+      size: Of the elements in which it sees the shape, in voxels, as `Concept.size`; NaN for none.
       size_passed: Whether that is within half an octave of the true one.
-      verdict: What the judge sees.
-      judge_passed: Score 2.
       transfer: Standing of the picture between clean, 0, and lesion, 1.
       transfer_scrambled: Mean standing of its scrambled copies.
-      transfer_passed: Score 3.
       insertion: Mean change by a patch beyond its scrambled copy, as a share of the lesion's.
       insertion_p: How sure that is.
-      insertion_passed: Score 4.
-      named: (1 or 2) and (3 or 4).
     """
 
-    correlation: Mapping[str, float]
-    margin: float
-    correlation_scrambled: float
-    filter_passed: bool
+    verdict: str
+    share: float
+    named: bool
     size: float
     size_passed: bool
-    verdict: str
-    judge_passed: bool
     transfer: float
     transfer_scrambled: float
-    transfer_passed: bool
     insertion: float
     insertion_p: float
-    insertion_passed: bool
-    named: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Grader:
-    """All that the scores need besides the picture.
+    """All that a grade needs besides the picture.
 
     Attributes:
       templates: The shapes.
-      judge: Of patches; its classes are named by their first member.
+      judge: Of elements; its classes are named by their first member.
       outlines: The judge's classes, and the templates that belong to each.
       detect: Logits of the independent network.
       places: Clean images and where patches are pasted.
@@ -117,91 +104,60 @@ class Grader:
     places: Sequence[Ground]
     seed: int = 0
 
-    def chances(self, concept: Concept, rank: int) -> dict[str, float]:
-        """Share of pictures without content that would pass every score, at most.
-
-        A score that draws between k outlines gives each 1/k. Transfer has no level of its own:
-        that a random picture moves a network half as far as a lesion, and its scrambled copies do
-        not, is left out of the chance to be named, which is that of the other three together.
-
-        Args:
-          concept: The concept.
-          rank: 2 or 3.
-        """
-        by_filter = 1 / max(1 + len(rivals(concept.name, templates=self.templates, rank=rank)), 1)
-        by_filter /= 1 + _SCRAMBLED
-        by_judge = 1 / len(self.judge.classes)
-        shape = 1 - (1 - by_filter) * (1 - by_judge)
-        sizes = sum(abs(math.log2(size)) <= _HALF_OCTAVE for size in SIZES) / len(SIZES)
-        return {
-            "filter": by_filter,
-            "judge": by_judge,
-            "insertion": SIGNIFICANT,
-            "named": shape * SIGNIFICANT,
-            "size": sizes,
-        }
-
-    def grade(self, image: Float[np.ndarray, "*spatial 1"], concept: Concept) -> Grade:
-        """Score a picture.
+    def grade(
+        self, image: Float[np.ndarray, "*spatial 1"], concept: Concept, *, moves: bool = True
+    ) -> Grade:
+        """Grade a picture.
 
         Args:
           image: The picture, on the grid of the independent network.
           concept: What its unit was trained on.
+          moves: Whether the independent network is asked too; NaN where it is not.
 
         Raises:
           ValueError: The picture holds something that is not finite.
         """
         if not np.isfinite(image).all():
             raise ValueError("The picture has values that are not finite: leave it out.")
-        rng = np.random.default_rng(self.seed)
         image = np.asarray(image, np.float32)
-        copies = [phase_scrambled(image, rng) for _ in range(_SCRAMBLED)]
-        found = match_shapes(image, size=concept.size, templates=self.templates, multiples=SIZES)
-        others = rivals(concept.name, templates=self.templates, rank=image.ndim - 1)
-        margin = found.margin(concept.name, rivals=others)
-        own = {concept.name: self.templates[concept.name]}
-        by_chance = max(
-            match_shapes(copy, size=concept.size, templates=own, multiples=SIZES).correlation[
-                concept.name
-            ]
-            for copy in copies
+        own = next(name for name, members in self.outlines.items() if concept.name in members)
+        verdict = judge_image(self.judge, image, self.templates[own], size=concept.size)
+        size = _size(verdict, own)
+        standing, scrambled, insertion, p = (
+            self._moved(image, concept) if moves else (math.nan,) * 4
         )
-        filter_passed = margin > 0 and found.correlation[concept.name] > by_chance
-        size = found.size[concept.name]
-        verdict = judge_image(self.judge, image).shape
-        judge_passed = concept.name in self.outlines.get(verdict, ())
-        standing, scrambled, insertion, p = self._moved(image, copies, concept, rng)
-        transfer_passed = standing >= _TRANSFER and scrambled <= _TRANSFER_SCRAMBLED
-        insertion_passed = p < SIGNIFICANT
         return Grade(
-            correlation=found.correlation,
-            margin=margin,
-            correlation_scrambled=by_chance,
-            filter_passed=filter_passed,
+            verdict=verdict.shape,
+            share=verdict.shares[own],
+            named=verdict.shares[own] > MAJORITY,
             size=size,
             size_passed=bool(abs(math.log2(size / concept.size)) <= _HALF_OCTAVE),
-            verdict=verdict,
-            judge_passed=judge_passed,
             transfer=standing,
             transfer_scrambled=scrambled,
-            transfer_passed=transfer_passed,
             insertion=insertion,
             insertion_p=p,
-            insertion_passed=insertion_passed,
-            named=(filter_passed or judge_passed) and (transfer_passed or insertion_passed),
         )
 
     def _moved(
-        self,
-        image: Float[np.ndarray, "*spatial 1"],
-        copies: Sequence[Float[np.ndarray, "*spatial 1"]],
-        concept: Concept,
-        rng: np.random.Generator,
+        self, image: Float[np.ndarray, "*spatial 1"], concept: Concept
     ) -> tuple[float, float, float, float]:
         """Transfer, that of scrambled copies, insertion, and its p; all in one batch."""
+        rng = np.random.default_rng(self.seed)
+        copies = [phase_scrambled(image, rng) for _ in range(_SCRAMBLED)]
         pasted = insertions(image, self.places, self.judge.side, rng)
         stack = np.concatenate([[image], copies, pasted.patched, pasted.scrambled])
         standing = concept.yardstick.standing(self.detect(stack))
         first, second = 1 + len(copies), 1 + len(copies) + len(self.places)
         insertion, p = insertion_test(standing[first:second], standing[second:])
         return float(standing[0]), float(standing[1:first].mean()), insertion, p
+
+
+def _size(verdict: Verdict, own: str) -> float:
+    """Geometric mean size of the elements of a shape, by their energy."""
+    of_shape = [
+        each for each, seen in zip(verdict.elements, verdict.seen, strict=True) if seen == own
+    ]
+    if not of_shape:
+        return math.nan
+    weights = [each.energy for each in of_shape]
+    return float(np.exp(np.average([math.log(each.size) for each in of_shape], weights=weights)))

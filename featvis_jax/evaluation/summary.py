@@ -13,14 +13,10 @@ from featvis_jax.evaluation.proportions import Share, effect_size, p_larger
 PICTURE = "picture"
 """The kind of what is graded; every other kind is a control."""
 
-SCORES = {
-    "named": "named",
-    "filter": "filter_passed",
-    "judge": "judge_passed",
-    "transfer": "transfer_passed",
-    "insertion": "insertion_passed",
-    "size": "size_passed",
-}
+PERFECT = "perfect"
+"""The kind of drawn pictures that show the shape."""
+
+SCORES = {"named": "named", "size": "size_passed"}
 """What is counted, and the attribute of a grade that says so."""
 
 
@@ -35,7 +31,7 @@ class Graded:
       variant: Which of the unit's pictures, from 1.
       concept: The shape that its unit was trained on.
       kind: "picture", or the name of a control.
-      size_mm: At which the true shape fits best, in the shape's own sizes.
+      size_mm: Of what is the shape in it, in the shape's own sizes; NaN for none.
       grade: Its scores.
     """
 
@@ -63,19 +59,13 @@ def rows(graded: Sequence[Graded]) -> list[dict[str, object]]:
             "variant": each.variant,
             "concept": each.concept,
             "control": each.kind,
-            **{f"r_{name}": value for name, value in each.grade.correlation.items()},
-            "r_scrambled": each.grade.correlation_scrambled,
-            "margin": each.grade.margin,
-            "size_mm": each.size_mm,
             "judge": each.grade.verdict,
+            "share": each.grade.share,
+            "size_mm": each.size_mm,
             "transfer": each.grade.transfer,
             "transfer_scrambled": each.grade.transfer_scrambled,
             "insertion": each.grade.insertion,
             "insertion_p": each.grade.insertion_p,
-            "filter_ok": int(each.grade.filter_passed),
-            "judge_ok": int(each.grade.judge_passed),
-            "transfer_ok": int(each.grade.transfer_passed),
-            "insertion_ok": int(each.grade.insertion_passed),
             "size_ok": int(each.grade.size_passed),
             "named": int(each.grade.named),
         }
@@ -94,17 +84,16 @@ def share(graded: Sequence[Graded], score: str) -> Share:
     return Share(sum(passed), len(passed))
 
 
-def summary(graded: Sequence[Graded], chances: Mapping[str, float]) -> list[dict[str, object]]:
-    """Shares by layer, kind and score, each against chance and against the pictures.
+def summary(graded: Sequence[Graded]) -> list[dict[str, object]]:
+    """Shares by layer, kind and score, each against the pictures.
 
     Args:
       graded: Pictures and controls.
-      chances: Share that passes each score by chance; a score that is missing has no such level.
 
     Returns:
       One row per layer ("all" for all of them), kind and score: the share with its 95 % interval,
-      an exact binomial p against chance; and for controls Cohen's h of the pictures against them
-      and the one-sided p of Fisher's exact test.
+      and for controls Cohen's h of the pictures against them and the one-sided p of Fisher's exact
+      test.
     """
     kinds = _ordered(each.kind for each in graded)
     found: list[dict[str, object]] = []
@@ -127,8 +116,6 @@ def summary(graded: Sequence[Graded], chances: Mapping[str, float]) -> list[dict
                         "high": own.interval[1],
                         "passed": own.passed,
                         "n": own.total,
-                        "chance": chances.get(score),
-                        "p_chance": own.p_above(chances[score]) if score in chances else None,
                         "cohens_h": effect_size(pictures, own) if compared else None,
                         "p_fisher": p_larger(pictures, own) if compared else None,
                     }
@@ -156,6 +143,58 @@ def scores(graded: Sequence[Graded]) -> dict[str, Any]:
 
     kinds = _ordered(each.kind for each in graded)
     return {**both(PICTURE), "controls": {kind: both(kind) for kind in kinds if kind != PICTURE}}
+
+
+def known(graded: Sequence[Graded]) -> list[dict[str, object]]:
+    """What the grade says of pictures whose content is known, one row per concept and content.
+
+    Args:
+      graded: Drawn pictures; the kind of perfect ones is "perfect".
+    """
+    found: list[dict[str, object]] = []
+    for concept in dict.fromkeys(each.concept for each in graded):
+        here = [each for each in graded if each.concept == concept]
+        for kind in sorted(dict.fromkeys(e.kind for e in here), key=lambda name: name != PERFECT):
+            own = [each for each in here if each.kind == kind]
+            named = share(own, "named")
+            found.append(
+                {
+                    "concept": concept,
+                    "drawn": kind,
+                    "named": named.value,
+                    "low": named.interval[0],
+                    "high": named.interval[1],
+                    "passed": named.passed,
+                    "n": named.total,
+                    "mean_share": sum(each.grade.share for each in own) / len(own),
+                    "size_ok": share(own, "size").passed,
+                }
+            )
+    return found
+
+
+def known_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For every concept how often perfect pictures are named, and wrong ones.
+
+    Args:
+      rows: Of `known`.
+
+    Returns:
+      By concept ``perfect`` and ``wrong``, each with ``value``, ``ci95`` and ``n``, and ``worst``:
+      the kind of wrong pictures that is named most often, with ``value`` and ``n``.
+    """
+    found = {}
+    for concept in dict.fromkeys(row["concept"] for row in rows):
+        of_kind = {row["drawn"]: row for row in rows if row["concept"] == concept}
+        perfect = of_kind.pop(PERFECT)
+        worst = max(of_kind.values(), key=lambda row: row["named"])
+        wrong = Share(*(sum(row[key] for row in of_kind.values()) for key in ("passed", "n")))
+        found[concept] = {
+            "perfect": _number(Share(perfect["passed"], perfect["n"])),
+            "wrong": _number(wrong),
+            "worst": {"kind": worst["drawn"], "value": worst["named"], "n": worst["n"]},
+        }
+    return found
 
 
 def _number(share: Share) -> dict[str, Any]:

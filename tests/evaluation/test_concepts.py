@@ -1,54 +1,16 @@
-"""Matched filters: against scikit-image's correlation, and on shapes that are known."""
+"""The shapes that pictures are asked for: their areas, axes and outlines."""
 
 import numpy as np
 import pytest
-from skimage.feature import match_template
+from scipy import ndimage
 
-from featvis_jax.evaluation.concepts import TEMPLATES, match_shapes
-
-SHAPES = {2: (60, 70), 3: (36, 38, 40)}
-SIZES = {2: 12.0, 3: 8.0}
-
-
-def drawn(name: str, rank: int, *, size: float, contrast: float = 0.4) -> np.ndarray:
-    """One shape off the middle of a faintly textured ground."""
-    shape = SHAPES[rank]
-    center = np.array([side * 0.45 for side in shape]).round().reshape(-1, *[1] * rank)
-    offsets = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")) - center + 0.5
-    texture = np.random.default_rng(0).normal(0.5, 0.01, shape)
-    return (texture + contrast * TEMPLATES[name](offsets, size))[..., None]
-
-
-@pytest.mark.parametrize("rank", SHAPES)
-def test_the_correlation_is_scikit_images(rank):
-    image = np.random.default_rng(1).uniform(size=(*SHAPES[rank], 1))
-    size = 6
-    axis = np.arange(2 * size) - (2 * size - 1) / 2
-    offsets = np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
-    found = match_shapes(image, size=size, multiples=(1.0,)).correlation
-    for name, template in TEMPLATES.items():
-        mask = template(offsets, float(size))
-        turned = [np.swapaxes(mask, 0, axis) for axis in range(rank)]
-        expected = max(np.abs(match_template(image[..., 0], each)).max() for each in turned)
-        assert found[name] == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("contrast", [0.4, -0.4])
-@pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("rank", SHAPES)
-def test_a_shape_is_named_and_measured(rank, name, contrast):
-    found = match_shapes(drawn(name, rank, size=SIZES[rank], contrast=contrast), size=SIZES[rank])
-    assert max(found.correlation, key=found.correlation.get) == name
-    assert found.correlation[name] > 0.95
-    assert found.margin(name) > 0
-    assert all(found.margin(other) < 0 for other in TEMPLATES if other != name)
-    assert abs(np.log2(found.size[name] / SIZES[rank])) <= 0.5
-
-
-def test_the_size_is_that_of_the_image_and_not_of_the_question():
-    image = drawn("square", 2, size=8.0)
-    assert match_shapes(image, size=16.0).size["square"] == pytest.approx(8.0)
-    assert match_shapes(image, size=4.0).size["square"] == pytest.approx(8.0)
+from featvis_jax.evaluation.concepts import (
+    TEMPLATES,
+    along_every_axis,
+    local_deviation,
+    outlines,
+    rivals,
+)
 
 
 def test_all_templates_have_one_area():
@@ -58,6 +20,28 @@ def test_all_templates_have_one_area():
         assert TEMPLATES[name](offsets, 24.0).sum() == pytest.approx(24.0**2, rel=0.03)
 
 
-def test_a_flat_image_matches_nothing():
-    found = match_shapes(np.full((40, 40, 1), 0.5), size=8.0)
-    assert all(value < 1e-3 for value in found.correlation.values())
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_soft_disc_has_the_outline_of_a_disc_and_a_square_has_not(rank):
+    assert rivals("gaussian", rank=rank) == ["square", "line"]
+    found = outlines(["square", "gaussian", "disc", "line"], rank=rank)
+    assert found == {"square": ("square",), "gaussian": ("gaussian", "disc"), "line": ("line",)}
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_bar_is_one_along_any_axis(rank):
+    turned = along_every_axis(TEMPLATES["line"], rank)
+    offsets = np.stack(np.meshgrid(*[np.arange(-12, 12) + 0.5] * rank, indexing="ij"))
+    extents = [
+        [int(np.ptp(np.argwhere(d(offsets, 8.0))[:, a])) for a in range(rank)] for d in turned
+    ]
+    assert [int(np.argmax(extent)) for extent in extents] == list(range(rank))
+    assert len(along_every_axis(TEMPLATES["square"], rank)) == 1
+
+
+def test_the_deviation_of_every_window_is_that_of_its_voxels(rng):
+    plane = rng.standard_normal((12, 14))
+    found = local_deviation(plane - plane.mean(), 5)
+    windows = np.lib.stride_tricks.sliding_window_view(plane, (5, 5))
+    np.testing.assert_allclose(found, 5 * windows.std(axis=(2, 3)), rtol=1e-6)
+    faint = ndimage.gaussian_filter(1.0 * (np.indices((40, 40)).sum(axis=0) == 10), 1)
+    assert local_deviation(faint - faint.mean(), 5).min() > 0

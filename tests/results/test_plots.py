@@ -108,7 +108,20 @@ def test_a_matrix_that_does_not_fit_the_classes_is_refused(matrix):
 
 def test_of_one_layer_the_total_is_not_plotted_twice():
     row = {"control": "picture", "score": "named", "share": 0.9, "low": 0.8, "high": 0.95}
-    rows = [{**row, "layer": layer, "n": 20, "chance": 0.1} for layer in ("all", "logits", "conv5")]
+    rows = [{**row, "layer": layer, "n": 20} for layer in ("all", "logits", "conv5")]
     alone = scores_figure(rows[1:2], title="square_lesion")
     assert scores_figure(rows[:2], title="square_lesion") == alone
     assert scores_figure(rows, title="square_lesion") != alone
+
+
+def test_what_the_grade_says_of_drawn_pictures_stands_beside():
+    row = {"layer": "all", "control": "picture", "score": "named", "share": 0.9}
+    rows = [{**row, "low": 0.8, "high": 0.95, "n": 20}]
+    known = [
+        {"concept": "square", "drawn": kind, "named": named, "low": 0.0, "high": 1.0}
+        for kind, named in (("perfect", 1.0), ("plus", 0.0), ("ring", 0.25))
+    ]
+    plain = scores_figure(rows, title="square_lesion")
+    assert scores_figure(rows, known, title="square_lesion") != plain
+    moved = [*known[:2], {**known[2], "named": 0.5}]
+    assert scores_figure(rows, moved, title="a") != scores_figure(rows, known, title="a")
