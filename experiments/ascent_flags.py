@@ -119,11 +119,18 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
             "pictures that launchers write have one: give FILE.py:FUNCTION, a module that takes "
             "one and fills in the others, or use featvis_jax.visualize.layer from Python."
         )
-    strategy = presets.strategy(regularization, every=FLAGS.every, steps=FLAGS.steps)
+    start = image_flags.start_image(model)
+    strategy = presets.strategy(
+        regularization,
+        every=FLAGS.every,
+        steps=FLAGS.steps,
+        intensity_range=model.intensity_range,
+        ground=image_flags.ground(model, start),
+    )
     penalty = penalties.PENALTIES[FLAGS.penalty]
     if not FLAGS.penalty_weight < float("inf"):
         raise ValueError(f"--penalty_weight={FLAGS.penalty_weight}: expected a number from 0.")
-    image = image_flags.parameterization(model)
+    image = image_flags.parameterization(model, strategy, start)
     fits = image.is_image or is_identity(strategy.projection)
     if not fits and FLAGS.config is None:  # What --config makes of it is checked below.
         raise ValueError(
@@ -132,14 +139,16 @@ def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
             "there are none to act on. Give --regularization=lucid, which acts before the "
             "network, or --regularization=none."
         )
+    pooling = "mean" if strategy.drive is None else "strongest"
     chosen = ascent.Recipe(
-        objective=objective_flags.objective(model, layer),
+        objective=objective_flags.objective(model, layer, pooling=pooling),
         penalty=None if penalty is None else penalty(layer, model.intensity_range),
         penalty_weight=0.0 if penalty is None else FLAGS.penalty_weight,
         parameterization=image,
-        optimizer=image_flags.optimizer(image)[0],
+        optimizer=image_flags.optimizer(image, strategy.drive)[0],
         robustness=strategy.robustness,
         projection=strategy.projection,
+        drive=strategy.drive,
         steps=FLAGS.steps,
         variants=FLAGS.variants,
     )

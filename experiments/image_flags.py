@@ -10,15 +10,18 @@ from experiments.flag_values import errors_of
 from experiments.grid_flags import read_image
 from experiments.networks import Model
 from featvis_jax.visualize import parameterizations
+from featvis_jax.visualize.drive import Drive, settling
 from featvis_jax.visualize.parameterizations import GROUNDS, INTENSITIES, Ground, Parameterization
+from featvis_jax.visualize.presets import Strategy
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
     "parameterization",
-    "pixels",
+    None,
     ["pixels", "fourier", "laplacian", "cppn", "phase"],
-    "How an image is written down (docs/parameterizations.md). All but pixels need a "
-    "--regularization that acts before the network: lucid or none.",
+    "How an image is written down (docs/parameterizations.md); by default fourier for "
+    "--regularization=driven and pixels for all other strategies. All but pixels need one that "
+    "acts before the network: driven, lucid or none.",
 )
 flags.DEFINE_enum(
     "intensity",
@@ -49,8 +52,47 @@ flags.DEFINE_float(
 )
 
 
-def parameterization(model: Model) -> Parameterization:
+# Of frequencies, for an image that is to become clean: it starts from clouds with enough contrast
+# for the deepest layers to respond to, and has little that would have to be cleaned away.
+_CLOUDS = {"decay": 1.5, "noise": 0.3}
+
+
+def start_image(model: Model) -> np.ndarray | None:
+    """The image of --start_image on the model's grid; None without the flag.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: It does not fit.
+    """
+    if FLAGS.start_image is None:
+        return None
+    start = read_image("start_image", model, channels=model.image_shape[-1])
+    _refuse_other_range(start, model)
+    return start
+
+
+def ground(model: Model, start: np.ndarray | None) -> np.ndarray | float | None:
+    """What an image is without its figure; None where the flags do not say.
+
+    Args:
+      model: The network.
+      start: The image of --start_image.
+    """
+    if start is not None or FLAGS.intensity not in GROUNDS:
+        return start
+    low, high = model.intensity_range
+    return low + GROUNDS[FLAGS.intensity].level * (high - low)
+
+
+def parameterization(
+    model: Model, strategy: Strategy, start: np.ndarray | None
+) -> Parameterization:
     """What the flags say to optimize.
+
+    Args:
+      model: The network.
+      strategy: How the image is regularized.
+      start: The image of --start_image.
 
     Raises:
       FileNotFoundError: A file that a flag names is not there.
@@ -66,7 +108,10 @@ def parameterization(model: Model) -> Parameterization:
                 f"--intensity={FLAGS.intensity} has none: take one of {', '.join(GROUNDS)}."
             )
         options["intensity"] = GROUNDS[FLAGS.intensity]._replace(contrast=FLAGS.contrast)
-    if FLAGS.parameterization == "phase":
+    name = FLAGS.parameterization or ("pixels" if strategy.drive is None else "fourier")
+    if name == "fourier" and strategy.drive is not None:
+        options |= _CLOUDS
+    if name == "phase":
         if model.spectrum is None:
             raise ValueError(
                 f"--parameterization=phase keeps to the training images' mean spectrum, and "
@@ -75,11 +120,8 @@ def parameterization(model: Model) -> Parameterization:
             )
         chosen = parameterizations.phase(model.spectrum, **options)
     else:
-        chosen = getattr(parameterizations, FLAGS.parameterization)(**options)
-    start = None
-    if FLAGS.start_image is not None:
-        start = read_image("start_image", model, channels=model.image_shape[-1])
-        _refuse_other_range(start, model)
+        chosen = getattr(parameterizations, name)(**options)
+    if start is not None:
         # Variants of a unit that start alike would stay alike.
         noise = 0.01 if FLAGS.variants > 1 else 0.0
         chosen = parameterizations.from_image(start, chosen, noise=noise)
@@ -104,8 +146,14 @@ def _refuse_other_range(start: np.ndarray, model: Model) -> None:
         )
 
 
-def optimizer(chosen: Parameterization) -> tuple[optax.GradientTransformation, str]:
+def optimizer(
+    chosen: Parameterization, drive: Drive | None
+) -> tuple[optax.GradientTransformation, str]:
     """The optimizer of an ascent, and its description.
+
+    Args:
+      chosen: What is optimized.
+      drive: Of the recipe; with one, steps become smaller towards the end.
 
     Raises:
       ValueError: The learning rate is not a positive number.
@@ -114,4 +162,7 @@ def optimizer(chosen: Parameterization) -> tuple[optax.GradientTransformation, s
     if not 0 < rate < float("inf"):
         raise ValueError(f"--learning_rate={rate}: expected a positive number.")
     name = "nadam" if FLAGS.parameterization == "phase" else "adam"
-    return getattr(optax, name)(rate), f"{name}(learning_rate={rate})"
+    if drive is None:
+        return getattr(optax, name)(rate), f"{name}(learning_rate={rate})"
+    made = getattr(optax, name)(settling(rate, FLAGS.steps))
+    return made, f"{name}(learning_rate=settling({rate}, {FLAGS.steps}))"

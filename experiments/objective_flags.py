@@ -28,6 +28,13 @@ flags.DEFINE_string(
     "A NIfTI mask: maximize the channel's mean under it. It is laid onto the network's grid by its "
     "affine, as --mask is.",
 )
+flags.DEFINE_enum(
+    "pooling",
+    None,
+    ["mean", "strongest"],
+    "How an objective of many places weighs them: all alike, or the strongest most; by default "
+    "strongest for --regularization=driven and mean for all other strategies.",
+)
 flags.DEFINE_enum("sign", "1", ["1", "-1"], "-1 for what suppresses a unit.")
 flags.DEFINE_integer("variants", 1, "Images of each unit, optimized together.", lower_bound=1)
 flags.DEFINE_float(
@@ -43,8 +50,13 @@ def has_one_unit() -> bool:
     return FLAGS.objective in _OF_A_WHOLE_LAYER
 
 
-def objective(model: Model, layer: str) -> Objective:
+def objective(model: Model, layer: str, *, pooling: str) -> Objective:
     """What the flags say to maximize in a layer.
+
+    Args:
+      model: The network.
+      layer: The layer.
+      pooling: "mean" or "strongest", where --pooling does not say.
 
     Raises:
       FileNotFoundError: A file that a flag names is not there.
@@ -67,6 +79,8 @@ def objective(model: Model, layer: str) -> Objective:
         chosen = getattr(objectives, FLAGS.objective)(layer)
     if FLAGS.sign == "-1":
         chosen = -chosen
+    if (FLAGS.pooling or pooling) == "strongest":
+        chosen = objectives.strongest(chosen)
     weight = 1.0 if FLAGS.diversity is None else FLAGS.diversity
     if FLAGS.variants > 1 and weight:
         chosen = chosen + weight * objectives.diversity(layer)

@@ -53,7 +53,7 @@ from featvis_jax.visualize.transforms import describe
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "regularization",
-    "recommended",
+    presets.DRIVEN,
     "A strategy, or several joined with commas:\n"
     + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
 )
@@ -342,12 +342,13 @@ def _configuration(model: Model, work: Work, inputs: reference.Inputs | None) ->
         },
         "penalty_weight": recipe.penalty_weight,
         "parameterization": recipe.parameterization.description,
-        "optimizer": image_flags.optimizer(recipe.parameterization)[1],
+        "optimizer": image_flags.optimizer(recipe.parameterization, recipe.drive)[1],
         "variants": recipe.variants,
         "transparency": recipe.transparency,
         "regularization": FLAGS.regularization,
         "robustness": describe(recipe.robustness),
         "projection": describe(recipe.projection),
+        "drive": None if recipe.drive is None else recipe.drive.description,
         "config_sha256": ascent_flags.config_sha256(),
         "reference": None if inputs is None else inputs.configuration(),
         "precision": FLAGS.precision,

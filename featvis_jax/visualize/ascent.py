@@ -198,7 +198,6 @@ def advance(network: Network, recipe: Recipe) -> Advance:
 
     def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
-        state = _begun_again(recipe, network.image_shape, state, unit, step)
 
         def loss(image: Image) -> tuple[Scalar, tuple[Scalar, Scalar, list[Scalar]]]:
             seen = _applied(recipe.robustness, jax.random.fold_in(key, 0), image, step, state)
@@ -292,25 +291,6 @@ def _applied(transform: Transform, key: Key, image: Image, step: Step, state: St
     if state.pressure is None:
         return transform(key, image, step)
     return in_part(transform, key, image, step, state.pressure.share)
-
-
-def _begun_again(
-    recipe: Recipe, image_shape: tuple[int, ...], state: State, unit: Unit, step: Step
-) -> State:
-    """The state of a unit that has just found its target: back at its first image."""
-    if recipe.drive is None:
-        return state
-    found = drive.begins_again(recipe.drive, _target(unit), step, recipe.steps)
-
-    def again(state: State) -> State:
-        first = recipe.parameterization.init(jax.random.fold_in(state.key, 0), image_shape)
-        parameters = jax.tree.map(
-            lambda new, old: jnp.where(found, new, old), first, state.parameters
-        )
-        return state._replace(parameters=parameters)
-
-    due = step == drive.finding_steps(recipe.drive, recipe.steps)
-    return lax.cond(due, again, lambda state: state, state)
 
 
 def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -20,7 +20,7 @@ activations, which differ by orders of magnitude between units, and with Adam's 
 only the ratio of the two gradients is left of it anyway.
 
 Without a target the unit finds its own: it climbs without regularization for a part of the steps,
-takes a share of the strongest response that it reaches, and begins again from its first image.
+and takes a share of the strongest response that it reaches.
 
 References:
   Polyak, A general method for solving extremum problems, Soviet Mathematics Doklady 1967
@@ -137,21 +137,6 @@ def settling(learning_rate: float, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.constant_schedule(learning_rate), falling], [first])
 
 
-def finding_steps(drive: Drive, steps: int) -> int:
-    """In how many steps a unit without a target looks for its own; at least one is left."""
-    return min(max(1, round(drive.finding * steps)), steps - 1)
-
-
-def looks_for_target(drive: Drive, target: Scalar, step: Step, steps: int) -> Array:
-    """Whether a unit is looking for its target at a step."""
-    return jnp.isnan(target) & (step < finding_steps(drive, steps))
-
-
-def begins_again(drive: Drive, target: Scalar, step: Step, steps: int) -> Array:
-    """Whether a unit has found its target just before a step, and starts from its first image."""
-    return jnp.isnan(target) & (step == finding_steps(drive, steps)) & (step > 0)
-
-
 def aimed_at(drive: Drive, target: Scalar, pressure: Pressure) -> Scalar:
     """The response that a unit aims at: its target, or a share of the ceiling it has found."""
     return jnp.where(jnp.isnan(target), drive.found * pressure.ceiling, target)
@@ -178,7 +163,7 @@ def after_step(
       0.55
       0.4
     """
-    looking = looks_for_target(drive, target, step, steps)
+    looking = jnp.isnan(target) & (step < max(1, round(drive.finding * steps)))
     ceiling = jnp.where(looking, jnp.maximum(pressure.ceiling, response), pressure.ceiling)
     aim = aimed_at(drive, target, pressure._replace(ceiling=ceiling))
     # Of a negative target, headroom is above it too.

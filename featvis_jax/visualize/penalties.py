@@ -16,9 +16,11 @@ channels:
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from featvis_jax.visualize.objectives import Objective
+from featvis_jax.types import Activations, Image, Scalar
+from featvis_jax.visualize.objectives import Objective, Unit, fingerprint
 
 
 def layer_l1(layer: str) -> Objective:
@@ -100,17 +102,42 @@ def total_variation() -> Objective:
     return Objective("total_variation()", (), value, True)
 
 
-def clutter(intensity_range: tuple[float, float] = (0.0, 1.0)) -> Objective:
-    """What a clean image has little of: edges, and contrast to the middle of the range.
+def clutter(
+    intensity_range: tuple[float, float] = (0.0, 1.0),
+    *,
+    ground: float | Float[np.ndarray, "*spatial channels"] | None = None,
+) -> Objective:
+    """What a clean image has little of: edges, and contrast to its ground.
 
-    Total variation alone leaves large flat areas black or white that nobody asked for; the distance
-    from grey, at a small weight, takes them back and leaves edges to the other.
+    Total variation alone leaves large flat areas black or white that nobody asked for; the mean
+    squared distance from the ground, at a small weight, takes them back and leaves edges to the
+    other.
 
     Args:
       intensity_range: Lowest and highest intensity; both terms grow with its width.
+      ground: A grey level, or an image whose own edges do not count; the middle of the range by
+        default.
+
+    Example:
+      >>> unit, scan = Unit(jnp.int32(0)), np.eye(8, dtype=np.float32)[..., None]
+      >>> seen = (clutter().value({}, scan, unit), clutter(ground=scan).value({}, scan, unit))
+      >>> [round(float(value), 3) for value in seen]
+      [0.315, 0.0]
     """
     low, high = intensity_range
-    return total_variation() + 0.2 / (high - low) * contrast(grey=(low + high) / 2)
+    level = (low + high) / 2 if ground is None else ground
+    edges, distance = total_variation(), contrast(grey=0.0)
+    weight = 0.2 / (high - low)
+
+    def value(activations: Activations, image: Image, unit: Unit) -> Scalar:
+        figure = image - level
+        return sum(
+            share * term.value(activations, figure, unit)
+            for share, term in ((1.0, edges), (weight, distance))
+        )
+
+    told = fingerprint(ground) if isinstance(ground, np.ndarray) else f"{level:g}"
+    return Objective(f"clutter(({low:g}, {high:g}), ground={told})", (), value, True)
 
 
 def cohort_mean(mean: Float[Array, "*spatial channels"]) -> Objective:

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from featvis_jax.types import Scalar, Step, Transform
+from featvis_jax.visualize.drive import Drive
+from featvis_jax.visualize.penalties import clutter
 from featvis_jax.visualize.transforms import (
     chain,
     clip,
@@ -31,7 +35,10 @@ from featvis_jax.visualize.transforms import (
 from featvis_jax.visualize.transforms import every as every_steps
 from featvis_jax.visualize.transforms.checks import check_integer
 
-__all__ = ["STRATEGIES", "Strategy", "strategy"]
+__all__ = ["DRIVEN", "STRATEGIES", "Strategy", "strategy"]
+
+DRIVEN = "driven"
+"""The default: every other strategy has a strength that is the same for all units."""
 
 
 class Strategy(NamedTuple):
@@ -43,6 +50,7 @@ class Strategy(NamedTuple):
         projection: applied to the image itself after every update.
         robustness: applied before the network, gradients flowing through it.
         references: where it comes from.
+        drive: makes both as strong as each unit permits; None applies them as they are.
     """
 
     name: str
@@ -50,6 +58,7 @@ class Strategy(NamedTuple):
     projection: Transform
     robustness: Transform
     references: tuple[str, ...]
+    drive: Drive | None = None
 
 
 class _Part(NamedTuple):
@@ -169,7 +178,14 @@ _FAMILIES = {
 }
 
 
-def strategy(name: str, *, every: int = 50, steps: int = 256) -> Strategy:
+def strategy(
+    name: str,
+    *,
+    every: int = 50,
+    steps: int = 256,
+    intensity_range: tuple[float, float] = (0.0, 1.0),
+    ground: float | Float[np.ndarray, "*spatial channels"] | None = None,
+) -> Strategy:
     """Builds a strategy from its name, or a chain of strategies from names joined by commas.
 
     Neighbours that are applied periodically share one period, and so one resampling where they
@@ -180,6 +196,9 @@ def strategy(name: str, *, every: int = 50, steps: int = 256) -> Strategy:
             several of them joined by commas.
         every: period of the transforms that the paper applies at every 50th step.
         steps: number of steps of the run, for strengths that change over it.
+        intensity_range: lowest and highest intensity, which "driven" scales with.
+        ground: a grey level or an image that "driven" leads back to; the middle of the range by
+            default.
 
     Returns:
         The strategy, with a projection and a robustness transform, either of which may be the
@@ -196,7 +215,8 @@ def strategy(name: str, *, every: int = 50, steps: int = 256) -> Strategy:
     check_integer("strategy", "every", every, low=1)
     check_integer("strategy", "steps", steps, low=1)
     names = [part.strip() for part in name.split(",")]
-    entries = [_entry(part, steps) for part in names]
+    driven = _driven(intensity_range, ground)
+    entries = [driven if part == DRIVEN else _entry(part, steps) for part in names]
     parts = [part for entry in entries for part in entry.parts]
     references = (reference for entry in entries for reference in entry.references)
     return Strategy(
@@ -205,6 +225,24 @@ def strategy(name: str, *, every: int = 50, steps: int = 256) -> Strategy:
         projection=_projection(parts, every),
         robustness=chain(*[part.transform for part in parts if part.when == "before the network"]),
         references=tuple(dict.fromkeys(references)),
+        drive=Drive(cost=clutter(intensity_range, ground=ground)) if DRIVEN in names else None,
+    )
+
+
+def _driven(
+    intensity_range: tuple[float, float], ground: float | Float[np.ndarray, "..."] | None
+) -> _Entry:
+    """What a drive applies in part; in whole it is more than most units stand."""
+    low, high = intensity_range
+    middle = (low + high) / 2 if ground is None else ground
+    # Around a scan there is nothing; around a figure on a ground, more of the ground.
+    outside = low if isinstance(middle, np.ndarray) else middle
+    grain = noise(standard_deviation=0.1 * (high - low))
+    return _Entry(
+        "as clean as each unit permits while it is driven as by --reference, or by half as much as "
+        "without regularization: Lucid's robustness, noise of 0.1 of the range, edges and contrast",
+        tuple(_Part("before the network", each) for each in (_lucid(fill=outside), grain)),
+        (_OLAH, _SMILKOV),
     )
 
 
@@ -311,16 +349,16 @@ def _fixed(steps: int) -> dict[str, _Entry]:
     return entries
 
 
-def _lucid() -> Transform:
+def _lucid(*, fill: float = 0.0) -> Transform:
     """Lucid's default, resampled once; its jitter of d crops at one of d + 1 places, +- d / 2.
 
     Lucid shows the network the padding around the image; here the grid is kept.
     """
     return chain(
-        translate(max_voxels=4),
-        scale(factors=[1 + (i - 5) / 50 for i in range(11)]),
-        rotate(degrees=[*range(-10, 11), *[0] * 5]),
-        translate(max_voxels=2),
+        translate(max_voxels=4, fill=fill),
+        scale(factors=[1 + (i - 5) / 50 for i in range(11)], fill=fill),
+        rotate(degrees=[*range(-10, 11), *[0] * 5], fill=fill),
+        translate(max_voxels=2, fill=fill),
     )
 
 
@@ -340,10 +378,11 @@ def _falling(first: float, last: float, steps: int) -> Callable[[Step], Scalar]:
 
 def _listed() -> dict[str, str]:
     entries = {name: entry.description for name, entry in _fixed(1).items()}
+    entries[DRIVEN] = _driven((0.0, 1.0), None).description
     for family, (_, description, _, _, strengths, _) in _FAMILIES.items():
         for strength in strengths:
             entries[f"{family}_{strength}"] = description.format(strength)
-    first = ("recommended", "none", "paper", "lucid")
+    first = (DRIVEN, "recommended", "none", "paper", "lucid")
     return {name: entries[name] for name in (*first, *sorted(set(entries) - set(first)))}
 
 
