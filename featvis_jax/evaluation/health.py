@@ -18,6 +18,7 @@ UNIFORM_SHARE = 0.02
 _SHORT_OF_TARGET = 0.01
 _FLUCTUATIONS = 3.0
 _LAST_GAIN = 0.06
+_FLAT_SHARE = 0.1
 _FLATNESS_OF_NOISE = 0.85
 # Of the frequencies along an axis, from minus to plus Nyquist, for the power in a cell.
 _CELLS = 8
@@ -43,9 +44,12 @@ def status(
       the next, or the image moved by less than 2 % of the intensity range.
     * ``unsettled``: the last quarter of the steps brought more than 6 % of the rise, compared with
       the quarter before. The picture would be another one after more steps.
-    * ``weak``, ``driven``: where a target is known, the unit responds less strongly than that by
-      more than 1 %, or not; an image that reaches it may be ``uniform``. Nothing is said of
-      ``unmoved``, ``unsettled`` and ``noise`` then, which are ways to guess that a picture fails.
+    * ``weak``: where a target is known, the unit responds less strongly than that by more than 1 %,
+      or not above 0. Nothing is said of ``unmoved``, ``unsettled`` and ``noise`` then, which are
+      ways to guess that a picture fails.
+    * ``driven``: it responds as strongly as its target, and its image holds more than a tenth of
+      the range; one of less is ``uniform``. A single small figure on an even ground is no grey
+      level, which a standard deviation would take it for.
     * ``uniform``: the image is nearly flat: its standard deviation is below 2 % of the intensity
       range. The unit asks for a grey level and no pattern.
     * ``noise``: what the ascent added to its start is below 2 % of the range, or has in every
@@ -76,14 +80,15 @@ def status(
         return "diverged"
     if np.ptp(objective_trace) == 0:
         return "dead"
-    limit = UNIFORM_SHARE * (intensity_range[1] - intensity_range[0])
+    width = intensity_range[1] - intensity_range[0]
+    if target is not None:
+        if not response > 0 or not response >= target - _SHORT_OF_TARGET * abs(target):
+            return "weak"
+        return "uniform" if np.ptp(image) < _FLAT_SHARE * width else "driven"
+    limit = UNIFORM_SHARE * width
     if 2 * border < min(image.shape[:-1]):
         inner = (slice(border, -border or None),) * (image.ndim - 1)
         image, start = image[inner], start[inner]
-    if target is not None:
-        if not response >= target - _SHORT_OF_TARGET * abs(target):
-            return "weak"
-        return "uniform" if image.std() < limit else "driven"
     moved = np.sqrt(np.mean(np.square(image - start)))
     if rise <= _FLUCTUATIONS * _fluctuation(objective_trace) or moved < limit:
         return "unmoved"

@@ -196,6 +196,29 @@ def advance(network: Network, recipe: Recipe) -> Advance:
     if recipe.rematerialize:
         read = jax.checkpoint(read, policy=_is_costly)
 
+    def steered(
+        variables: Variables,
+        state: State,
+        unit: Unit,
+        step: Step,
+        image: Image,
+        on_image: Image,
+        response: list[Scalar],
+    ) -> tuple[Image, drive.Pressure | None]:
+        """The direction of a step, and the pressure of the next."""
+        given, pressure = recipe.drive, state.pressure
+        if given is None or pressure is None:
+            return on_image, None
+        cost = jax.grad(lambda image: given.cost.value({}, image, unit))(image)
+        plain = lax.cond(
+            step % drive.PLAIN_EVERY == 0,
+            lambda: respond_plainly(variables, image, unit)[0],
+            lambda: pressure.plain,
+        )
+        direction = drive.directed(given, on_image, cost, pressure)
+        seen, target = pressure._replace(plain=plain), _target(unit)
+        return direction, drive.after_step(given, seen, response[0], target, step, recipe.steps)
+
     def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
 
@@ -210,23 +233,7 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         # the transpose of a psum is a psum.
         image, to_parameters = jax.vjp(recipe.parameterization.decode, state.parameters)
         on_image, (objective, penalty, response) = jax.grad(loss, has_aux=True)(image)
-        direction, pressure = on_image, state.pressure
-        if recipe.drive is not None and pressure is not None:
-            cost = jax.grad(lambda image: recipe.drive.cost.value({}, image, unit))(image)
-            direction = drive.directed(recipe.drive, on_image, cost, pressure)
-            plain = lax.cond(
-                step % drive.PLAIN_EVERY == 0,
-                lambda: respond_plainly(variables, image, unit)[0],
-                lambda: state.pressure.plain,
-            )
-            pressure = drive.after_step(
-                recipe.drive,
-                pressure._replace(plain=plain),
-                response[0],
-                _target(unit),
-                step,
-                recipe.steps,
-            )
+        direction, pressure = steered(variables, state, unit, step, image, on_image, response)
         (gradient,) = to_parameters(direction)
         updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)

@@ -30,10 +30,10 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from featvis_jax.types import Image, Scalar, Step
@@ -110,7 +110,7 @@ def check_drive(drive: Drive) -> None:
         "cost_share in [0, 1)": 0 <= drive.cost_share < 1,
         "headroom from 1": 1 <= drive.headroom < float("inf"),
         "rise and fall above 0": min(drive.rise, drive.fall) > 0,
-        "finding and found in (0, 1)": 0 < min(drive.finding, drive.found)
+        "finding and found in (0, 1)": min(drive.finding, drive.found) > 0
         and max(drive.finding, drive.found) < 1,
     }
     for expected, holds in ranges.items():
@@ -118,7 +118,7 @@ def check_drive(drive: Drive) -> None:
             raise ValueError(f"{drive.description}: expected {expected}.")
 
 
-def settling(learning_rate: float, steps: int) -> optax.Schedule:
+def settling(learning_rate: float, steps: int) -> Callable[[Step], Scalar]:
     """A learning rate that lets an image come to rest where pressure and target balance.
 
     Steps of Adam do not become smaller by themselves: what pressure removes in one, the next would
@@ -133,8 +133,12 @@ def settling(learning_rate: float, steps: int) -> optax.Schedule:
       [0.05, 0.05, 0.027, 0.005]
     """
     first = round(0.6 * steps)
-    falling = optax.cosine_decay_schedule(learning_rate, max(1, steps - first), alpha=0.1)
-    return optax.join_schedules([optax.constant_schedule(learning_rate), falling], [first])
+
+    def rate(step: Step) -> Scalar:
+        late = (jnp.asarray(step, jnp.float32) - first) / max(1, steps - first)
+        return learning_rate * (0.55 + 0.45 * jnp.cos(jnp.pi * jnp.clip(late, 0.0, 1.0)))
+
+    return rate
 
 
 def aimed_at(drive: Drive, target: Scalar, pressure: Pressure) -> Scalar:

@@ -205,6 +205,7 @@ def visualize(
     layer: str,
     channels: Sequence[int],
     *,
+    targets: Sequence[float] | Float[np.ndarray, " channels"] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Iterator[FinishedUnit]:
@@ -215,6 +216,8 @@ def visualize(
       recipe: Its objective reads `layer`.
       layer: Name of the layer.
       channels: Channel numbers.
+      targets: The response that each of them aims at, in a recipe with a drive; NaN where it is not
+        known, as by default (`featvis_jax.visualize.reference` measures those of real inputs).
       seed: Of all random draws.
       batch_size: Units per batch; by default the largest that pays and fits.
 
@@ -222,8 +225,8 @@ def visualize(
       Finished units, in order.
 
     Raises:
-      ValueError: There is no such layer or channel, the objective is about another layer, or the
-        recipe cannot work.
+      ValueError: There is no such layer or channel, the objective is about another layer, the
+        targets are not one for each channel, or the recipe cannot work.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -243,6 +246,14 @@ def visualize(
       True
     """
     check_units(recipe, network, layer, channels)
+    known = np.full(len(channels), np.nan) if targets is None else np.asarray(targets, np.float64)
+    if known.shape != (len(channels),):
+        raise ValueError(
+            f"targets has shape {known.shape}; expected one for each of {len(channels)} channels."
+        )
+    aims = dict(zip(channels, known, strict=True))
     program = LayerProgram(network, recipe, num_units=len(channels), batch_size=batch_size)
     for batch in planning.batches(channels, batch_size=program.batch_size):
-        yield from program.run(batch, ascent.unit_keys(seed, layer, batch.channels)).units
+        keys = ascent.unit_keys(seed, layer, batch.channels)
+        aimed = np.array([aims[channel] for channel in batch.channels])
+        yield from program.run(batch, keys, targets=aimed).units

@@ -131,9 +131,8 @@ def clutter(
 
     def value(activations: Activations, image: Image, unit: Unit) -> Scalar:
         figure = image - level
-        return sum(
-            share * term.value(activations, figure, unit)
-            for share, term in ((1.0, edges), (weight, distance))
+        return edges.value(activations, figure, unit) + weight * distance.value(
+            activations, figure, unit
         )
 
     told = fingerprint(ground) if isinstance(ground, np.ndarray) else f"{level:g}"

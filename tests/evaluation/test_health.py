@@ -66,9 +66,12 @@ def test_a_target_that_is_known_says_what_a_picture_is_worth():
             found = {**options, "response": response, "target": 2.0}
             assert status(image, **found) == expected
             assert status(image, **{**found, "objective_trace": rising}) == expected
-    found = {**options, "response": -1.005, "target": -1.0}
-    assert status(blobs(spatial), **found) == "driven"
-    assert status(blobs(spatial), **{**found, "response": -1.02}) == "weak"
+    # A unit that stays below 0 is not driven, whatever it was asked for.
+    assert status(blobs(spatial), **options, response=-0.9, target=-1.0) == "weak"
+    # One small figure on an even ground is no grey level.
+    dot = np.full((*spatial, 1), 0.5, np.float32)
+    dot[16, 16] = 1.0
+    assert status(dot, **options, response=2.0, target=2.0) == "driven"
     found = {**options, "response": 5.0, "target": 2.0}
     flat = np.full((*spatial, 1), 0.5, np.float32)
     assert status(flat, **found) == "uniform"
