@@ -239,8 +239,7 @@ def _driven(
     outside = low if isinstance(middle, np.ndarray) else middle
     grain = noise(standard_deviation=0.1 * (high - low))
     return _Entry(
-        "as clean as each unit permits while it is driven as by --reference, or by half as much as "
-        "without regularization: Lucid's robustness, noise of 0.1 of the range, edges and contrast",
+        "Lucid's robustness, noise and few edges, as strong as a unit permits that is to be driven",
         tuple(_Part("before the network", each) for each in (_lucid(fill=outside), grain)),
         (_OLAH, _SMILKOV),
     )
