@@ -346,7 +346,7 @@ def _write(
     atomic_write_bytes(out / "known.tsv", encode_rows(drawn, digits=5))
     for kind in ("png", "pdf"):
         figure = scores_figure(
-            table, drawn, title=f"{named.name}: what the pictures show", kind=kind
+            table, known=drawn, title=f"{named.name}: what the pictures show", kind=kind
         )
         atomic_write_bytes(out / f"scores.{kind}", figure)
     atomic_write_bytes(out / "scores.json", encode_json(json.loads(json.dumps(found))))
