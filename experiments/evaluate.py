@@ -86,7 +86,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer("best", 5, "Channels of each layer but the logits.", lower_bound=1)
 flags.DEFINE_bool("list_channels", False, "Tell which channels are graded, and do nothing.")
 flags.DEFINE_integer(
-    "judge_patches", 12288, "Patches that the judge of shapes learns from.", lower_bound=64
+    "judge_patches", 12288, "Patches that the judge learns from, for every shape.", lower_bound=64
 )
 flags.DEFINE_integer("seed", 0, "Of patches, lesions and phases.", lower_bound=0)
 # Real images of each unit that are graded beside its pictures.
@@ -346,7 +346,7 @@ def _write(
     atomic_write_bytes(out / "known.tsv", encode_rows(drawn, digits=5))
     for kind in ("png", "pdf"):
         figure = scores_figure(
-            table, drawn, title=f"{named.name}: what the pictures show", kind=kind
+            table, known=drawn, title=f"{named.name}: what the pictures show", kind=kind
         )
         atomic_write_bytes(out / f"scores.{kind}", figure)
     atomic_write_bytes(out / "scores.json", encode_json(json.loads(json.dumps(found))))

@@ -164,7 +164,7 @@ def make_grader(
       truth: What pictures should show.
       transfer: The independent network.
       held_out: Whom it was not trained on.
-      patches: How many the judge learns from.
+      patches: How many the judge learns from, for every shape.
       seed: Of patches, lesions and phases.
 
     Returns:
@@ -193,7 +193,7 @@ def make_grader(
             [name for name in own if name in outlines],
             size=nominal,
             templates=templates,
-            patches=patches,
+            patches=patches * len(own),
             seed=seed,
         )
     print(

@@ -149,8 +149,8 @@ def _figures(plan: Plan, found: Evidence) -> list[dict[str, Any]]:
             {
                 "name": f"Grades, {PLANTED[name].title}",
                 "file": f"grades/{name}/scores.png",
-                "caption": "Share of the logit's pictures, and of the controls, that pass each "
-                "score (docs/findings.md says what is scored).",
+                "caption": "Share of the logit's pictures, of the controls, and of drawn pictures "
+                "that are named rightly (docs/findings.md says how).",
             }
             for name in plan.graded
         ),

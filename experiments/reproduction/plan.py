@@ -68,7 +68,7 @@ class Planted(NamedTuple):
 
     Attributes:
       title: For the report.
-      judge: Another model, trained on its own, which scores 3 and 4 ask.
+      judge: Another model, trained on its own; the grading tells how far pictures move it.
       regularization: Of the ascents.
     """
 

@@ -39,7 +39,7 @@ _PARTS = 4
 # Contrast of a figure, in standard deviations of its ground.
 _CONTRAST = (1.5, 8.0)
 # How far figures are stretched, sheared and turned, and how many have specks and whiskers about.
-_WARP, _FRINGED = 0.07, 0.5
+_WARP, _FRINGED = 0.03, 0.5
 # How far, in sizes, edges of every second figure are frayed.
 _FRAYED = 0.08
 # A random figure is the shape from the first overlap on, and is not up to the second.

@@ -1,4 +1,4 @@
-"""Shares of pictures that pass: intervals, tests against chance and against controls."""
+"""Shares of pictures that pass: intervals, and tests against controls."""
 
 from __future__ import annotations
 
@@ -39,20 +39,6 @@ class Share(NamedTuple):
             return 0.0, 1.0
         found = stats.binomtest(self.passed, self.total).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)
-
-    def p_above(self, chance: float) -> float:
-        """Exact one-sided binomial p: as many or more by chance.
-
-        Args:
-          chance: Share that passes by chance.
-
-        Example:
-          >>> round(Share(4, 4).p_above(0.5), 4)
-          0.0625
-        """
-        if not self.total:
-            return 1.0
-        return float(stats.binomtest(self.passed, self.total, chance, "greater").pvalue)
 
 
 def effect_size(first: Share, second: Share) -> float:

@@ -17,9 +17,9 @@ _TITLES = {"named": "Shape named rightly", "size": "Size recovered"}
 
 def scores_figure(
     rows: Sequence[Mapping[str, Any]],
-    known: Sequence[Mapping[str, Any]] = (),
     *,
     title: str,
+    known: Sequence[Mapping[str, Any]] = (),
     kind: Literal["png", "pdf"] = "png",
 ) -> bytes:
     """Plot the share of pictures that pass every score, with 95 % intervals, by layer.
@@ -27,8 +27,8 @@ def scores_figure(
     Args:
       rows: of summary.tsv: "layer", "control" ("picture" or a control's name), "score", "share",
         "low", "high" (all on [0, 1]) and "n".
-      known: of known.tsv: "concept", "drawn" ("perfect" first), "named", "low", "high".
       title: heading.
+      known: of known.tsv: "concept", "drawn" ("perfect" first), "named", "low", "high".
       kind: format of the file.
 
     Returns:

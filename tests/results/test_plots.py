@@ -122,6 +122,8 @@ def test_what_the_grade_says_of_drawn_pictures_stands_beside():
         for kind, named in (("perfect", 1.0), ("plus", 0.0), ("ring", 0.25))
     ]
     plain = scores_figure(rows, title="square_lesion")
-    assert scores_figure(rows, known, title="square_lesion") != plain
+    assert scores_figure(rows, known=known, title="square_lesion") != plain
     moved = [*known[:2], {**known[2], "named": 0.5}]
-    assert scores_figure(rows, moved, title="a") != scores_figure(rows, known, title="a")
+    assert scores_figure(rows, known=moved, title="a") != scores_figure(
+        rows, known=known, title="a"
+    )
