@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# Factors at the head of a description: "(-1.0) * channel('conv5')" is minus the channel's mean.
-_FACTOR = re.compile(r"\(*(?:\((?P<negative>-[^()]+)\)|[0-9][0-9.e+-]*) \* ")
+# At the head of a description stand factors and how places are weighed: "strongest((-1.0) *
+# channel('conv5'))" is about the places where the channel is lowest.
+_HEAD = re.compile(r"\(*(?:strongest\(|(?:\((?P<negative>-[^()]+)\)|[0-9][0-9.e+-]*) \* )")
 _WORDS = {
     "channel": "channel",
     "neuron": "channel",
@@ -118,14 +119,16 @@ def question(configuration: Mapping[str, Any], layer: str) -> Question:
 
     >>> question({"objective": {"conv5": "(-1.0) * channel('conv5')"}}, "conv5").sought
     'what suppresses each channel most'
+    >>> question({"objective": "strongest((-1.0) * direction('conv5'))"}, "conv5").sought
+    'what suppresses the direction most'
     """
     found = configuration.get("objective")
     if isinstance(found, Mapping):
         found = found.get(layer)
     text = found if isinstance(found, str) else ""
     rest, negative = text, False
-    while factor := _FACTOR.match(rest):
-        negative ^= factor["negative"] is not None
-        rest = rest[factor.end() :]
+    while head := _HEAD.match(rest):
+        negative ^= head["negative"] is not None
+        rest = rest[head.end() :]
     call = re.match(r"\(*(\w+)", rest)
     return Question(text, negative, _WORDS.get(call[1], "unit") if call else "channel")

@@ -197,6 +197,7 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         read = jax.checkpoint(read, policy=_is_costly)
 
     def steered(
+        key: Key,
         variables: Variables,
         state: State,
         unit: Unit,
@@ -215,7 +216,8 @@ def advance(network: Network, recipe: Recipe) -> Advance:
             lambda: respond_plainly(variables, image, unit)[0],
             lambda: pressure.plain,
         )
-        direction = drive.directed(given, on_image, cost, pressure)
+        wander = jax.random.normal(jax.random.fold_in(key, 2), image.shape, image.dtype)
+        direction = drive.directed(given, on_image, cost, wander, pressure)
         seen, target = pressure._replace(plain=plain), _target(unit)
         return direction, drive.after_step(given, seen, response[0], target, step, recipe.steps)
 
@@ -233,7 +235,7 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         # the transpose of a psum is a psum.
         image, to_parameters = jax.vjp(recipe.parameterization.decode, state.parameters)
         on_image, (objective, penalty, response) = jax.grad(loss, has_aux=True)(image)
-        direction, pressure = steered(variables, state, unit, step, image, on_image, response)
+        direction, pressure = steered(key, variables, state, unit, step, image, on_image, response)
         (gradient,) = to_parameters(direction)
         updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)

@@ -19,6 +19,8 @@ of a multiplier, as adaptive penalty methods do. A multiplier has the scale of t
 activations, which differ by orders of magnitude between units, and with Adam's normalized steps
 only the ratio of the two gradients is left of it anyway.
 
+A unit without any gradient, behind ReLUs that nothing in its image passes, wanders until it has one.
+
 Without a target the unit finds its own: it climbs without regularization for a part of the steps,
 and takes a share of the strongest response that it reaches.
 
@@ -177,17 +179,20 @@ def after_step(
     return Pressure(jnp.where(looking, 0.0, share), ceiling, pressure.plain)
 
 
-def directed(drive: Drive, ascent: Image, cost: Image, pressure: Pressure) -> Image:
+def directed(drive: Drive, ascent: Image, cost: Image, wander: Image, pressure: Pressure) -> Image:
     """The direction of a step down in `cost` and up in the objective.
 
     Args:
       drive: How.
       ascent: Gradient of what is minimized: of minus the objective.
       cost: Gradient of the cost.
+      wander: White noise, the direction of a unit that has no gradient: behind ReLUs that nothing in
+        the image passes, another image is what helps.
       pressure: Where the unit stands.
     """
     share = drive.cost_share * pressure.share
-    return (1 - share) * _unit_length(ascent) + share * _unit_length(cost)
+    climbing = (1 - share) * _unit_length(ascent) + share * _unit_length(cost)
+    return jnp.where(jnp.any(ascent != 0), climbing, wander)
 
 
 def _unit_length(gradient: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
+from featvis_jax.nn.cnn import Conv
+from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import ascent, objectives, parameterizations, penalties, presets
 from featvis_jax.visualize.drive import Drive, after_step, directed, relaxed, settling
 from featvis_jax.visualize.layer import LayerProgram, visualize
@@ -13,6 +16,8 @@ from featvis_jax.visualize.objectives import Unit
 from featvis_jax.visualize.planning import Batch
 from featvis_jax.visualize.recipe import Recipe
 from tests.visualize.smooth import smooth_network
+
+pytestmark = pytest.mark.optax  # Adam mixes dtypes.
 
 STEPS = 60
 LAYER = "conv3"
@@ -58,12 +63,13 @@ def test_without_a_target_a_share_of_the_ceiling_becomes_one():
 
 def test_a_step_knows_no_scale_of_objective_and_cost():
     rng = np.random.default_rng(0)
-    climb, cost = (jnp.asarray(rng.normal(size=(6, 7, 1)), jnp.float32) for _ in range(2))
+    climb, cost, wander = (jnp.asarray(rng.normal(size=(6, 7, 1)), jnp.float32) for _ in range(3))
     half = relaxed()._replace(share=jnp.float32(0.5))
-    found = directed(Drive(cost_share=0.8), 1e-12 * climb, 1e9 * cost, half)
+    found = directed(Drive(cost_share=0.8), 1e-12 * climb, 1e9 * cost, wander, half)
     unit = [np.asarray(x) / np.sqrt(np.mean(np.square(x, dtype=np.float64))) for x in (climb, cost)]
     np.testing.assert_allclose(found, 0.6 * unit[0] + 0.4 * unit[1], rtol=1e-4, atol=1e-4)
-    assert not np.asarray(directed(Drive(), jnp.zeros_like(climb), cost, relaxed())).any()
+    silent = directed(Drive(), jnp.zeros_like(climb), cost, wander, half)
+    np.testing.assert_array_equal(silent, wander)
 
 
 def driven_recipe(**changes):
@@ -137,6 +143,34 @@ def test_a_unit_without_a_target_tells_the_one_that_it_found(finished):
 def test_a_unit_does_not_depend_on_those_that_run_with_it(finished):
     _, found = finished
     np.testing.assert_array_equal(found["shuffled"][2].image, found["modest"][1].image)
+
+
+class Silent(nn.Module):
+    """One channel that responds to contrast alone, more than an image starts with."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.relu(Conv(1, (3, 3), name="edges")(images))
+        return Conv(1, (3, 3), name="out")(x)
+
+
+def test_a_unit_behind_silent_relus_wanders_until_it_responds():
+    edges = np.zeros((3, 3, 1, 1), np.float32)
+    edges[1, 1], edges[1, 0] = 1.0, -1.0
+    variables = {
+        "params": {
+            "edges": {"kernel": jnp.asarray(edges), "bias": jnp.full((1,), -0.25)},
+            "out": {"kernel": jnp.full((3, 3, 1, 1), 1.0), "bias": jnp.zeros((1,))},
+        }
+    }
+    network = linen_network(Silent(), variables, (20, 22, 1))
+    recipe = driven_recipe(
+        objective=objectives.strongest(objectives.channel("out")),
+        parameterization=parameterizations.fourier(decay=1.5, noise=0.05),
+    )
+    (unit,) = visualize(network, recipe, "out", [0], targets=[1.0])
+    assert unit.objective_trace[0] == 0
+    assert unit.response >= 1
 
 
 def test_a_recipe_without_a_drive_has_no_pressure(finished):
