@@ -299,7 +299,7 @@ def _applied(transform: Transform, key: Key, image: Image, step: Step, state: St
     """An image after a transform, or after as much of it as the unit's pressure says."""
     if state.pressure is None:
         return transform(key, image, step)
-    return in_part(transform, key, image, step, state.pressure.share)
+    return in_part(key, image, step, transform, state.pressure.share)
 
 
 def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:

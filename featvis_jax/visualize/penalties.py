@@ -103,8 +103,8 @@ def total_variation() -> Objective:
 
 
 def clutter(
-    intensity_range: tuple[float, float] = (0.0, 1.0),
     *,
+    intensity_range: tuple[float, float] = (0.0, 1.0),
     ground: float | Float[np.ndarray, "*spatial channels"] | None = None,
 ) -> Objective:
     """What a clean image has little of: edges, and contrast to its ground.
@@ -136,7 +136,9 @@ def clutter(
         )
 
     told = fingerprint(ground) if isinstance(ground, np.ndarray) else f"{level:g}"
-    return Objective(f"clutter(({low:g}, {high:g}), ground={told})", (), value, True)
+    return Objective(
+        f"clutter(intensity_range=({low:g}, {high:g}), ground={told})", (), value, True
+    )
 
 
 def cohort_mean(mean: Float[Array, "*spatial channels"]) -> Objective:

@@ -225,7 +225,9 @@ def strategy(
         projection=_projection(parts, every),
         robustness=chain(*[part.transform for part in parts if part.when == "before the network"]),
         references=tuple(dict.fromkeys(references)),
-        drive=Drive(cost=clutter(intensity_range, ground=ground)) if DRIVEN in names else None,
+        drive=Drive(cost=clutter(intensity_range=intensity_range, ground=ground))
+        if DRIVEN in names
+        else None,
     )
 
 

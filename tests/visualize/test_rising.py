@@ -46,6 +46,7 @@ def every_objective(network: Network) -> dict[str, Objective]:
     corner = np.indices(grid).sum(axis=0) < sum(grid) / 3
     return {
         "channel": objectives.channel("conv3"),
+        "strongest": objectives.strongest(objectives.channel("conv3")),
         "neuron": objectives.neuron("conv3"),
         "layer": objectives.layer("conv2/relu"),
         "logit": objectives.logit("logits"),

@@ -11,7 +11,7 @@ from featvis_jax.visualize.transforms.interpolation import resample
 __all__ = ["in_part"]
 
 
-def in_part(transform: Transform, key: Key, image: Image, step: Step, share: Scalar) -> Image:
+def in_part(key: Key, image: Image, step: Step, transform: Transform, share: Scalar) -> Image:
     """Applies a share of a transform, which is data: another share compiles nothing.
 
     Of what moves voxels about that share of the way is gone: half of a rotation by 10 degrees is
@@ -19,10 +19,10 @@ def in_part(transform: Transform, key: Key, image: Image, step: Step, share: Sca
     deviation. The draws are those of the whole transform.
 
     Args:
-        transform: any transform.
-        key: its key.
+        key: the transform's key.
         image: one unbatched image.
         step: index of the step.
+        transform: any transform.
         share: in [0, 1].
 
     Returns:
@@ -32,11 +32,11 @@ def in_part(transform: Transform, key: Key, image: Image, step: Step, share: Sca
         >>> import jax, jax.numpy as jnp
         >>> from featvis_jax.visualize.transforms import noise, scale
         >>> key, image = jax.random.key(0), jnp.zeros((64, 64, 1))
-        >>> half = in_part(noise(standard_deviation=0.2), key, image, 0, jnp.float32(0.5))
+        >>> half = in_part(key, image, 0, noise(standard_deviation=0.2), jnp.float32(0.5))
         >>> round(float(half.std()), 2)
         0.1
         >>> square = image.at[16:48, 16:48].set(1.0)
-        >>> whole = in_part(scale(factors=[0.5]), key, square, 0, jnp.float32(0.0))
+        >>> whole = in_part(key, square, 0, scale(factors=[0.5]), jnp.float32(0.0))
         >>> bool(jnp.allclose(whole, square))
         True
     """
@@ -48,7 +48,7 @@ def in_part(transform: Transform, key: Key, image: Image, step: Step, share: Sca
                 if geometry is None:
                     (position,) = positions
                     own = jax.random.fold_in(key, position)
-                    image = in_part(transform.parts[position], own, image, step, share)
+                    image = in_part(own, image, step, transform.parts[position], share)
                 else:
                     image = _moved(geometry, key, image, share)
             return image

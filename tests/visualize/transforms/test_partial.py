@@ -38,7 +38,7 @@ def everything():
 @pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
 def test_from_nothing_to_all_of_it(shape):
     image, transform = smooth_image(shape), everything()
-    part = jax.jit(lambda share: in_part(transform, KEY, image, 0, share))
+    part = jax.jit(lambda share: in_part(KEY, image, 0, transform, share))
     np.testing.assert_allclose(part(jnp.float32(0.0)), image, atol=1e-6)
     np.testing.assert_allclose(part(jnp.float32(1.0)), transform(KEY, image, 0), atol=1e-5)
 
@@ -50,7 +50,7 @@ def test_half_of_a_motion_goes_half_of_the_way(shape):
         (rotate(degrees=[10]), rotate(degrees=[5])),
         (translate(max_voxels=4), None),
     ):
-        found = in_part(whole, KEY, image, 0, jnp.float32(0.5))
+        found = in_part(KEY, image, 0, whole, jnp.float32(0.5))
         if half is None:
             offset = np.asarray(whole.geometry.draw(KEY, shape[:-1]).offset) / 2
             expected = ndimage.shift(
@@ -64,7 +64,7 @@ def test_half_of_a_motion_goes_half_of_the_way(shape):
 def test_half_of_a_noise_has_half_its_deviation():
     image = jnp.zeros((64, 64, 1))
     whole = noise(standard_deviation=0.2)(KEY, image, 0)
-    half = in_part(noise(standard_deviation=0.2), KEY, image, 0, jnp.float32(0.5))
+    half = in_part(KEY, image, 0, noise(standard_deviation=0.2), jnp.float32(0.5))
     np.testing.assert_allclose(half, whole / 2, rtol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_gradients_pass_through():
     image, weights = smooth_image(SHAPES[0]), smooth_image(SHAPES[0])[::-1]
 
     def value(image, share):
-        return jnp.sum(weights * in_part(everything(), KEY, image, 0, share))
+        return jnp.sum(weights * in_part(KEY, image, 0, everything(), share))
 
     gradient = jax.grad(value)(image, jnp.float32(0.4))
     step = 1e-2 * jnp.asarray(np.random.default_rng(5).normal(size=image.shape), jnp.float32)
