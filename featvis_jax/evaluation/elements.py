@@ -28,11 +28,13 @@ class Element(NamedTuple):
       center: In voxels.
       size: Side of the square of the shape's area, in voxels.
       energy: What the shape takes off the picture there, of the sum of squares.
+      fit: Share of what is in its window that this is, on [0, 1].
     """
 
     center: Float[np.ndarray, " rank"]
     size: float
     energy: float
+    fit: float
 
 
 def elements(
@@ -66,7 +68,7 @@ def elements(
     padded = [fft.next_fast_len(n, True) or n for n in plane.shape]
     axes = tuple(range(plane.ndim))
     spectrum = np.fft.rfftn(plane, padded, axes)
-    energies, scores, sizes = [], [], []
+    energies, fits, scores, sizes = [], [], [], []
     for multiple in multiples:
         side = window_side(size * multiple, reach)
         if side > min(plane.shape):
@@ -79,7 +81,8 @@ def elements(
             tuple(slice(n - side + 1) for n in plane.shape)
         ]
         energies.append((found / np.linalg.norm(mask)) ** 2)
-        scores.append(energies[-1] / local_deviation(plane, side))
+        fits.append(energies[-1] / local_deviation(plane, side) ** 2)
+        scores.append(np.sqrt(energies[-1] * fits[-1]))
         sizes.append(size * multiple)
     chosen: list[Element] = []
     while scores and len(chosen) < count:
@@ -88,7 +91,8 @@ def elements(
         if scores[best][place] <= 0:
             break
         center = np.array(place) + (window_side(sizes[best], reach) - 1) / 2
-        chosen.append(Element(center, sizes[best], float(energies[best][place])))
+        energy, fit = float(energies[best][place]), float(fits[best][place])
+        chosen.append(Element(center, sizes[best], energy, fit))
         for each, other in zip(scores, sizes, strict=True):
             away = _APART * (sizes[best] + other) / 2
             first = center - (window_side(other, reach) - 1) / 2

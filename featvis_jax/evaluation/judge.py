@@ -35,6 +35,9 @@ OTHER = "something else"
 # Channels of its convolutions, by rank.
 _FEATURES = {2: (16, 32, 48), 3: (12, 24, 32)}
 _BATCH = 64
+# An element is no shape that explains less of its window: a square among the cells of a
+# checkerboard explains a third.
+_FIT = 0.35
 # A picture with less deviation than this shows nothing.
 _FLAT = 1e-5
 
@@ -147,6 +150,8 @@ def judge_image(
     logits = np.asarray(_apply(judge.module, judge.variables, filled))[: len(patches)]
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     odds /= odds.sum(axis=-1, keepdims=True)
+    loose = [each.fit < _FIT for each in found]
+    odds[loose] = np.array([name == OTHER for name in judge.classes])
     weights = np.array([each.energy for each in found])
     shares = weights @ odds / weights.sum()
     shape = judge.classes[int(shares.argmax())]

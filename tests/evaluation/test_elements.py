@@ -30,6 +30,7 @@ def test_a_shape_is_found_where_it_is_and_as_large_as_it_is(rank, contrast):
     # What it takes off is all that there is: the sum of squared deviations in its window.
     inside = window_of(image[..., 0], first, 1.0)
     assert first.energy == pytest.approx(((inside - inside.mean()) ** 2).sum(), rel=0.15)
+    assert first.fit == pytest.approx(1, abs=0.15)
 
 
 def test_neighbours_are_not_taken_for_one_of_twice_the_size():
@@ -51,3 +52,9 @@ def test_what_shows_most_comes_first_and_faint_specks_not_at_all():
 
 def test_an_even_picture_has_none():
     assert elements(np.full((40, 40, 1), 0.5), TEMPLATES["square"], size=8.0) == []
+
+
+def test_a_square_explains_a_third_of_a_checkerboard():
+    i, j = np.indices((60, 66))
+    found = elements((((i // 8 + j // 8) % 2) * 0.4)[..., None], TEMPLATES["square"], size=8.0)
+    assert [each.fit for each in found] == pytest.approx([1 / 3] * len(found), abs=0.01)
