@@ -19,7 +19,8 @@ of a multiplier, as adaptive penalty methods do. A multiplier has the scale of t
 activations, which differ by orders of magnitude between units, and with Adam's normalized steps
 only the ratio of the two gradients is left of it anyway.
 
-A unit without any gradient, behind ReLUs that nothing in its image passes, wanders until it has one.
+A unit without any gradient, behind ReLUs that nothing in its image passes, wanders until it has
+one.
 
 Without a target the unit finds its own: it climbs without regularization for a part of the steps,
 and takes a share of the strongest response that it reaches.
@@ -186,8 +187,8 @@ def directed(drive: Drive, ascent: Image, cost: Image, wander: Image, pressure: 
       drive: How.
       ascent: Gradient of what is minimized: of minus the objective.
       cost: Gradient of the cost.
-      wander: White noise, the direction of a unit that has no gradient: behind ReLUs that nothing in
-        the image passes, another image is what helps.
+      wander: White noise, the direction of a unit that has no gradient: behind ReLUs that nothing
+        in the image passes, another image is what helps.
       pressure: Where the unit stands.
     """
     share = drive.cost_share * pressure.share
