@@ -281,6 +281,29 @@ def _every_50() -> Row:
     )
 
 
+def _driven(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -> Row:
+    """What a step of the default recipe takes beside one of the strategies of fixed strength."""
+    module, beside = CNN(rank=len(image_shape) - 1), ("recommended", "lucid", "none")
+    jobs = [
+        ascents.ascent_job(module, image_shape, "conv5", batch=batch, regularization=name)
+        for name in ("driven", *beside)
+    ]
+    for compiled in jobs:
+        compiled.run(1)
+    rounds = [[compiled.run(steps) for compiled in jobs] for _ in range(FLAGS.rounds)]
+    own, *others = (statistics.median(column) for column in zip(*rounds, strict=True))
+    ratios = ", ".join(
+        f"{own / other:.2f} times {name}" for name, other in zip(beside, others, strict=True)
+    )
+    return Row(
+        job=job,
+        ms_per_image_step=1e3 * own / steps / batch,
+        peak_mb_per_unit=jobs[0].peak_bytes / batch / 1e6,
+        compile_s=jobs[0].compile_seconds,
+        note=f"{ratios}; {steps} steps, batch {batch}",
+    )
+
+
 def _first_step() -> Row:
     """From the start of a process to the end of its first step, programs already on disk."""
     seconds = []
@@ -325,6 +348,8 @@ JOBS: dict[str, Callable[[], Row]] = {
         "tv_fgp_3d", transforms.total_variation(method="fgp"), _WHOLE, batch=1
     ),
     "every_50_sbf_3d": _every_50,
+    "driven_2d": lambda: _driven("driven_2d", _SLICE, batch=8, steps=16),
+    "driven_3d": lambda: _driven("driven_3d", _HALF, batch=1, steps=8),
     "first_step_2d": _first_step,
 }
 """Every job by its name."""

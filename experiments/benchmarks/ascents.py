@@ -77,13 +77,18 @@ def ascent_job(
     """
     network = random_network(module, image_shape)
     strategy = presets.strategy(regularization)
+    asked = objectives.channel(layer) if objective is None else objective
+    image = parameterizations.pixels()
+    if strategy.drive is not None:  # As launchers have it.
+        asked, image = objectives.strongest(asked), parameterizations.fourier(decay=1.5, noise=0.3)
     recipe = ascent.Recipe(
-        objective=objectives.channel(layer) if objective is None else objective,
+        objective=asked,
         penalty=penalties.layer_l1(layer) if layer_l1 else None,
         penalty_weight=10.0 if layer_l1 else 0.0,
-        parameterization=parameterizations.pixels(),
+        parameterization=image,
         optimizer=optax.adam(learning_rate),
         robustness=strategy.robustness,
+        drive=strategy.drive,
         projection=strategy.projection if projection is None else projection,
         steps=256,
     )
