@@ -132,8 +132,8 @@ def settling(learning_rate: float, steps: int) -> Callable[[Step], Scalar]:
       steps: Of the whole ascent.
 
     Example:
-      >>> [round(float(settling(0.05, 100)(step)), 3) for step in (0, 60, 80, 100)]
-      [0.05, 0.05, 0.027, 0.005]
+      >>> [round(float(settling(0.05, 100)(step)), 3) for step in (0, 60, 90, 100)]
+      [0.05, 0.05, 0.012, 0.005]
     """
     first = round(0.6 * steps)
 

@@ -120,9 +120,9 @@ def clutter(
 
     Example:
       >>> unit, scan = Unit(jnp.int32(0)), np.eye(8, dtype=np.float32)[..., None]
-      >>> seen = (clutter().value({}, scan, unit), clutter(ground=scan).value({}, scan, unit))
-      >>> [round(float(value), 3) for value in seen]
-      [0.315, 0.0]
+      >>> terms, image = (clutter(), clutter(ground=scan)), jnp.asarray(scan)
+      >>> [round(float(term.value({}, image, unit)), 3) for term in terms]
+      [0.423, 0.0]
     """
     low, high = intensity_range
     level = (low + high) / 2 if ground is None else ground

@@ -124,6 +124,7 @@ def test_every_exported_transform_is_tested_here():
         "DescribedTransform",
         "Geometry",
         "describe",
+        "in_part",  # Applies one; tested in test_partial.py.
         "is_differentiable",
         "is_identity",
     }
