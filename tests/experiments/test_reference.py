@@ -145,6 +145,22 @@ def test_what_it_was_is_told_and_nobody_is_named(outcomes, root):
     assert "--reference=" in (root / "run" / "flags.txt").read_text()
 
 
+def test_by_default_pictures_are_driven_and_other_units_and_ranges_change_how(root):
+    ours, foreign = (
+        json.loads((root / name / "run.json").read_text())["configuration"]
+        for name in ("run", "foreign")
+    )
+    assert ours["regularization"] == foreign["regularization"] == "driven"
+    assert ours["objective"] == {"conv2": "strongest(channel('conv2'))"}
+    assert ours["parameterization"].startswith("fourier(decay=1.5, ")
+    assert ours["optimizer"] == "adam(learning_rate=settling(0.05, 2))"
+    assert "clutter(intensity_range=(0, 1), ground=0.5)" in ours["drive"]
+    assert "clutter(intensity_range=(-3, 2), ground=-0.5)" in foreign["drive"]
+    # Noise of a tenth of the range, and around the image the middle of it.
+    assert "noise(standard_deviation=0.5)" in foreign["robustness"]
+    assert "fill=-0.5" in foreign["robustness"]
+
+
 def test_what_is_stored_is_not_measured_again_and_another_reference_is_refused(outcomes, root):
     assert "of_image" in outcomes["first"]["compiled"]
     assert "of_image" not in outcomes["again"]["compiled"]
