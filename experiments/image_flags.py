@@ -12,7 +12,7 @@ from experiments.networks import Model
 from featvis_jax.visualize import parameterizations
 from featvis_jax.visualize.drive import Drive, settling
 from featvis_jax.visualize.parameterizations import GROUNDS, INTENSITIES, Ground, Parameterization
-from featvis_jax.visualize.presets import Strategy
+from featvis_jax.visualize.presets import CLOUDS, Strategy
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -50,11 +50,6 @@ flags.DEFINE_string("mask", None, "NIfTI mask: nothing changes outside. " + _BY_
 flags.DEFINE_float(
     "learning_rate", None, "Of Adam (of NAdam for phase); by default what suits the start."
 )
-
-
-# Of frequencies, for an image that is to become clean: it starts from clouds with enough contrast
-# for the deepest layers to respond to, and has little that would have to be cleaned away.
-_CLOUDS = {"decay": 1.5, "noise": 0.3}
 
 
 def start_image(model: Model) -> np.ndarray | None:
@@ -110,7 +105,7 @@ def parameterization(
         options["intensity"] = GROUNDS[FLAGS.intensity]._replace(contrast=FLAGS.contrast)
     name = FLAGS.parameterization or ("pixels" if strategy.drive is None else "fourier")
     if name == "fourier" and strategy.drive is not None:
-        options |= _CLOUDS
+        options |= CLOUDS
     if name == "phase":
         if model.spectrum is None:
             raise ValueError(

@@ -80,7 +80,8 @@ def ascent_job(
     asked = objectives.channel(layer) if objective is None else objective
     image = parameterizations.pixels()
     if strategy.drive is not None:  # As launchers have it.
-        asked, image = objectives.strongest(asked), parameterizations.fourier(decay=1.5, noise=0.3)
+        asked = objectives.strongest(asked)
+        image = parameterizations.fourier(**presets.CLOUDS)
     recipe = ascent.Recipe(
         objective=asked,
         penalty=penalties.layer_l1(layer) if layer_l1 else None,

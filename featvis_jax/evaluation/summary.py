@@ -112,15 +112,18 @@ def summary(graded: Sequence[Graded]) -> list[dict[str, object]]:
                         "control": kind,
                         "score": score,
                         "share": own.value,
-                        "low": own.interval[0],
-                        "high": own.interval[1],
-                        "passed": own.passed,
-                        "n": own.total,
+                        **_counted(own),
                         "cohens_h": effect_size(pictures, own) if compared else None,
                         "p_fisher": p_larger(pictures, own) if compared else None,
                     }
                 )
     return found
+
+
+def _counted(found: Share) -> dict[str, object]:
+    """The columns that stand beside a share."""
+    low, high = found.interval
+    return {"low": low, "high": high, "passed": found.passed, "n": found.total}
 
 
 def scores(graded: Sequence[Graded]) -> dict[str, Any]:
@@ -162,10 +165,7 @@ def known(graded: Sequence[Graded]) -> list[dict[str, object]]:
                     "concept": concept,
                     "drawn": kind,
                     "named": named.value,
-                    "low": named.interval[0],
-                    "high": named.interval[1],
-                    "passed": named.passed,
-                    "n": named.total,
+                    **_counted(named),
                     "mean_share": sum(each.grade.share for each in own) / len(own),
                     "size_ok": share(own, "size").passed,
                 }

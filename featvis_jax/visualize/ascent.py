@@ -25,7 +25,6 @@ axis of that map.
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -38,9 +37,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from featvis_jax.nn.taps import Network
-from featvis_jax.types import Activations, Image, Key, Scalar, Step, Transform
-from featvis_jax.visualize import drive, fields
-from featvis_jax.visualize.objectives import VARIANTS, Objective, Unit
+from featvis_jax.types import Image, Key, Scalar, Step, Transform
+from featvis_jax.visualize import drive
+from featvis_jax.visualize.objectives import VARIANTS, Unit
+from featvis_jax.visualize.reading import Read, Respond, reader, responder, response_of
 from featvis_jax.visualize.recipe import Recipe, check
 from featvis_jax.visualize.transforms import in_part
 
@@ -116,8 +116,6 @@ class Measurement(NamedTuple):
 
 Advance = Callable[[Variables, State, Unit, Int[Array, ""], Int[Array, ""]], State]
 Measure = Callable[[Variables, State, Unit], Measurement]
-Read = Callable[[Variables, Image, Unit], list[Scalar]]
-Respond = Callable[[Variables, Array, Unit], Array]
 
 
 def unit_keys(seed: int, layer: str, channels: Sequence[int]) -> jaxtyping.Key[Array, " channels"]:
@@ -190,7 +188,8 @@ def advance(network: Network, recipe: Recipe) -> Advance:
       ValueError: The recipe cannot work, or not with this network (`check`).
     """
     check(recipe, network=network)
-    response_term = _response_term(recipe)
+    # What a drive needs to know beside the terms, read off the same activations.
+    response_term = [] if recipe.drive is None else [response_of(recipe.objective)]
     read = reader(network, [*recipe.terms, *response_term])
     respond_plainly = reader(network, response_term)
     if recipe.rematerialize:
@@ -283,13 +282,6 @@ def advance(network: Network, recipe: Recipe) -> Advance:
     return run
 
 
-def _response_term(recipe: Recipe) -> list[Objective]:
-    """What a drive needs to know beside the recipe's terms, read off the same activations."""
-    if recipe.drive is None:
-        return []
-    return [dataclasses.replace(recipe.objective, value=recipe.objective.response)]
-
-
 def _target(unit: Unit) -> Scalar:
     """The response that a unit aims at; NaN for one that has to find it."""
     return jnp.full((), jnp.nan) if unit.target is None else unit.target
@@ -375,51 +367,6 @@ def _over_variants(
     if recipe.variants == 1:
         return function
     return jax.vmap(function, in_axes=in_axes, axis_name=VARIANTS)
-
-
-def reader(network: Network, terms: Sequence[Objective]) -> Read:
-    """Make the function that reads objectives off one image.
-
-    It computes no more of the network than they read: of a neuron what lies in its receptive field.
-
-    Args:
-      network: The trained network.
-      terms: Objectives and penalties.
-
-    Returns:
-      ``(variables, image, unit) -> values``, one for each term.
-    """
-    layers = tuple(dict.fromkeys(name for term in terms for name in term.layers))
-    narrow = len(layers) == 1 and all(term.reads_one_channel for term in terms)
-    place = fields.only_place(network, terms) if narrow else None
-
-    def read(variables: Variables, image: Image, unit: Unit) -> list[Scalar]:
-        activations: Activations
-        if place is not None:
-            activations = fields.at_place(network, variables, image, layers[0], unit, place)
-            unit = unit._replace(channel=jnp.zeros_like(unit.channel))
-        elif narrow:
-            activations = network.one_channel(variables, image, layers[0], unit.channel)
-            unit = unit._replace(channel=jnp.zeros_like(unit.channel))
-        else:
-            activations = network.activations(variables, image, layers)
-        return [term.value(activations, image, unit) for term in terms]
-
-    return read
-
-
-def responder(network: Network, objective: Objective) -> Respond:
-    """Make the function that tells how strongly a unit responds to an image.
-
-    Args:
-      network: The trained network.
-      objective: What the unit is asked for.
-
-    Returns:
-      ``(variables, image, unit) -> response``.
-    """
-    read = reader(network, [dataclasses.replace(objective, value=objective.response, place=None)])
-    return lambda variables, image, unit: read(variables, image, unit)[0]
 
 
 def _with_penalty(values: Sequence[Scalar]) -> tuple[Scalar, Scalar]:

@@ -8,7 +8,7 @@ every 50th step, blurring at every one.
 import difflib
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,10 +35,15 @@ from featvis_jax.visualize.transforms import (
 from featvis_jax.visualize.transforms import every as every_steps
 from featvis_jax.visualize.transforms.checks import check_integer
 
-__all__ = ["DRIVEN", "STRATEGIES", "Strategy", "strategy"]
+__all__ = ["CLOUDS", "DRIVEN", "STRATEGIES", "Strategy", "strategy"]
 
 DRIVEN = "driven"
 """The default: every other strategy has a strength that is the same for all units."""
+
+CLOUDS: dict[str, Any] = {"decay": 1.5, "noise": 0.3}
+"""Of `parameterizations.fourier`, for an image that is to become clean: it starts from clouds with
+enough contrast for the deepest layers to respond to, and has little that would have to be cleaned
+away."""
 
 
 class Strategy(NamedTuple):

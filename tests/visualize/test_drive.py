@@ -76,7 +76,7 @@ def driven_recipe(**changes):
     strategy = presets.strategy("driven")
     recipe = Recipe(
         objective=objectives.strongest(objectives.channel(LAYER)),
-        parameterization=parameterizations.fourier(decay=1.5, noise=0.3),
+        parameterization=parameterizations.fourier(**presets.CLOUDS),
         optimizer=optax.adam(settling(0.05, STEPS)),
         robustness=strategy.robustness,
         drive=strategy.drive,
