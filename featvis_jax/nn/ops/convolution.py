@@ -1,476 +1,113 @@
-"""Convolution with stride 1, and its gradients, written for CPU.
+"""Convolution with any window, stride, dilation, padding and groups, and its gradients.
 
-* A window of one voxel is a matrix product. It has to be one: JAX 0.10.2 computes a wide
-  convolution in 2-D and a pooling in 3-D that reads its images as planes in one kernel, wrongly;
-* A VALID convolution is several times slower than a SAME one whose border is cut off;
-* a convolution of one channel, or to one channel, is a memory-bound job that shifted slices do
-  about ten times faster;
-* an image gradient is a SAME convolution with the mirrored kernel, which XLA hands to a fast
-  library, and not the transpose of a convolution, which it does not;
-* of 16 channels or fewer the library is not asked: neighbouring columns, taken for channels, make
-  them enough;
-* the weight gradient is fastest one image at a time: the patches of one image fit in the cache and
-  meet the output gradient in a single matrix product;
-* a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
-  the channels (its taps), or, of many channels, four in place of six by Winograd's way;
-* a weight gradient goes Winograd's way along the leading axis, which also saves a third of the
-  unfolding: in 3-D always, in 2-D where channels are many;
-* in 3-D it goes a few planes at a time: of a whole volume the unfolded copies would be the largest
-  part of a training's memory.
+A convolution is linear in the images and in the kernel. With the gradients that go to either, it is
+one trilinear form seen from three sides: each is the derivative of the others, so that derivatives
+of any order, in both modes, are made of these three alone.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax import lax
+from jax.interpreters import ad
 from jaxtyping import Array, Float
 
-from featvis_jax.nn.ops.fusion import apart
-from featvis_jax.nn.ops.windows import shifted, taps
+from featvis_jax.nn.ops import cpu_convolution, plain_convolution
+from featvis_jax.nn.ops.primitives import batch_by_folding, define
+from featvis_jax.nn.ops.windows import Windows
 
 Batch = Float[Array, "batch *spatial channels"]
 Kernel = Float[Array, "*window in_channels out_channels"]
 
-# Planes of a volume whose part of a weight gradient is computed at once; more are no faster.
-_PLANES = 8
-# Bytes of a batch of volumes, taps along the leading axis taken for channels, beyond which it goes
-# a few planes at a time too.
-_LARGEST_FOLD = 2**28
 
-
-def conv(
-    images: Batch, kernel: Kernel, *, padding: str = "VALID", strides: int = 1
-) -> Float[Array, "batch *out out_channels"]:
+def conv(images: Batch, kernel: Kernel, *, windows: Windows, groups: int = 1) -> Array:
     """Cross-correlate images with a kernel, as deep learning's "convolution" does.
-
-    On CPU, what is not finite may reach the two or three columns beside those that see it, but no
-    other image.
 
     Args:
       images: ``(batch, *spatial, in_channels)``.
-      kernel: ``(*window, in_channels, out_channels)``, as Flax stores it.
-      padding: ``"VALID"`` or ``"SAME"`` (zeros).
-      strides: The step between two outputs, the same along every axis.
+      kernel: ``(*window, in_channels / groups, out_channels)``, as Flax stores it.
+      windows: Where the kernel is applied.
+      groups: Parts of the channels that do not see each other.
 
     Returns:
       ``(batch, *out, out_channels)``.
 
-    Raises:
-      ValueError: The padding is unknown, or the window does not fit into the image.
-
     Example:
       >>> import jax.numpy as jnp
-      >>> conv(jnp.ones((2, 9, 8, 7, 1)), jnp.ones((3, 3, 3, 1, 4))).shape
-      (2, 7, 6, 5, 4)
+      >>> windows = Windows((3, 3), (2, 2), (1, 1), ((1, 1), (0, 0)))
+      >>> conv(jnp.ones((2, 9, 8, 1)), jnp.ones((3, 3, 1, 4)), windows=windows).shape
+      (2, 5, 3, 4)
     """
-    window, spatial = kernel.shape[:-2], images.shape[1:-1]
-    if padding == "SAME":
-        pads = lax.padtype_to_pads(spatial, window, (strides,) * len(window), "SAME")
-        images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    elif padding != "VALID":
-        raise ValueError(f"padding is {padding!r}; expected 'VALID' or 'SAME'.")
-    if any(n < w for n, w in zip(images.shape[1:-1], window, strict=True)):
-        raise ValueError(
-            f"A convolution with window {window} does not fit into an image of shape {spatial}: "
-            "use a larger input grid, fewer layers, or padding='SAME'."
-        )
-    if set(window) == {1}:
-        every = slice(None, None, strides)
-        return _product(images[(slice(None), *(every,) * len(window))], kernel)
-    if strides != 1:
-        return _lax_conv(images, kernel, strides=strides)
-    return _valid_conv(images, kernel)
+    return _conv.bind(images, kernel, windows=windows, groups=groups, lanes=0)
 
 
-def _product(images: Array, kernel: Array) -> Array:
-    """A convolution whose window is one voxel."""
-    return images @ kernel.reshape(kernel.shape[-2:])
-
-
-def _lax_conv(images: Array, kernel: Array, *, strides: int = 1) -> Array:
-    axes = "XYZ"[: images.ndim - 2]
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=(strides,) * len(axes),
-        padding="VALID",
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-    )
-
-
-@jax.custom_vjp
-def _valid_conv(images: Array, kernel: Array) -> Array:
-    return lax.platform_dependent(images, kernel, cpu=_cpu_conv, default=_lax_conv)
-
-
-def _valid_conv_forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _valid_conv(images, kernel), (images, kernel)
-
-
-def _valid_conv_backward(saved: tuple[Array, Array], out: Array) -> tuple[Array, Array]:
-    images, kernel = saved
-    image_gradient = lax.platform_dependent(
-        out, kernel, cpu=_cpu_image_gradient, default=_lax_image_gradient
-    )
-    kernel_gradient = lax.platform_dependent(
-        images, out, cpu=_cpu_kernel_gradient, default=_lax_kernel_gradient
-    )
-    return image_gradient, kernel_gradient
-
-
-_valid_conv.defvjp(_valid_conv_forward, _valid_conv_backward)
-
-
-def _lax_image_gradient(out: Array, kernel: Array) -> Array:
-    window = kernel.shape[:-2]
-    spatial = tuple(n + w - 1 for n, w in zip(out.shape[1:-1], window, strict=True))
-    images = jax.ShapeDtypeStruct((out.shape[0], *spatial, kernel.shape[-2]), out.dtype)
-    (gradient,) = jax.linear_transpose(lambda x: _lax_conv(x, kernel), images)(out)
-    return gradient
-
-
-def _lax_kernel_gradient(images: Array, out: Array) -> Array:
-    window = tuple(n - m + 1 for n, m in zip(images.shape[1:-1], out.shape[1:-1], strict=True))
-    kernel = jax.ShapeDtypeStruct((*window, images.shape[-1], out.shape[-1]), out.dtype)
-    (gradient,) = jax.linear_transpose(lambda k: _lax_conv(images, k), kernel)(out)
-    return gradient
-
-
-def _placed(part: Array, tap: Sequence[int], shape: Sequence[int]) -> Array:
-    """The transpose of `shifted`: `part` at `tap` within zeros of the spatial shape `shape`."""
-    pads = [(t, n - t - m) for t, n, m in zip(tap, shape, part.shape[1:], strict=False)]
-    return jnp.pad(part, ((0, 0), *pads, (0, 0)))
-
-
-def _filters(weights: Array, rank: int) -> Array:
-    """One weight per output channel, ready to multiply a batch."""
-    return weights.reshape((1,) * (rank - 1) + (-1,))
-
-
-def _fold_leading_axis(images: Array, width: int) -> Array:
-    """(batch, x, ..., c) -> (batch * (x - width + 1), ..., width * c): leading taps as channels."""
-    length = images.shape[1] - width + 1
-    stacked = jnp.concatenate([images[:, t : t + length] for t in range(width)], axis=-1)
-    return stacked.reshape(-1, *stacked.shape[2:])
-
-
-def _cpu_conv(images: Array, kernel: Array) -> Array:
-    window, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    shape = [n - w + 1 for n, w in zip(images.shape[1:-1], window, strict=True)]
-    if inputs == 1:
-        return apart(lambda kernel, images: _shifted_sum(images, kernel), kernel, images)
-    if outputs == 1:
-        # All taps in one matrix product, each as a channel of its own; then add them up, shifted.
-        products = images @ jnp.moveaxis(kernel[..., 0], -1, 0).reshape(inputs, -1)
-        return functools.reduce(
-            jnp.add,
-            [shifted(products[..., i : i + 1], tap, shape) for i, tap in enumerate(taps(window))],
-        )
-    if _winograd_pays(kernel):
-        return _winograd(images, kernel, _cpu_conv)
-    if len(window) == 3:
-        if window[0] * images.nbytes > _LARGEST_FOLD:
-            return _by_planes(functools.partial(_folded_conv, kernel=kernel), images, window[0])
-        return _folded_conv(images, kernel)
-    return _flat_conv(images, kernel)
-
-
-def _folded_conv(images: Array, kernel: Array) -> Array:
-    """A VALID convolution of volumes, by one in 2-D of all their planes."""
-    (depth, *window), (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window, depth * inputs, outputs)
-    found = _cpu_conv(_fold_leading_axis(images, depth), flat_kernel)
-    return found.reshape(len(images), -1, *found.shape[1:])
-
-
-def _by_planes(conv: Callable[[Array], Array], images: Array, width: int) -> Array:
-    """A VALID convolution of volumes, a few planes of its result at a time.
-
-    Args:
-      conv: What it is of a part of the volumes.
-      images: ``(batch, *spatial, channels)``.
-      width: Of the window along that axis.
-    """
-    length = images.shape[1] - width + 1
-    if length <= _PLANES:
-        return conv(images)
-
-    def add(found: Array, part: Array) -> tuple[Array, None]:
-        # The last part begins early enough to be whole; where it meets the one before it, both
-        # find the same.
-        start = jnp.minimum(part * _PLANES, length - _PLANES)
-        seen = lax.dynamic_slice_in_dim(images, start, _PLANES + width - 1, axis=1)
-        return lax.dynamic_update_slice_in_dim(found, conv(seen), start, axis=1), None
-
-    result = jax.eval_shape(conv, images[:, : _PLANES + width - 1])
-    empty = jnp.zeros((len(images), length, *result.shape[2:]), result.dtype)
-    return lax.scan(add, empty, jnp.arange(-(-length // _PLANES)))[0]
-
-
-def _winograd_pays(kernel: Array) -> bool:
-    """Whether a third of the products is worth two more passes over the activations."""
-    return kernel.ndim == 5 and kernel.shape[0] == 3 and math.prod(kernel.shape[-2:]) >= 512
-
-
-def _winograd(images: Array, kernel: Array, flat_conv: Callable[[Array, Array], Array]) -> Array:
-    """A convolution in 3-D by ones in 2-D, four for every two results along the leading axis.
-
-    The fold has six products there, Winograd's F(2, 3) four.
-
-    Args:
-      images: ``(batch, *spatial, channels)``.
-      kernel: ``(3, *window, in_channels, out_channels)``.
-      flat_conv: What is done along the other axes.
-
-    References:
-      Winograd, Arithmetic complexity of computations, 1980
-      Lavin and Gray, Fast algorithms for convolutional neural networks, 2016
-    """
-    batch, length = images.shape[0], images.shape[1] - 2
-    first, second, third = kernel
-    sums = (first + second + third) / 2, (first - second + third) / 2
-    m, n, o, p = (
-        flat_conv(part.reshape(-1, *part.shape[2:]), filters)
-        for part, filters in zip(_differences(images), (first, *sums, third), strict=True)
-    )
-    found = jnp.stack([m + n + o, n - o - p], axis=1)
-    return found.reshape(batch, -1, *found.shape[2:])[:, :length]
-
-
-def _differences(images: Array) -> tuple[Array, Array, Array, Array]:
-    """What Winograd multiplies, from each four images along the leading axis that two results see.
-
-    The leading axis is padded to an even length.
-    """
-    images = _even_along_leading_axis(images)
-    pairs = images.shape[1] // 2 - 1
-    a, b, c, d = (images[:, i : i + 2 * pairs - 1 : 2] for i in range(4))
-    return a - c, b + c, c - b, b - d
-
-
-def _even_along_leading_axis(images: Array) -> Array:
-    return jnp.pad(images, ((0, 0), (0, images.shape[1] % 2), *((0, 0),) * (images.ndim - 2)))
-
-
-def _flat_conv(images: Array, kernel: Array) -> Array:
-    """A VALID convolution in 2-D, by XLA's library for SAME ones."""
-    (rows, columns), (inputs, outputs) = kernel.shape[:2], kernel.shape[2:]
-    if rows == columns == 1:  # Of a volume whose window has more along the leading axis alone.
-        return _product(images, kernel)
-    block = _columns_per_block(inputs, outputs)
-    height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
-    filters = _block_filters(kernel, block)
-    # Blocks of results, and the blocks of inputs that each of them sees.
-    blocks, reach = -(-width // block), filters.shape[1]
-    # The last of them may see columns behind the image, but such results are cut off.
-    seen = _in_blocks(images, block, blocks + reach - 1)
-    found = shifted(
-        _same_conv(seen, filters), ((rows - 1) // 2, (reach - 1) // 2), (height, blocks)
-    )
-    return found.reshape(-1, height, blocks * block, outputs)[:, :, :width]
-
-
-def _block_filters(kernel: Array, block: int) -> Array:
-    """What a kernel is where `block` columns are one, with the channels of all of them.
-
-    Each column of a block of results has a filter: the kernel, so many columns further right.
-    """
-    rows, columns, inputs, outputs = kernel.shape
-    reach = -(-(columns - 1) // block) + 1
-    moved = [
-        jnp.pad(kernel, ((0, 0), (i, reach * block - columns - i), (0, 0), (0, 0)))
-        for i in range(block)
-    ]
-    return jnp.stack(moved, axis=3).reshape(rows, reach, block * inputs, block * outputs)
-
-
-def _in_blocks(images: Array, block: int, count: int) -> Array:
-    """The columns of images, padded, in blocks: ``(batch, rows, count, block * channels)``."""
-    pad = count * block - images.shape[2]
-    images = jnp.pad(images, ((0, 0), (0, 0), (0, pad), (0, 0)))
-    return images.reshape(*images.shape[:2], count, -1)
-
-
-def _columns_per_block(inputs: int, outputs: int) -> int:
-    """How many neighbouring columns to take for channels, until there are the library's 32.
-
-    Each result of a block then has products with columns that it does not see, and zeros for them:
-    with a window of 3 a block of two columns meets 4, a block of four 8.
-    """
-    most = max(inputs, outputs)
-    return 1 if most > 16 else 2 if most > 8 else 4
-
-
-def _shifted_sum(images: Array, kernel: Array) -> Array:
-    """A convolution of one channel: shifted images, each times its tap, added up."""
-    window = kernel.shape[:-2]
-    shape = [n - w + 1 for n, w in zip(images.shape[1:-1], window, strict=True)]
-    return functools.reduce(
-        jnp.add,
-        [
-            shifted(images, tap, shape) * _filters(kernel[(*tap, 0)], images.ndim)
-            for tap in taps(window)
-        ],
-    )
-
-
-def _same_conv(images: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=(1,) * (images.ndim - 2),
-        padding="SAME",
-        dimension_numbers=("NXYC", "XYIO", "NXYC"),
-    )
-
-
-def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
-    window, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    spatial = [n + w - 1 for n, w in zip(out.shape[1:-1], window, strict=True)]
-    if inputs == 1 and len(window) == 2:
-        products = out @ kernel.reshape(-1, outputs).T
-        return functools.reduce(
-            jnp.add,
-            [_placed(products[..., i : i + 1], tap, spatial) for i, tap in enumerate(taps(window))],
-        )
-    if outputs == 1:
-        placed = jnp.concatenate([_placed(out, tap, spatial) for tap in taps(window)], axis=-1)
-        return placed @ kernel.reshape(-1, inputs)
-    if _winograd_pays(kernel):
-        # What an input gets is a convolution, along the leading axis with the mirrored kernel.
-        out = jnp.pad(out, ((0, 0), (2, 2), (0, 0), (0, 0), (0, 0)))
-        return _winograd(out, jnp.flip(kernel, 0), _cpu_image_gradient)
-    if len(window) == 3:
-        flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
-        folded = _cpu_image_gradient(out.reshape(-1, *out.shape[2:]), flat_kernel)
-        parts = folded.reshape(*out.shape[:2], *folded.shape[1:-1], window[0], inputs)
-        return functools.reduce(
-            jnp.add,
-            [_placed(parts[..., t, :], (t, 0, 0), spatial) for t in range(window[0])],
-        )
-    # A convolution of `out` with the mirrored kernel; half of its border is what SAME adds.
-    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(-1, -2)
-    if set(window) == {1}:
-        return _product(out, mirrored)
-    if _columns_per_block(inputs, outputs) == 1:
-        pads = [(w // 2, (w - 1) // 2) for w in window]
-        # Behind the barrier XLA cannot move the border into the convolution, which its fast
-        # library would then not take.
-        out = lax.optimization_barrier(jnp.pad(out, ((0, 0), *pads, (0, 0))))
-        return _same_conv(out, mirrored)
-    # Apart, since XLA would route the gradient of a pooling into blocks of columns one by one.
-    out = jnp.pad(out, ((0, 0), *((w - 1, w - 1) for w in window), (0, 0)))
-    return apart(lambda kernel, images: _flat_conv(images, kernel), mirrored, out)
-
-
-def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
-    window = tuple(n - m + 1 for n, m in zip(images.shape[1:-1], out.shape[1:-1], strict=True))
-    if len(window) == 3:
-        return _sum_over_planes(_kernel_gradient_of_volume, images, out)
-    return _flat_kernel_gradient(images, out, window)
-
-
-def _sum_over_planes(gradient: Callable[[Array, Array], Array], images: Array, out: Array) -> Array:
-    """A kernel gradient of volumes, added up over a few planes of `out` at a time."""
-    length, width = out.shape[1], images.shape[1] - out.shape[1] + 1
-    planes = _PLANES if length >= 2 * _PLANES else length
-    parts = -(-length // planes)
-
-    def add(total: Array, number: Array) -> tuple[Array, None]:
-        image, part = number // parts, number % parts
-        # The last part begins early enough to be whole; what it shares with the one before it
-        # counts there.
-        start = jnp.minimum(part * planes, length - planes)
-        seen = lax.dynamic_slice_in_dim(images[image][None], start, planes + width - 1, axis=1)
-        own = lax.dynamic_slice_in_dim(out[image][None], start, planes, axis=1)
-        is_new = start + jnp.arange(planes) >= part * planes
-        own = jnp.where(is_new.reshape(1, -1, 1, 1, 1), own, 0)
-        return total + gradient(seen, own), None
-
-    kernel = jax.eval_shape(gradient, images, out)
-    numbers = jnp.arange(len(images) * parts)
-    return lax.scan(add, jnp.zeros(kernel.shape, kernel.dtype), numbers)[0]
-
-
-def _kernel_gradient_of_volume(images: Array, out: Array) -> Array:
-    """The kernel gradient in 3-D, by ones in 2-D."""
-    width = images.shape[1] - out.shape[1] + 1
-    if width == 3:
-        return _winograd_kernel_gradient(images, out, _cpu_kernel_gradient)
-    flat = _cpu_kernel_gradient(_fold_leading_axis(images, width), out.reshape(-1, *out.shape[2:]))
-    channels = images.shape[-1], out.shape[-1]
-    return jnp.moveaxis(flat.reshape(*flat.shape[:2], width, *channels), 2, 0)
-
-
-def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) -> Array:
-    """The kernel gradient in 2-D, of few channels with neighbouring columns taken for channels."""
-    kernel = jax.ShapeDtypeStruct((*window, images.shape[-1], out.shape[-1]), out.dtype)
-    # Blocks of a single channel take longer than its few patches.
-    block = 1 if images.shape[-1] == 1 else _columns_per_block(*kernel.shape[2:])
-    as_filters = functools.partial(_block_filters, block=block)
-    filters = jax.eval_shape(as_filters, kernel)
-    (rows, reach), blocks = filters.shape[:2], -(-out.shape[2] // block)
-    images, out = _in_blocks(images, block, blocks + reach - 1), _in_blocks(out, block, blocks)
-
-    def of_image(image: Array, out: Array) -> Array:
-        if rows == 3 and math.prod(filters.shape[2:]) >= 2048:
-            # Its factors are images too, whose windows are one row high.
-            found = _winograd_kernel_gradient(image[None], out[None], _product_of_patches)
-            return found.reshape(filters.shape)
-        return _product_of_patches(image, out)
-
-    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + of_image(*pair), None
-
-    total, _ = lax.scan(add, jnp.zeros(filters.shape, out.dtype), (images, out))
-    (gradient,) = jax.linear_transpose(as_filters, kernel)(total)
-    return gradient
-
-
-def _product_of_patches(image: Array, out: Array) -> Array:
-    """The kernel gradient of one image in 2-D, by a single matrix product.
-
-    With `out` zero-padded to rows of the image's length, every tap of the flattened image is one
-    contiguous run, so that the patches cost no strided copies.
-    """
-    (rows, columns, inputs), outputs = image.shape, out.shape[-1]
-    window, length = (rows - out.shape[0] + 1, columns - out.shape[1] + 1), rows * columns
-    starts = [row * columns + column for row, column in taps(window)]
-
-    def flattened(image: Array, out: Array) -> tuple[Array, Array]:
-        row = jnp.pad(image.reshape(length, inputs).T, ((0, 0), (0, starts[-1])))
-        padded = jnp.pad(out, (*((0, w - 1) for w in window), (0, 0)))
-        return row, padded.reshape(length, outputs)
-
-    # Apart, since XLA would transpose the image anew for every tap.
-    row, gradient = apart(flattened, image, out)
-    patches = jnp.concatenate([row[:, s : s + length] for s in starts])
-    return (patches @ gradient).reshape(*window, inputs, outputs)
-
-
-def _winograd_kernel_gradient(
-    images: Array, out: Array, flat_gradient: Callable[[Array, Array], Array]
+def image_gradient(
+    out: Array, kernel: Kernel, *, windows: Windows, groups: int = 1, spatial: Sequence[int]
 ) -> Array:
-    """The kernel gradient that goes with `_winograd`, by F(3, 2).
+    """The transpose of `conv` in its images: what each input gets from the outputs that see it.
+
+    A transposed convolution is this with the kernel's channels swapped and its taps mirrored.
 
     Args:
-      images: ``(batch, *spatial, in_channels)``.
-      out: ``(batch, *out, out_channels)``, two shorter along the leading axis.
-      flat_gradient: What is done along the other axes.
+      out: ``(batch, *out, out_channels)``.
+      kernel: As `conv` takes it.
+      windows: Likewise.
+      groups: Likewise.
+      spatial: Spatial shape of the images.
+
+    Returns:
+      ``(batch, *spatial, in_channels)``.
     """
+    return _image_gradient.bind(
+        out, kernel, windows=windows, groups=groups, spatial=tuple(spatial), lanes=0
+    )
 
-    def factors(images: Array, out: Array) -> tuple[tuple[Array, ...], ...]:
-        out = _even_along_leading_axis(out)
-        even, odd = out[:, ::2], out[:, 1::2]
-        pairs = zip(
-            _differences(images), (even, (even + odd) / 2, (even - odd) / 2, odd), strict=True
-        )
-        return tuple(tuple(each.reshape(-1, *each.shape[2:]) for each in pair) for pair in pairs)
 
-    m, n, o, p = (flat_gradient(*pair) for pair in apart(factors, images, out))
-    return jnp.stack([m + n + o, n - o, n + o - p])
+_conv = define("fast_conv", plain_convolution.conv, on_cpu=cpu_convolution.conv)
+_image_gradient = define(
+    "fast_conv_image_gradient",
+    plain_convolution.image_gradient,
+    on_cpu=cpu_convolution.image_gradient,
+)
+_kernel_gradient = define(
+    "fast_conv_kernel_gradient",
+    plain_convolution.kernel_gradient,
+    on_cpu=cpu_convolution.kernel_gradient,
+)
+
+
+def _spatial(images: Any, lanes: int) -> tuple[int, ...]:
+    """Of an operand, or of the linear one that a transposition asks for."""
+    return tuple(images.aval.shape[lanes + 1 : -1])
+
+
+# What a product is differentiated by gives the other factor's place to the cotangent.
+ad.defbilinear(
+    _conv,
+    lambda out, images, kernel, *, lanes, **parameters: _image_gradient.bind(
+        out, kernel, spatial=_spatial(images, lanes), lanes=lanes, **parameters
+    ),
+    lambda out, images, kernel, **parameters: _kernel_gradient.bind(images, out, **parameters),
+)
+ad.defbilinear(
+    _image_gradient,
+    lambda images, out, kernel, *, spatial, **parameters: _conv.bind(images, kernel, **parameters),
+    lambda images, out, kernel, *, spatial, **parameters: _kernel_gradient.bind(
+        images, out, **parameters
+    ),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda kernel, images, out, *, lanes, **parameters: _image_gradient.bind(
+        out, kernel, spatial=_spatial(images, lanes), lanes=lanes, **parameters
+    ),
+    lambda kernel, images, out, **parameters: _conv.bind(images, kernel, **parameters),
+)
+# Images of one kernel are one batch; of a kernel for each, or with a kernel as the result, not.
+for _primitive, _foldable in (
+    (_conv, lambda batched: not batched[1]),
+    (_image_gradient, lambda batched: not batched[1]),
+    (_kernel_gradient, lambda batched: False),
+):
+    batch_by_folding(_primitive, foldable=_foldable)
