@@ -10,46 +10,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from featvis_jax.nn import ops
-
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-
-
-class Conv(nn.Module):
-    """A convolution with a cubic window and a bias, on `featvis_jax.nn.ops`.
-
-    Attributes:
-      features: Number of channels that come out.
-      kernel_size: The window, one number per spatial axis.
-      padding: ``"VALID"`` or ``"SAME"``.
-    """
-
-    features: int
-    kernel_size: Sequence[int]
-    padding: str = "VALID"
-
-    # Tells `featvis_jax.nn.taps` that one channel can be computed alone.
-    channels_are_independent = True
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "batch *spatial channels"]
-    ) -> Float[Array, "batch *out features"]:
-        """Convolve a batch; parameters are ``kernel`` and ``bias``, laid out as in Flax."""
-        shape = (*self.kernel_size, images.shape[-1], self.features)
-        kernel = self.param("kernel", _he_normal, shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        convolved = ops.conv(images, kernel, padding=self.padding)
-        return convolved + bias.reshape((1,) * (convolved.ndim - 1) + (-1,))
 
 
 class MaxPool(nn.Module):
     """Max-pooling with a cubic window, without padding.
 
-    A module only so that its output has a name and its reach is known to `featvis_jax.nn.taps`.
+    A module only so that its output has a name.
 
     Attributes:
-      kernel_size: The window, one number per spatial axis, all equal.
+      kernel_size: The window, one number per spatial axis.
       strides: The step between two windows, the same along every axis.
     """
 
@@ -60,7 +30,8 @@ class MaxPool(nn.Module):
         self, images: Float[Array, "batch *spatial channels"]
     ) -> Float[Array, "batch *out channels"]:
         """Pool a batch."""
-        return ops.max_pool(images, window=self.kernel_size[0], strides=self.strides)
+        window = tuple(self.kernel_size)
+        return nn.max_pool(images, window, strides=(self.strides,) * len(window))
 
 
 class CNN(nn.Module):
@@ -107,12 +78,6 @@ class CNN(nn.Module):
     padding: str = "VALID"
     head: str = "flatten"
 
-    @property
-    def may_be_cropped(self) -> bool:
-        """Tells `featvis_jax.nn.taps` that a part of the image gives that part of a layer."""
-        # A subclass may do anything in its own `__call__`.
-        return type(self) is CNN and self.padding == "VALID"
-
     @nn.compact
     def __call__(self, images: Float[Array, "*batch_spatial 1"]) -> Float[Array, "*batch classes"]:
         """Classify one image, or a batch of images.
@@ -133,6 +98,8 @@ class CNN(nn.Module):
             )
         if self.head not in ("flatten", "mean"):
             raise ValueError(f"head is {self.head!r}; expected 'flatten' or 'mean'.")
+        if self.padding not in ("VALID", "SAME"):
+            raise ValueError(f"padding is {self.padding!r}; expected 'VALID' or 'SAME'.")
         batched = images.ndim == self.rank + 2
         x = images if batched else images[None]
 
@@ -143,10 +110,16 @@ class CNN(nn.Module):
             zip(self.features, self.pools, strict=True), start=1
         ):
             window = (self.kernel_size,) * self.rank
-            x = Conv(features, window, self.padding, name=f"conv{number}")(x)
+            if self.padding == "VALID":
+                _check_fits(f"conv{number}", window, x)
+            x = nn.Conv(
+                features, window, padding=self.padding, kernel_init=_he_normal, name=f"conv{number}"
+            )(x)
             x = jax.nn.relu(x)
             if pool is not None:
-                x = MaxPool((pool[0],) * self.rank, pool[1], name=f"pool{number}")(x)
+                window = (pool[0],) * self.rank
+                _check_fits(f"pool{number}", window, x)
+                x = MaxPool(window, pool[1], name=f"pool{number}")(x)
         if self.head == "mean":
             x = x.mean(axis=range(1, self.rank + 1))
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
@@ -154,3 +127,12 @@ class CNN(nn.Module):
         # logits, and with them the first gradients, free of its own noise.
         x = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros_init(), name="logits")(x)
         return x if batched else x[0]
+
+
+def _check_fits(name: str, window: Sequence[int], images: Array) -> None:
+    spatial = images.shape[1:-1]
+    if any(n < w for n, w in zip(spatial, window, strict=True)):
+        raise ValueError(
+            f"The window {tuple(window)} of {name} does not fit into an image of shape {spatial}: "
+            "use a larger input grid, or fewer layers."
+        )

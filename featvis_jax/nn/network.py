@@ -14,6 +14,7 @@ from featvis_jax.types import Activations, Image, Key
 
 Variables = PyTree[Array]
 Channel = Int[Array, ""]
+Place = tuple[Int[Array, ""] | int, ...]
 
 _RELU = "/relu"
 
@@ -22,7 +23,8 @@ class Layer(NamedTuple):
     """What one layer puts out.
 
     Attributes:
-      name: The module's path, ``block1/conv`` for a nested one, or the name of an ONNX node.
+      name: The module's path, ``block1/conv`` for a nested one, the name of an ONNX node, or what
+        a function calls it.
       operator: The module's class, or the operator of an ONNX node.
       shape: Of the output for one image, ``(*spatial, channels)`` or ``(channels,)``.
       receptive_field: Input voxels per axis that reach one output; ``None`` where all do.
@@ -48,22 +50,21 @@ class Network(NamedTuple):
 
     Attributes:
       activations: ``(variables, image, layers) -> {layer: output}`` for one unbatched image.
-      one_channel: ``(variables, image, layer, channel) -> {layer: output}`` where the output has
-        that channel alone, computed without the others where the layer's weights allow it.
+      one_channel: ``(variables, image, layer, channel, place=None) -> {layer: output}`` where the
+        output has that channel alone, computed without the others where that is possible; with a
+        place, an index along each axis of the layer's grid, at that place alone, out of no more of
+        the image than it sees.
       variables: The weights, an argument of both functions.
       image_shape: ``(*spatial, channels)`` of the input.
       layers: Every layer in the order of the forward pass.
-      may_be_cropped: Whether a layer with a grid gives, for a part of the image, that part of its
-        output: there is no padding, and nothing depends on where in the image it is.
       refused: Names of what cannot be taken for a layer, each with the reason.
     """
 
     activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
-    one_channel: Callable[[Variables, Image, str, Channel], Activations]
+    one_channel: Callable[..., Activations]
     variables: Variables
     image_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
-    may_be_cropped: bool = False
     refused: tuple[tuple[str, str], ...] = ()
 
     def layer(self, name: str) -> Layer:

@@ -1,64 +1,97 @@
-"""Any Flax module, Linen or NNX, as a `Network`: a pure function from an image to its layers.
+"""Any Flax module or JAX function as a `Network`: a pure function from an image to its layers.
 
-The user's code is not touched. While a module is applied, every submodule's call is intercepted:
-the outputs that were asked for are kept, and as soon as the last of them is there the forward pass
-is left, so that nothing behind it is ever traced.
+The user's code is not touched. While it is traced, once, every submodule's output is marked as a
+layer; what else is done is done to the program that comes of it (`featvis_jax.nn.programs`).
 
-A module that is called several times, with shared weights or on parts of the image, is as many
-layers: ``enc``, ``enc@2``, ``enc@3``, in the order of its calls.
+A module that is called several times, with shared weights, in a scan or on parts of the image, is
+as many layers: ``enc``, ``enc@2``, ``enc@3``, in the order of its calls.
 """
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax import nnx
-from flax.core.tracers import current_trace
-from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from featvis_jax.nn.network import Channel, Layer, Network, Variables, select, split_relu
-from featvis_jax.nn.ops.fusion import apart_from_pooling
-from featvis_jax.nn.reach import reaches
-from featvis_jax.types import Image
+from featvis_jax.nn.network import Layer, Network, Variables
+from featvis_jax.nn.programs.layers import network_of
+from featvis_jax.nn.programs.marks import mark
 
-__all__ = ["Layer", "Network", "linen_network", "nnx_network"]
+__all__ = ["Layer", "Network", "function_network", "linen_network", "nnx_network"]
+
+# What modules call the switch between training and evaluation, and what it is in evaluation.
+_IN_EVALUATION = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "deterministic": True,
+    "use_running_average": True,
+    "inference": True,
+}
 
 
-class _Call(NamedTuple):
-    """One submodule's call during a forward pass.
+def function_network(
+    function: Callable[[PyTree, Array], Any], weights: PyTree, image_shape: Sequence[int]
+) -> Network:
+    """Take a function of JAX for a network.
 
-    Attributes:
-      name: The submodule's path.
-      operator: Its class.
-      has_weights: Whether it has parameters.
-      output: Carries the call out.
-      one_channel: Computes one channel of the output alone; ``None`` where that is not possible.
+    Its layers are the values that it gives a name by `jax.ad_checkpoint.checkpoint_name`. Where in
+    an array the grid of the image is, is followed through the program; the last of all other axes
+    has the channels.
+
+    Args:
+      function: ``(weights, images) -> anything``, of a batch of one image
+        ``(1, *spatial, channels)``.
+      weights: A tree; what is no array in it, such as an activation function, stays as it is.
+      image_shape: ``(*spatial, channels)`` of one image.
+
+    Raises:
+      ValueError: It gives no value a name, or cannot be traced; the message says where and why.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jax.ad_checkpoint import checkpoint_name
+      >>> def apply(weights, images):
+      ...     x = jax.lax.conv(images.transpose(0, 3, 1, 2), weights["kernel"], (1, 1), "SAME")
+      ...     return checkpoint_name(x, "stem").mean(axis=(2, 3))
+      >>> weights = {"kernel": jnp.ones((4, 1, 3, 3))}
+      >>> network = function_network(apply, weights, (16, 18, 1))
+      >>> [(layer.name, layer.shape, layer.receptive_field) for layer in network.layers]
+      [('stem', (16, 18, 4), 3)]
     """
+    leaves, structure = jax.tree.flatten(weights)
+    is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
 
-    name: str
-    operator: str
-    has_weights: bool
-    output: Callable[[], Any]
-    one_channel: Callable[[Channel], Array] | None
+    def apply(variables: Variables, images: Array) -> Any:
+        given = iter(jax.tree.leaves(variables))
+        both = [
+            next(given) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)
+        ]
+        return function(jax.tree.unflatten(structure, both), images)
 
-
-_Visit = Callable[[_Call], Any]
-_Run = Callable[[Variables, Image, _Visit], None]
+    arrays = [leaf if array else None for leaf, array in zip(leaves, is_array, strict=True)]
+    return network_of(apply, jax.tree.unflatten(structure, arrays), image_shape)
 
 
 def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence[int]) -> Network:
-    """Tap a Linen module that takes batches of images.
+    """Take a Linen module, which takes batches of images, for a network.
+
+    It is used as it is in evaluation: arguments and fields called `train`, `training`,
+    `is_training`, `deterministic`, `use_running_average` or `inference` get their value.
 
     Args:
       module: Takes ``(batch, *spatial, channels)``.
       variables: Its weights.
       image_shape: ``(*spatial, channels)`` of one image.
+
+    Raises:
+      ValueError: It cannot be traced; the message says where and why.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -72,8 +105,13 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
       >>> {k: v.shape for k, v in network.activations(variables, image, ("conv1",)).items()}
       {'conv1': (38, 42, 2)}
     """
+    fields = {name for name in _IN_EVALUATION if isinstance(getattr(module, name, None), bool)}
+    module = module.clone(**{name: _IN_EVALUATION[name] for name in fields})
+    options = _options_in_evaluation(type(module).__call__)
 
-    def run(variables: Variables, image: Image, visit: _Visit) -> None:
+    def apply(variables: Variables, images: Array) -> None:
+        under_way: set[tuple[str, ...]] = set()
+
         def interceptor(
             call: Callable[..., Any],
             inputs: tuple[Any, ...],
@@ -81,38 +119,37 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
             context: nn.module.InterceptorContext,
         ) -> Any:
             called = context.module
-            if context.method_name != "__call__" or not called.path:
+            # A class that calls its parent's `__call__` is one layer.
+            is_layer = context.method_name == "__call__" and called.path not in under_way
+            if not is_layer or not called.path:
                 return call(*inputs, **options)
-            narrowed = None
-            if _linen_channels_are_independent(called):
-                narrowed = functools.partial(_narrowed_linen, called, inputs)
-            return visit(
-                _Call(
-                    name="/".join(called.path),
-                    operator=type(called).__name__,
-                    has_weights=bool(called.variables.get("params", {})),
-                    output=lambda: _ready(called, call(*inputs, **options)),
-                    one_channel=narrowed,
-                )
-            )
+            under_way.add(called.path)
+            try:
+                value = call(*inputs, **options)
+            finally:
+                under_way.remove(called.path)
+            has_weights = bool(called.variables.get("params", {}))
+            return _marked(value, "/".join(called.path), called, has_weights=has_weights)
 
         with nn.intercept_methods(interceptor):
-            module.apply(variables, image[None])
+            module.apply(variables, images, **options)
 
-    network = _tapped(run, variables, tuple(image_shape))
-    return network._replace(may_be_cropped=getattr(module, "may_be_cropped", False))
+    return network_of(apply, variables, image_shape)
 
 
 def nnx_network(model: nnx.Module, image_shape: Sequence[int]) -> Network:
-    """Tap an NNX module that takes batches of images.
+    """Take an NNX module, which takes batches of images, for a network.
 
     The model is used as it is in evaluation: its dropout is off, its batch normalization takes the
-    running averages. Layers are named by their attributes, ``blocks/0/conv``. The model itself is
-    left as it was.
+    running averages, and arguments called `train` and the like get their value. Layers are named
+    by their attributes, ``blocks/0/conv``. The model itself is left as it was.
 
     Args:
       model: Takes ``(batch, *spatial, channels)``.
       image_shape: ``(*spatial, channels)`` of one image.
+
+    Raises:
+      ValueError: It cannot be traced; the message says where and why.
 
     Example:
       >>> import jax
@@ -129,235 +166,43 @@ def nnx_network(model: nnx.Module, image_shape: Sequence[int]) -> Network:
     """
     # The random state of a dropout that is off is no weight.
     structure, variables, rest = nnx.split(model, nnx.Not(nnx.RngState), ...)
+    options = _options_in_evaluation(type(model).__call__)
 
-    def run(variables: Variables, image: Image, visit: _Visit) -> None:
+    def apply(variables: Variables, images: Array) -> None:
         # A copy, whose submodules may be changed for the time of one forward pass.
         copy = nnx.merge(structure, variables, rest, copy=True)
         copy.eval()
         for path, submodule in nnx.iter_modules(copy):
             if path:
-                _intercept(submodule, "/".join(map(str, path)), visit)
-        copy(image[None])  # pyright: ignore
+                _intercept(submodule, "/".join(map(str, path)))
+        copy(images, **options)  # pyright: ignore
 
-    return _tapped(run, variables, tuple(image_shape))
-
-
-def _tapped(run: _Run, variables: Variables, image_shape: tuple[int, ...]) -> Network:
-    """The network of a function that hands every call of a forward pass to a visitor."""
-    layers, hidden = _list_layers(run, variables, image_shape)
-    if hidden:
-        # What a jit or a scan hides is in the open where they run as Python does.
-        run = functools.partial(_unrolled, run)
-        layers, hidden = _list_layers(run, variables, image_shape)
-    if hidden and not layers:
-        raise ValueError(f"All layers ({', '.join(hidden)}) are {_HIDDEN}")
-    names = frozenset(layer.name for layer in layers)
-
-    def activations(
-        variables: Variables, image: Image, layers: tuple[str, ...]
-    ) -> dict[str, Array]:
-        bases = {split_relu(name, names)[0] for name in layers}
-        outputs: dict[str, Array] = {}
-
-        def keep(call: _Call) -> Any:
-            value = call.output()
-            if call.name in bases:
-                outputs[call.name] = value[0]
-                if len(outputs) == len(bases):
-                    raise _AllFoundError
-            return value
-
-        if bases:
-            _run_until_found(run, variables, image, keep)
-        return select(outputs, layers, names)
-
-    def one_channel(
-        variables: Variables, image: Image, layer: str, channel: Channel
-    ) -> dict[str, Array]:
-        base, _ = split_relu(layer, names)
-        outputs: dict[str, Array] = {}
-
-        def keep(call: _Call) -> Any:
-            if call.name != base:
-                return call.output()
-            if call.one_channel is not None:
-                outputs[base] = call.one_channel(channel)[0]
-            else:
-                outputs[base] = lax.dynamic_slice_in_dim(call.output()[0], channel, 1, axis=-1)
-            raise _AllFoundError
-
-        _run_until_found(run, variables, image, keep)
-        return select(outputs, (layer,), names)
-
-    refused = tuple((name, f"it is {_HIDDEN}") for name in hidden)
-    return Network(activations, one_channel, variables, image_shape, layers, refused=refused)
+    return network_of(apply, variables, image_shape)
 
 
-_HIDDEN = (
-    "computed inside a transformation of JAX, such as vmap or remat, out of which no activation "
-    "can be taken: take a layer around it, or write the module without the transformation."
-)
+def _options_in_evaluation(call: Callable[..., Any]) -> dict[str, bool]:
+    """Of the arguments of a call, those that are a switch, with their value in evaluation."""
+    parameters = inspect.signature(call).parameters
+    return {name: value for name, value in _IN_EVALUATION.items() if name in parameters}
 
 
-def _unrolled(run: _Run, variables: Variables, image: Image, visit: _Visit) -> None:
-    with jax.disable_jit():
-        run(variables, image, visit)
+def _marked(value: Any, name: str, module: Any, *, has_weights: bool) -> Any:
+    """What a module puts out, marked as a layer if it is one array."""
+    if not isinstance(value, jax.Array):
+        return value
+    return mark(value, name, operator=type(module).__name__, has_weights=has_weights)
 
 
-class _AllFoundError(Exception):
-    """Leaves a forward pass once everything that was asked for has been computed."""
-
-
-def _run_until_found(run: _Run, variables: Variables, image: Image, visit: _Visit) -> None:
-    try:
-        run(variables, image, _numbered(visit))
-    except _AllFoundError:
-        return
-
-
-def _numbered(visit: _Visit, hide: Callable[[str], None] = lambda name: None) -> _Visit:
-    """A visitor of one forward pass, which gives every call of a module a name of its own.
-
-    Args:
-      visit: Is handed each call whose output can be taken.
-      hide: Is handed the name of any other: what a transformation of JAX traces is a part of a
-        program yet to run, perhaps a trial that is thrown away, and no activation.
-    """
-    outside = current_trace()
-    counts: Counter[str] = Counter()
-    under_way: set[str] = set()
-
-    def numbered(call: _Call) -> Any:
-        if call.name in under_way:
-            return call.output()  # A class that calls its parent's `__call__`: a part of its own.
-        if current_trace() != outside:
-            hide(call.name)
-            return call.output()
-        counts[call.name] += 1
-        count = counts[call.name]
-        under_way.add(call.name)
-        try:
-            return visit(call._replace(name=call.name if count == 1 else f"{call.name}@{count}"))
-        finally:
-            under_way.remove(call.name)
-
-    return numbered
-
-
-def _list_layers(
-    run: _Run, variables: Variables, image_shape: tuple[int, ...]
-) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """Every call's output that is one array, in the order of the calls, and the hidden names."""
-    calls: dict[str, tuple[_Call, tuple[int, ...]]] = {}
-    hidden: dict[str, None] = {}
-
-    def outputs(variables: Variables, image: Image) -> dict[str, Array]:
-        found: dict[str, Array] = {}
-
-        def record(call: _Call) -> Any:
-            value = call.output()
-            if isinstance(value, jax.Array) and value.ndim > 1 and value.shape[0] == 1:
-                if call.name in found:
-                    raise ValueError(f"Two layers are called {call.name!r}: rename one of them.")
-                found[call.name] = value[0]
-                calls[call.name] = call, tuple(value.shape[1:])
-            return value
-
-        run(variables, image, _numbered(record, lambda name: hidden.update({name: None})))
-        return found
-
-    seen = reaches(outputs, variables, image_shape)
-    layers = tuple(
-        Layer(
-            name=name,
-            operator=call.operator,
-            shape=shape,
-            receptive_field=seen[name].receptive_field if len(shape) > 1 else None,
-            stride=seen[name].stride if len(shape) > 1 else None,
-            has_weights=call.has_weights,
-        )
-        for name, (call, shape) in calls.items()
-    )
-    return layers, tuple(name for name in hidden if name not in calls)
-
-
-_CONVOLUTIONS = (nn.Conv, nn.ConvTranspose, nnx.Conv, nnx.ConvTranspose)
-
-
-def _ready(module: nn.Module | nnx.Module, value: Any) -> Any:
-    """What a module puts out, as the modules behind it may take it."""
-    return apart_from_pooling(value) if isinstance(module, _CONVOLUTIONS) else value
-
-
-# -------------------------------------------------------------------------------------- Linen
-
-
-def _linen_channels_are_independent(module: nn.Module) -> bool:
-    """Whether a channel of this layer depends on its own slice of the weights alone.
-
-    Shapes cannot tell: a block of a convolution and a normalization over channels has the same.
-    """
-    if type(module) in (nn.Conv, nn.Dense):
-        # Groups and masks tie a channel to more than the last axis of the kernel.
-        return (
-            getattr(module, "feature_group_count", 1) == 1 and getattr(module, "mask", None) is None
-        )
-    return getattr(module, "channels_are_independent", False)
-
-
-def _narrowed_linen(module: nn.Module, inputs: tuple[Array, ...], channel: Channel) -> Array:
-    """The same layer with one filter."""
-    weights = jax.tree.map(
-        lambda leaf: lax.dynamic_slice_in_dim(leaf, channel, 1, axis=-1),
-        module.variables["params"],
-    )
-    return module.clone(features=1, name=None, parent=None).apply({"params": weights}, *inputs)  # pyright: ignore
-
-
-# ---------------------------------------------------------------------------------------- NNX
-
-
-def _intercept(module: nnx.Module, name: str, visit: _Visit) -> None:
-    """Have the calls of one module go through `visit`."""
+def _intercept(module: nnx.Module, name: str) -> None:
+    """Have what one module puts out marked."""
     plain = type(module)
     if not callable(module):
         return  # Random streams and the like.
-    weights = [value for _, value in nnx.iter_graph(module) if isinstance(value, nnx.Param)]
+    has_weights = any(isinstance(value, nnx.Param) for _, value in nnx.iter_graph(module))
 
     def call(self: nnx.Module, *inputs: Any, **options: Any) -> Any:
-        narrowed = None
-        if plain in (nnx.Conv, nnx.Linear) and _nnx_channels_are_independent(self):
-            narrowed = functools.partial(_narrowed_nnx, self, inputs, options)
-        return visit(
-            _Call(
-                name=name,
-                operator=plain.__name__,
-                has_weights=bool(weights),
-                output=lambda: _ready(self, plain.__call__(self, *inputs, **options)),  # pyright: ignore
-                one_channel=narrowed,
-            )
-        )
+        value = plain.__call__(self, *inputs, **options)  # pyright: ignore
+        return _marked(value, name, self, has_weights=has_weights)
 
     # Python looks `__call__` up in the class, so that an instance needs a class of its own.
     module.__class__ = type(plain.__name__, (plain,), {"__call__": call})
-
-
-def _nnx_channels_are_independent(module: Any) -> bool:
-    return getattr(module, "feature_group_count", 1) == 1 and getattr(module, "mask", None) is None
-
-
-def _narrowed_nnx(
-    module: Any, inputs: tuple[Any, ...], options: dict[str, Any], channel: Channel
-) -> Array:
-    """The same layer with one filter; the module is a copy that nobody uses again."""
-    for name in ("kernel", "bias"):
-        weights = getattr(module, name)
-        if weights is not None:
-            one = lax.dynamic_slice_in_dim(weights[...], channel, 1, axis=-1)
-            setattr(module, name, nnx.Param(one))
-    module.out_features = 1
-    return (
-        nnx.Conv.__call__(module, *inputs, **options)
-        if isinstance(module, nnx.Conv)
-        else nnx.Linear.__call__(module, *inputs, **options)
-    )

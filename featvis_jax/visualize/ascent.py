@@ -296,7 +296,7 @@ def _applied(transform: Transform, key: Key, image: Image, step: Step, state: St
 
 def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
     """Whether a result is kept where everything else is computed again for the gradient."""
-    return primitive.name in ("conv_general_dilated", "dot_general")
+    return primitive.name in ("conv_general_dilated", "dot_general", "fast_conv")
 
 
 def measure(network: Network, recipe: Recipe) -> Measure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jax import lax
 
 from featvis_jax.nn.network import Network, Variables
 from featvis_jax.types import Activations, Image
@@ -21,19 +20,14 @@ def only_place(network: Network, terms: Sequence[Objective]) -> Place | None:
       terms: Objectives and penalties that read one layer, or the image alone.
 
     Returns:
-      The place of the one term that reads the network; ``None`` where there are several, where it
-      reads more, or where the place sees all of the image or past its border.
+      The place of the one term that reads the network; ``None`` where there are several, or where
+      it reads more or sees all of the image.
     """
     reading = [term for term in terms if term.layers]
-    if len(reading) != 1 or not network.may_be_cropped:
+    if len(reading) != 1:
         return None
-    layer, sizes = network.layer(reading[0].layers[0]), network.image_shape[:-1]
-    reach, stride = layer.receptive_field, layer.stride
-    if reach is None or stride is None or reach >= max(sizes):
-        return None
-    ends = [(count - 1) * stride + reach for count in layer.shape[:-1]]
-    inside = all(end <= size for end, size in zip(ends, sizes, strict=True))
-    return reading[0].place if inside else None
+    reach = network.layer(reading[0].layers[0]).receptive_field
+    return None if reach is None else reading[0].place
 
 
 def at_place(
@@ -46,11 +40,11 @@ def at_place(
 ) -> Activations:
     """The unit's channel of a layer, right at one place of its grid and nowhere else.
 
-    The gradient of the cut is zero outside of the box, as that of the whole network is, so that
+    The gradient is zero outside of what the place sees, as that of the whole network is, so that
     everything else in an ascent stays what it was.
 
     Args:
-      network: A network with a place by `only_place`.
+      network: The network.
       variables: Its weights.
       image: The whole image.
       name: The layer.
@@ -60,12 +54,11 @@ def at_place(
     Returns:
       The layer with its own grid and one channel.
     """
-    layer = network.layer(name)
-    grid, stride, reach = layer.shape[:-1], layer.stride, layer.receptive_field
-    assert stride is not None and reach is not None
+    grid = network.layer(name).shape[:-1]
+    indices = []
     for axis, index in enumerate(place(unit, grid)):
         if not isinstance(index, int):  # Data: negative ones count from the end of the grid.
             index = jnp.where(index < 0, index + grid[axis], index)
-        image = lax.dynamic_slice_in_dim(image, index * stride, reach, axis)
-    one = network.one_channel(variables, image, name, unit.channel)[name]
+        indices.append(index)
+    one = network.one_channel(variables, image, name, unit.channel, tuple(indices))[name]
     return {name: jnp.broadcast_to(one, (*grid, 1))}

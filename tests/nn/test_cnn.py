@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from featvis_jax.nn.cnn import CNN, Conv
+from featvis_jax.nn.cnn import CNN
 
 # Compiling takes nearly all of the time here, and what is compiled runs once.
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -178,17 +178,6 @@ def test_a_new_network_predicts_nothing_and_standardizes_by_nothing():
     # He's rule for a ReLU: variance 2 / fan-in. The standard error over 576 draws is 3 %.
     kernel = variables["params"]["conv1"]["kernel"]
     assert float(kernel.std() / np.sqrt(2 / (3 * 3 * 1))) == pytest.approx(1, abs=0.1)
-
-
-def test_conv_keeps_its_parameters_where_flax_does(rng):
-    ours, flax = Conv(5, (3, 3), "SAME"), nn.Conv(5, (3, 3), padding="SAME")
-    images = jnp.asarray(rng.standard_normal((2, 6, 7, 3)), jnp.float32)
-    shapes = {"kernel": (3, 3, 3, 5), "bias": (5,)}
-    draws = {name: jnp.asarray(rng.standard_normal(s), jnp.float32) for name, s in shapes.items()}
-    variables = {"params": draws}
-    np.testing.assert_allclose(
-        ours.apply(variables, images), flax.apply(variables, images), rtol=1e-5, atol=1e-5
-    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from featvis_jax.nn import ops
-from featvis_jax.nn.reach import Reach, reaches
+from featvis_jax.nn.programs.reach import Reach, reaches
 
 SHAPE = (24, 20, 1)
 
@@ -33,7 +33,9 @@ CASES = {
     "average": lambda x: lax.reduce_window(x, 0.0, lax.add, (3, 3, 1), (2, 2, 1), "VALID"),
     "flipped": lambda x: jnp.flip(conv(x, 3), axis=0)[:, ::2],
     "concatenated": lambda x: jnp.concatenate([conv(x, 3), conv(x, 5)], axis=-1),
-    "our convolution": lambda x: ops.conv(x[None], jnp.ones((5, 5, 1, 2)))[0],
+    "our convolution": lambda x: ops.conv(
+        x[None], jnp.ones((5, 5, 1, 2)), windows=ops.Windows((5, 5), (1, 1), (1, 1), ((0, 0),) * 2)
+    )[0],
     "transposed axes": lambda x: conv(x.transpose(1, 0, 2), 3),
     "scanned": lambda x: lax.scan(lambda c, row: (c + row, c), jnp.zeros((20, 1)), x)[1],
 }  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from featvis_jax.nn.taps import linen_network
-from tests.nn.test_taps import QUICK_JIT, Block, Recorder, random_weights
+from tests.nn.test_taps import QUICK_JIT, Block, random_weights
 
 
 class Slabs(nn.Module):
@@ -66,7 +66,14 @@ def test_every_call_of_a_shared_module_is_a_layer_of_its_own(rng, shape):
     np.testing.assert_array_equal(np.flatnonzero(reached), np.arange(third, 2 * third))
 
 
-class Doubled(Recorder):
+class Twice(nn.Module):
+    """A layer."""
+
+    def __call__(self, x):
+        return 2 * x
+
+
+class Doubled(Twice):
     """A class that goes on from what its parent computes."""
 
     def __call__(self, x):
@@ -86,7 +93,7 @@ class Transformed(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = Doubled(lambda name: None, name="doubled")(nn.Conv(3, (3, 3), name="stem")(x))
+        x = Doubled(name="doubled")(nn.Conv(3, (3, 3), name="stem")(x))
         axes, keys = {"params": 0}, {"params": True}
         blocks = nn.scan(Loop, variable_axes=axes, split_rngs=keys, length=3)(name="blocks")
         x, _ = blocks(x, None)
@@ -95,15 +102,17 @@ class Transformed(nn.Module):
         return members(2, (3, 3), name="members")(x).mean(0)
 
 
-def test_the_steps_of_a_scan_are_layers_and_what_a_transformation_hides_is_refused(rng):
+def test_what_runs_inside_a_transformation_is_a_layer_for_each_time(rng):
     module, shape = Transformed(), (12, 13, 1)
     network = linen_network(module, random_weights(rng, module, shape), shape)
     found = {layer.name: layer.receptive_field for layer in network.layers}
     blocks = ("blocks/conv", "blocks/conv@2", "blocks/conv@3")
-    assert found == {"stem": 3, "doubled": 3, **dict(zip(blocks, (5, 7, 9), strict=True))}
-    for name in ("again", "again/Conv_0", "members"):
-        with pytest.raises(ValueError, match=f"'{name}' cannot be .* inside a transformation"):
-            network.layer(name)
+    assert found == {
+        **{"stem": 3, "doubled": 3},
+        **dict(zip(blocks, (5, 7, 9), strict=True)),
+        **dict.fromkeys(("again/Conv_0", "again/LayerNorm_0", "again"), 11),
+        **dict.fromkeys(("members", "members@2"), None),  # 13 of 12 by 13 voxels.
+    }
 
     image = jnp.asarray(rng.standard_normal(shape), jnp.float32)
     params = network.variables["params"]
@@ -114,6 +123,11 @@ def test_the_steps_of_a_scan_are_layers_and_what_a_transformation_hides_is_refus
         kernel = jax.tree.map(lambda leaf, i=number: leaf[i], params["blocks"]["conv"])
         made = nn.Conv(3, (3, 3)).apply({"params": kernel}, x)
         expected[name], x = made[0], x + nn.relu(made)
+    x = Block(3).apply({"params": params["again"]}, x)
+    expected["again"] = x[0]
+    for number, name in enumerate(("members", "members@2")):
+        kernel = jax.tree.map(lambda leaf, i=number: leaf[i], params["members"])
+        expected[name] = nn.Conv(2, (3, 3)).apply({"params": kernel}, x)[0]
     read = QUICK_JIT(network.activations, static_argnums=2)
     values = read(network.variables, image, tuple(expected))
     for name, reference in expected.items():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from jax import lax
 
-from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import ascent, objectives, penalties, transforms
 from featvis_jax.visualize.objectives import Unit
@@ -37,6 +38,12 @@ def assert_close(found, expected):
         np.testing.assert_allclose(leaf, reference, rtol=1e-5, atol=1e-5)
 
 
+def uncut(network):
+    """The same network, of which nobody knows how far a layer sees."""
+    layers = tuple(layer._replace(receptive_field=None) for layer in network.layers)
+    return network._replace(layers=layers)
+
+
 def unit_at(position):
     channels = jnp.asarray([1, 2], jnp.int32)
     if position is None:
@@ -58,7 +65,6 @@ CASES = [  # Every place, every change, both ways to name a position, both ranks
 @pytest.mark.parametrize(("rank", "as_data", "place", "changes"), CASES)
 def test_an_ascent_of_a_neuron_is_that_on_the_whole_image(rank, as_data, place, changes):
     network = cnn_network(rank)
-    assert network.may_be_cropped
     grid = network.layer("conv3").shape[:-1]
     position = {"centre": [n // 2 for n in grid], "corner": [0] * rank}.get(
         place, [n - 1 for n in grid]
@@ -68,7 +74,7 @@ def test_an_ascent_of_a_neuron_is_that_on_the_whole_image(rank, as_data, place, 
     recipe = make_recipe(
         objective=objective, optimizer=LINEAR, steps=STEPS, parameterization=pixels()
     )._replace(**CHANGES[changes])
-    whole = network._replace(may_be_cropped=False)
+    whole = uncut(network)
     advance, advance_whole = (jax.jit(ascent.advance(each, recipe)) for each in (network, whole))
     measure, measure_whole = (jax.jit(ascent.measure(each, recipe)) for each in (network, whole))
     states = start(network, recipe, [1, 2], layer="conv3")
@@ -86,42 +92,70 @@ def test_an_ascent_of_a_neuron_is_that_on_the_whole_image(rank, as_data, place, 
 
 def test_it_computes_the_box_alone():
     network = cnn_network(2)
-    seen = []
 
-    def one_channel(variables, image, layer, channel):
-        seen.append(image.shape)
-        return network.one_channel(variables, image, layer, channel)
-
-    watched = network._replace(one_channel=one_channel)
-
-    def shapes(objective, *penalty, network=watched):
-        seen.clear()
+    def convolutions(objective, *penalty):
+        """The spatial shapes of what is convolved."""
         read = ascent.reader(network, [objective, *penalty])
-        jax.eval_shape(read, network.variables, jnp.zeros(network.image_shape), Unit(jnp.int32(1)))
-        return seen
+        unit, image = Unit(jnp.int32(1)), jnp.zeros(network.image_shape)
+        jaxpr = jax.make_jaxpr(read)(network.variables, image, unit)
+        return [
+            equation.invars[0].aval.shape[1:-1]
+            for equation in jaxpr.jaxpr.eqns
+            if equation.primitive.name == "fast_conv"
+        ]
 
     neuron = objectives.neuron("conv3")
-    assert shapes(neuron) == shapes(2 * neuron, penalties.image_l1()) == [(13, 13, 1)]
-    assert shapes(objectives.channel("conv3")) == [(28, 30, 1)]
+    cut, whole = [(13, 13), (9, 9), (3, 3)], [(28, 30), (24, 26), (10, 11)]
+    assert convolutions(neuron) == convolutions(2 * neuron, penalties.image_l1()) == cut
+    assert convolutions(objectives.channel("conv3")) == whole
     # What reads more than the place sees the whole image.
     for more in (objectives.channel("conv3"), objectives.neuron("conv3", position=(0, 0))):
-        assert shapes(neuron + more) == shapes(neuron, more) == [(28, 30, 1)]
-    assert shapes(neuron, network=watched._replace(may_be_cropped=False)) == [(28, 30, 1)]
+        assert convolutions(neuron + more) == convolutions(neuron, more) == whole
 
 
-def test_a_padded_network_is_not_cut():
-    module = CNN(rank=2, features=(2, 4, 4, 4, 4), padding="SAME")
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((28, 30, 1)))
-    assert not linen_network(module, variables, (28, 30, 1)).may_be_cropped
+class Padded(nn.Module):
+    """Padding, strides and dilation, a pooling that sees the border, and a branch around it."""
+
+    rank: int
+
+    @nn.compact
+    def __call__(self, x):
+        window = (3,) * self.rank
+        x = nn.relu(nn.Conv(4, window, name="stem")(x))
+        x = nn.max_pool(x, window, strides=(2,) * self.rank, padding="SAME")
+        around = nn.Conv(4, (1,) * self.rank, strides=1, name="around")(x)
+        x = nn.Conv(4, window, kernel_dilation=2, name="wide")(x)
+        x = nn.pool(jnp.exp(x - 3), 0.0, lax.add, window, (1,) * self.rank, "SAME")
+        return nn.Conv(3, window, feature_group_count=1, name="out")(x + around)
 
 
-def test_a_subclass_is_not_cut():
-    class Changed(CNN):
-        """Nobody knows what it computes."""
+@pytest.mark.parametrize("shape", [(37, 41, 1), (33, 25, 29, 1)], ids=["2-D", "3-D"])
+def test_at_every_place_of_a_padded_network_it_is_what_the_whole_has(rng, shape):
+    module = Padded(len(shape) - 1)
+    network = linen_network(module, module.init(jax.random.key(1), jnp.zeros((1, *shape))), shape)
+    image = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    grid = network.layer("out").shape[:-1]
+    last = [n - 1 for n in grid]
+    places = jnp.asarray([[0] * len(grid), last, [n // 2 for n in grid], [1, *last[1:]]])
 
-    module = Changed(rank=2, features=(2, 4, 4, 4, 4))
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((28, 30, 1)))
-    assert not linen_network(module, variables, (28, 30, 1)).may_be_cropped
+    @jax.jit
+    def compare(variables, image):
+        def at(image, place):
+            unit = Unit(jnp.int32(2), place)
+            return ascent.reader(network, [objectives.neuron("out")])(variables, image, unit)[0]
+
+        def in_whole(image, place):
+            whole = network.activations(variables, image, ("out",))["out"]
+            return whole[(*place, 2)]
+
+        return tuple(
+            jax.vmap(jax.value_and_grad(each), in_axes=(None, 0))(image, places)
+            for each in (at, in_whole)
+        )
+
+    (value, gradient), (expected, whole) = compare(network.variables, image)
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_a_position_beyond_the_grid_is_still_no_number():
@@ -135,6 +169,6 @@ def test_a_position_beyond_the_grid_is_still_no_number():
         return float(read(network.variables, image, unit)[0])
 
     assert np.isnan(at(side, 0))
-    whole = ascent.reader(network._replace(may_be_cropped=False), [objectives.neuron("conv3")])
+    whole = ascent.reader(uncut(network), [objectives.neuron("conv3")])
     last = Unit(jnp.int32(1), jnp.asarray([-1, 0], jnp.int32))
     assert at(-1, 0) == pytest.approx(float(whole(network.variables, image, last)[0]), rel=1e-5)

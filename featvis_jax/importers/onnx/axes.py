@@ -163,26 +163,21 @@ class Reading(NamedTuple):
       pieces: The shape in which every axis holds one thing.
       order: How those axes are transposed.
       shape: ``(*grid, channels)``.
-      channel_axis: Where in ONNX the channels are; ``None`` where they are on several axes.
       is_plain: Whether the axes are batch, channels and the grid as everywhere in ONNX.
     """
 
     pieces: Shape
     order: tuple[int, ...]
     shape: Shape
-    channel_axis: int | None
     is_plain: bool
 
     def read(self, array: Array) -> Array:
         """The activation.
 
         Args:
-          array: As in ONNX, with all channels, or with one where `channel_axis` tells which.
+          array: As in ONNX.
         """
-        pieces, shape = list(self.pieces), list(self.shape)
-        if array.size != math.prod(pieces):
-            pieces[self.order[-1]] = shape[-1] = 1
-        return jnp.transpose(array.reshape(pieces), self.order).reshape(shape)
+        return jnp.transpose(array.reshape(self.pieces), self.order).reshape(self.shape)
 
 
 class _Piece(NamedTuple):
@@ -218,12 +213,10 @@ def reading(axes: Axes) -> Reading | None:
                 return None
         order += places
         shape.append(math.prod(pieces[place].size for place in places))
-    channel_axis = pieces[channels[0]].axis if len(channels) == 1 else None
     return Reading(
         pieces=tuple(piece.size for piece in pieces),
         order=tuple(order),
         shape=tuple(shape),
-        channel_axis=channel_axis,
         is_plain=[piece.axis for piece in pieces] == list(range(1, len(axes)))
         and order == [*range(1, len(pieces)), 0],
     )

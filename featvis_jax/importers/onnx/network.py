@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
 from featvis_jax.importers.onnx import axes, axis_rules
 from featvis_jax.importers.onnx import graph as graphs
 from featvis_jax.importers.onnx.axes import Reading
 from featvis_jax.importers.onnx.files import read_model
-from featvis_jax.importers.onnx.graph import Graph, Step, Value
+from featvis_jax.importers.onnx.graph import Graph, Value
 from featvis_jax.importers.onnx.image import graph_of_image, image_axes
-from featvis_jax.nn.network import Channel, Layer, Network, Variables, select, split_relu
-from featvis_jax.nn.reach import reaches
-from featvis_jax.types import Image
+from featvis_jax.nn.network import Network, Variables
+from featvis_jax.nn.programs.layers import network_of
+from featvis_jax.nn.programs.marks import mark
 
 
 def onnx_network(path: Path | str, *, image_shape: Sequence[int] | None = None) -> Network:
@@ -73,71 +72,37 @@ def onnx_network(path: Path | str, *, image_shape: Sequence[int] | None = None) 
         raise ValueError(f"{path}: {error}") from error
     shape = graph.input_shape
     grid = shape[1:] if image_is_last else (*shape[2:], shape[1])
-    names = frozenset(targets)
 
-    def start(image: Image) -> Value:
-        return Value(image[None], channels_last=not image_is_last)
-
-    def activations(
-        variables: Variables, image: Image, layers: tuple[str, ...]
-    ) -> dict[str, Array]:
-        bases = dict.fromkeys(split_relu(layer, names)[0] for layer in layers)
-        values = {targets[base].value: base for base in bases}
-        computed = _compute(graph, variables, start(image), values)
-        outputs = {base: targets[base].read(computed[value]) for value, base in values.items()}
-        return select(outputs, layers, names)
-
-    def one_channel(
-        variables: Variables, image: Image, layer: str, channel: Channel
-    ) -> dict[str, Array]:
-        base, _ = split_relu(layer, names)
-        target = targets[base]
-        value = None
-        if target.reading.channel_axis == 1:
-            value = _narrowed(graph, variables, start(image), target.value, channel)
-        if value is not None:
-            output = target.read(value)
-        else:
-            whole = _compute(graph, variables, start(image), [target.value])[target.value]
-            output = lax.dynamic_slice_in_dim(target.read(whole), channel, 1, axis=-1)
-        return select({base: output}, (layer,), names)
-
-    def every_layer(variables: Variables, image: Image) -> dict[str, Array]:
-        return dict(activations(variables, image, tuple(targets)))
+    def apply(variables: Variables, images: Array) -> None:
+        values = {graph.input: Value(images, channels_last=not image_is_last)}
+        values.update({name: Value(array) for name, array in variables.items()})
+        for step in graph.steps:
+            taken = graphs.operands(step, values, graph.constants)
+            made = graphs.carry_out(step, taken)
+            values.update(zip(step.node.outputs, made, strict=False))
+        for name, target in targets.items():
+            target.mark(name, values[target.value])
 
     variables = {weight: jnp.asarray(values) for weight, values in graph.weights.items()}
-    seen = reaches(every_layer, variables, grid)
-    layers = tuple(
-        Layer(
-            name=base,
-            operator=target.step.node.operator,
-            shape=target.reading.shape,
-            receptive_field=seen[base].receptive_field if target.has_grid else None,
-            stride=seen[base].stride if target.has_grid else None,
-            has_weights=any(name in graph.weights for name in target.step.node.inputs),
-        )
-        for base, target in targets.items()
-    )
-    return Network(activations, one_channel, variables, tuple(grid), layers, refused=refused)
+    network = network_of(apply, variables, grid)
+    return network._replace(refused=(*network.refused, *refused))
 
 
 class _Target(NamedTuple):
     """An output that can be asked for."""
 
-    step: Step
     value: str
+    operator: str
+    has_weights: bool
     reading: Reading
 
-    @property
-    def has_grid(self) -> bool:
-        """Whether it has more than channels."""
-        return len(self.reading.shape) > 1
-
-    def read(self, value: Value) -> Array:
-        """The activation of one image, channels last."""
+    def mark(self, name: str, value: Value) -> None:
+        """Call it a layer, channels last."""
         if value.channels_last and self.reading.is_plain:
-            return value.array[0]
-        return self.reading.read(graphs.as_in_onnx(value))
+            array = value.array[0]
+        else:
+            array = self.reading.read(graphs.as_in_onnx(value))
+        mark(array[None], name, operator=self.operator, has_weights=self.has_weights)
 
 
 def _targets(
@@ -165,102 +130,9 @@ def _targets(
                     (unique, f"no axis of its shape {shape.shape} is known to be channels.")
                 )
             else:
-                targets[unique] = _Target(step, value, reading)
+                has_weights = any(name in graph.weights for name in step.node.inputs)
+                targets[unique] = _Target(value, step.node.operator, has_weights, reading)
     if not targets:
         names = ", ".join(name for name, _ in refused) or "no numbers"
         raise ValueError(f"of all that it computes ({names}) no axis is known to be channels.")
     return targets, tuple(refused)
-
-
-def _compute(
-    graph: Graph, variables: Variables, image: Value, wanted: Iterable[str]
-) -> dict[str, Value]:
-    """The values asked for, through those steps alone that they need."""
-    missing = set(wanted)
-    needed = []
-    for step in reversed(graph.steps):
-        if missing.intersection(step.node.outputs):
-            needed.append(step)
-            missing.update(step.node.inputs)
-    values = {graph.input: image}
-    values.update({name: Value(array) for name, array in variables.items()})
-    for step in reversed(needed):
-        taken = graphs.operands(step, values, graph.constants)
-        made = graphs.carry_out(step, taken)
-        values.update(zip(step.node.outputs, made, strict=False))
-    return values
-
-
-# ---------------------------------------------------------------------------- a single channel
-
-# The axis of each weight that belongs to the output's channels.
-_KERNELS = {"Conv": (0, 0), "ConvTranspose": (1, 0), "Gemm": (1, -1), "MatMul": (-1,)}
-_NAMES = """
-AveragePool BatchNormalization Clip Dropout Elu Gelu GlobalAveragePool GlobalMaxPool HardSigmoid
-HardSwish Identity InstanceNormalization LeakyRelu MaxPool Mish Relu Selu Sigmoid Softplus Tanh
-"""
-_CHANNEL_BY_CHANNEL = frozenset(_NAMES.split())
-
-
-def _narrowed(
-    graph: Graph, variables: Variables, image: Value, name: str, channel: Channel
-) -> Value | None:
-    """One channel of a value, computed alone; ``None`` where its channels are entangled."""
-    makers = {output: step for step in graph.steps for output in step.node.outputs}
-    behind: list[Step] = []
-    step = makers[name]
-    while (
-        step.node.operator in _CHANNEL_BY_CHANNEL
-        and step.node.inputs[0] in makers
-        and not makers.keys() & set(step.node.inputs[1:])
-    ):
-        behind.append(step)
-        step = makers[step.node.inputs[0]]
-    axes = _kernel_axes(graph, step)
-    if axes is None:
-        return None
-    needed = [n for n in step.node.inputs if n in makers]
-    values = _compute(graph, variables, image, needed)
-    narrow = {
-        weight: Value(lax.dynamic_slice_in_dim(variables[weight], channel, 1, axis=axis))
-        for weight, axis in axes.items()
-    }
-    taken = graphs.operands(step, {**values, **narrow}, graph.constants)
-    (value,) = graphs.carry_out(step, taken)
-    for step in reversed(behind):
-        data, *parameters = step.node.inputs
-        narrow = {data: value}
-        for weight in parameters:
-            if weight in variables:
-                array = variables[weight]
-                if array.ndim == 1:
-                    array = lax.dynamic_slice_in_dim(array, channel, 1, axis=0)
-                narrow[weight] = Value(array)
-        taken = graphs.operands(step, narrow, graph.constants)
-        value = graphs.carry_out(step, taken)[0]
-    return value
-
-
-def _kernel_axes(graph: Graph, step: Step) -> dict[str, int] | None:
-    """The weights to slice, and along which axis."""
-    node, shape = step.node, step.shapes[0]
-    if node.operator not in _KERNELS or node.attributes.get("group", 1) != 1 or shape is None:
-        return None
-    if node.operator == "MatMul" and len(shape.shape) > 2:
-        return None
-    axes = list(_KERNELS[node.operator])
-    if node.operator == "Gemm" and node.attributes.get("transB", 0):
-        axes[0] = 0
-    found = {}
-    for weight, axis in zip(node.inputs[1:], axes, strict=False):
-        if not weight:
-            continue
-        if weight not in graph.weights:
-            return None
-        sizes = graph.weights[weight].shape
-        channels = shape.shape[-1 if node.operator in ("Gemm", "MatMul") else 1]
-        if len(sizes) and sizes[axis] == channels:
-            found[weight] = axis % len(sizes)
-        elif not found:
-            return None  # The kernel itself is not what was expected.
-    return found

@@ -21,7 +21,9 @@ Batch = Float[Array, "batch *spatial channels"]
 Kernel = Float[Array, "*window in_channels out_channels"]
 
 
-def conv(images: Batch, kernel: Kernel, *, windows: Windows, groups: int = 1) -> Array:
+def conv(
+    images: Batch, kernel: Kernel, *, windows: Windows, groups: int = 1, precision: Any = None
+) -> Array:
     """Cross-correlate images with a kernel, as deep learning's "convolution" does.
 
     Args:
@@ -29,6 +31,7 @@ def conv(images: Batch, kernel: Kernel, *, windows: Windows, groups: int = 1) ->
       kernel: ``(*window, in_channels / groups, out_channels)``, as Flax stores it.
       windows: Where the kernel is applied.
       groups: Parts of the channels that do not see each other.
+      precision: As `jax.lax` takes it; a CPU has one.
 
     Returns:
       ``(batch, *out, out_channels)``.
@@ -39,11 +42,17 @@ def conv(images: Batch, kernel: Kernel, *, windows: Windows, groups: int = 1) ->
       >>> conv(jnp.ones((2, 9, 8, 1)), jnp.ones((3, 3, 1, 4)), windows=windows).shape
       (2, 5, 3, 4)
     """
-    return _conv.bind(images, kernel, windows=windows, groups=groups, lanes=0)
+    return _conv.bind(images, kernel, windows=windows, groups=groups, precision=precision, lanes=0)
 
 
 def image_gradient(
-    out: Array, kernel: Kernel, *, windows: Windows, groups: int = 1, spatial: Sequence[int]
+    out: Array,
+    kernel: Kernel,
+    *,
+    windows: Windows,
+    groups: int = 1,
+    spatial: Sequence[int],
+    precision: Any = None,
 ) -> Array:
     """The transpose of `conv` in its images: what each input gets from the outputs that see it.
 
@@ -55,25 +64,36 @@ def image_gradient(
       windows: Likewise.
       groups: Likewise.
       spatial: Spatial shape of the images.
+      precision: As `jax.lax` takes it; a CPU has one.
 
     Returns:
       ``(batch, *spatial, in_channels)``.
     """
     return _image_gradient.bind(
-        out, kernel, windows=windows, groups=groups, spatial=tuple(spatial), lanes=0
+        out,
+        kernel,
+        windows=windows,
+        groups=groups,
+        spatial=tuple(spatial),
+        precision=precision,
+        lanes=0,
     )
 
 
-_conv = define("fast_conv", plain_convolution.conv, on_cpu=cpu_convolution.conv)
+def _on_cpu(implementation: Any) -> Any:
+    return lambda *operands, precision, **parameters: implementation(*operands, **parameters)
+
+
+_conv = define("fast_conv", plain_convolution.conv, on_cpu=_on_cpu(cpu_convolution.conv))
 _image_gradient = define(
     "fast_conv_image_gradient",
     plain_convolution.image_gradient,
-    on_cpu=cpu_convolution.image_gradient,
+    on_cpu=_on_cpu(cpu_convolution.image_gradient),
 )
 _kernel_gradient = define(
     "fast_conv_kernel_gradient",
     plain_convolution.kernel_gradient,
-    on_cpu=cpu_convolution.kernel_gradient,
+    on_cpu=_on_cpu(cpu_convolution.kernel_gradient),
 )
 
 

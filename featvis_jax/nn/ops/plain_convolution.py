@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import lax
 from jaxtyping import Array
@@ -9,7 +11,10 @@ from jaxtyping import Array
 from featvis_jax.nn.ops.windows import Windows
 
 
-def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Array:
+def conv(
+    images: Array, kernel: Array, *, windows: Windows, groups: int, precision: Any = None
+) -> Array:
+    """`featvis_jax.nn.ops.conv`."""
     axes = "XYZUVW"[: images.ndim - 2]
     return lax.conv_general_dilated(
         images,
@@ -18,25 +23,36 @@ def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Arra
         padding=windows.pads,
         rhs_dilation=windows.dilations,
         feature_group_count=groups,
+        precision=precision,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )
 
 
 def image_gradient(
-    out: Array, kernel: Array, *, windows: Windows, groups: int, spatial: tuple[int, ...]
+    out: Array,
+    kernel: Array,
+    *,
+    windows: Windows,
+    groups: int,
+    spatial: tuple[int, ...],
+    precision: Any = None,
 ) -> Array:
+    """`featvis_jax.nn.ops.image_gradient`."""
     shape = (out.shape[0], *spatial, kernel.shape[-2] * groups)
     (gradient,) = jax.linear_transpose(
-        lambda images: conv(images, kernel, windows=windows, groups=groups),
+        lambda images: conv(images, kernel, windows=windows, groups=groups, precision=precision),
         jax.ShapeDtypeStruct(shape, out.dtype),
     )(out)
     return gradient
 
 
-def kernel_gradient(images: Array, out: Array, *, windows: Windows, groups: int) -> Array:
+def kernel_gradient(
+    images: Array, out: Array, *, windows: Windows, groups: int, precision: Any = None
+) -> Array:
+    """The transpose of `conv` in its kernel."""
     shape = (*windows.size, images.shape[-1] // groups, out.shape[-1])
     (gradient,) = jax.linear_transpose(
-        lambda kernel: conv(images, kernel, windows=windows, groups=groups),
+        lambda kernel: conv(images, kernel, windows=windows, groups=groups, precision=precision),
         jax.ShapeDtypeStruct(shape, out.dtype),
     )(out)
     return gradient

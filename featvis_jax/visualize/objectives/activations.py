@@ -44,8 +44,8 @@ def channel(layer: str) -> Objective:
 def neuron(layer: str, *, position: Sequence[int] | None = None) -> Objective:
     """The unit's channel at one place of the layer's grid: f(x) = a[position, channel].
 
-    The image outside of that neuron's receptive field has no gradient and stays as it starts. A
-    network that may be cropped (`Network.may_be_cropped`) is given that field alone.
+    The image outside of that neuron's receptive field has no gradient and stays as it starts; the
+    network computes what lies in the field alone.
 
     Args:
       layer: Name of a layer with a grid; ``NAME/relu`` takes it after its ReLU.

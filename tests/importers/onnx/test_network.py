@@ -206,11 +206,10 @@ def test_only_what_a_layer_needs_is_traced(tmp_path, rng):
         jaxpr = jax.make_jaxpr(lambda v, x: network.activations(v, x, (layer,)))(
             network.variables, image
         )
-        return str(jaxpr).count("name=_valid_conv")
+        return str(jaxpr).count("fast_conv[")
 
     names = [layer.name for layer in network.layers if layer.operator == "Conv"]
-    # The last one's window is a single voxel: a matrix product.
-    assert [convolutions(name) for name in names] == [1, 2, 3, 4, 5, 5]
+    assert [convolutions(name) for name in names] == [1, 2, 3, 4, 5, 6]
     assert network.activations(network.variables, image, ()) == {}
 
 
@@ -229,7 +228,8 @@ def test_one_channel_computes_no_other_channel(tmp_path, rng):
         return {n for n in (11, 13, 26) if f",{n}] =" in str(jaxpr)}
 
     assert made("second") == made("after") == {11}
-    assert 26 in made("grouped")
+    # Its group has one channel of those before it, which is computed alone too.
+    assert made("grouped") == {11}
 
 
 def test_weights_are_arguments_in_float32(case):
@@ -255,7 +255,7 @@ def test_a_network_with_channels_last_inside_its_file(tmp_path, rng):
     found = network.activations(network.variables, image, ("conv", "out"))
     np.testing.assert_array_equal(found["conv"], found["out"])
     one = network.one_channel(network.variables, image, "out", jnp.int32(1))["out"]
-    np.testing.assert_array_equal(one, found["out"][..., 1:2])
+    np.testing.assert_allclose(one, found["out"][..., 1:2], rtol=1e-5, atol=1e-6)
 
 
 def test_names_are_those_of_nodes_and_unique(tmp_path, rng):

@@ -10,8 +10,6 @@ from jaxtyping import Array
 
 from featvis_jax.importers.onnx.operators.registry import Layout, Node, Operator, per_channel
 from featvis_jax.importers.onnx.operators.windows import windows
-from featvis_jax.nn import ops
-from featvis_jax.nn.ops.fusion import apart_from_pooling
 
 
 def _numbers(rank: int) -> tuple[str, str, str]:
@@ -27,24 +25,15 @@ def _conv(node: Node, images: Array, kernel: Array, bias: Array | None = None) -
             f"{images.shape[-1]} channels of an image with spatial shape {images.shape[1:-1]}."
         )
     place = windows(node, images.shape[1:-1], tuple(kernel.shape[2:]))
-    is_point = set(place.size) == {1}
-    if groups == 1 and (is_point or set(place.strides) == set(place.dilations) == {1}):
-        if any(map(any, place.pads)):
-            images = jnp.pad(images, ((0, 0), *place.pads, (0, 0)))
-        if is_point:
-            images = images[(slice(None), *(slice(None, None, step) for step in place.strides))]
-        convolved = ops.conv(images, jnp.moveaxis(kernel, (1, 0), (-2, -1)))
-    else:
-        convolved = lax.conv_general_dilated(
-            images,
-            kernel,
-            window_strides=place.strides,
-            padding=place.pads,
-            rhs_dilation=place.dilations,
-            feature_group_count=groups,
-            dimension_numbers=_numbers(rank),
-        )
-        convolved = apart_from_pooling(convolved)
+    convolved = lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=place.strides,
+        padding=place.pads,
+        rhs_dilation=place.dilations,
+        feature_group_count=groups,
+        dimension_numbers=_numbers(rank),
+    )
     return convolved if bias is None else convolved + per_channel(bias, convolved)
 
 
@@ -60,43 +49,23 @@ def _conv_transpose(node: Node, images: Array, kernel: Array, bias: Array | None
     dilations = tuple(node.attributes.get("dilations", (1,) * rank))
     extra = tuple(node.attributes.get("output_padding", (0,) * rank))
     pads = _transposed_pads(node, images.shape[1:-1], size, strides, dilations, extra)
-    none = ((0, 0),) * rank
-    if (
-        groups == 1
-        and size == strides
-        and (pads, extra, set(dilations)) == (none, (0,) * rank, {1})
-    ):
-        convolved = _blocks(images, kernel)
-    else:
-        # The gradient of a convolution: zeros between the voxels, and the kernel mirrored.
-        kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
-        kernel = jnp.flip(jnp.moveaxis(kernel, 2, 1), axis=range(3, 3 + rank))
-        convolved = lax.conv_general_dilated(
-            images,
-            kernel.reshape(-1, *kernel.shape[2:]),
-            window_strides=(1,) * rank,
-            padding=tuple(
-                ((k - 1) * d - low, (k - 1) * d - high + more)
-                for k, d, (low, high), more in zip(size, dilations, pads, extra, strict=True)
-            ),
-            lhs_dilation=strides,
-            rhs_dilation=dilations,
-            feature_group_count=groups,
-            dimension_numbers=_numbers(rank),
-        )
-        convolved = apart_from_pooling(convolved)
+    # The gradient of a convolution: zeros between the voxels, and the kernel mirrored.
+    kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
+    kernel = jnp.flip(jnp.moveaxis(kernel, 2, 1), axis=range(3, 3 + rank))
+    convolved = lax.conv_general_dilated(
+        images,
+        kernel.reshape(-1, *kernel.shape[2:]),
+        window_strides=(1,) * rank,
+        padding=tuple(
+            ((k - 1) * d - low, (k - 1) * d - high + more)
+            for k, d, (low, high), more in zip(size, dilations, pads, extra, strict=True)
+        ),
+        lhs_dilation=strides,
+        rhs_dilation=dilations,
+        feature_group_count=groups,
+        dimension_numbers=_numbers(rank),
+    )
     return convolved if bias is None else convolved + per_channel(bias, convolved)
-
-
-def _blocks(images: Array, kernel: Array) -> Array:
-    """A transposed convolution whose windows touch and do not overlap: one matrix product."""
-    rank, spatial, size = images.ndim - 2, images.shape[1:-1], kernel.shape[2:]
-    products = images @ kernel.reshape(kernel.shape[0], -1)
-    products = products.reshape(-1, *spatial, kernel.shape[1], *size)
-    pairs = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
-    placed = products.transpose(0, *pairs, 1 + rank)
-    shape = [n * k for n, k in zip(spatial, size, strict=True)]
-    return placed.reshape(-1, *shape, kernel.shape[1])
 
 
 def _transposed_pads(

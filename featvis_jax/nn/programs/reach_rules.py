@@ -1,4 +1,4 @@
-"""How each primitive of JAX moves the voxel intervals that `featvis_jax.nn.reach` follows.
+"""How each primitive of JAX moves the voxel intervals that `featvis_jax.nn.programs.reach` follows.
 
 A rule takes one equation of a program and returns one span per output: ``None`` for what the image
 does not enter.
@@ -77,7 +77,7 @@ def union(spans: Spans) -> Span | None:
 
 def rule(primitive: str) -> Rule:
     """The rule of a primitive; all of the image for one that is not known."""
-    if primitive in _ELEMENTWISE:
+    if is_elementwise(primitive):
         return _elementwise
     if primitive.startswith("reduce_window"):
         return _reduce_window
@@ -88,11 +88,16 @@ def rule(primitive: str) -> Rule:
 
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy
-cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma
-log log1p logistic lt max min mul ne neg nextafter not optimization_barrier or pow reduce_precision
-rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor
+cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite layer le
+lgamma log log1p logistic lt max min mul name ne neg nextafter not optimization_barrier or pow
+reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor
 """
 _ELEMENTWISE = frozenset(_NAMES.split())
+
+
+def is_elementwise(primitive: str) -> bool:
+    """Whether each element of a result comes of the same element of each operand, or a scalar."""
+    return primitive in _ELEMENTWISE
 
 
 def _elementwise(equation: Equation) -> Spans:
@@ -236,8 +241,12 @@ _LARGEST_GROUP = 2**24
 
 
 def _reshape(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
-    """Follow an axis through a merge, a split, or both."""
+    """Follow an axis through a merge, a split, or both, after a transposition if it has one."""
     assert span.axis is not None
+    if parameters["dimensions"] is not None:
+        order = tuple(parameters["dimensions"])
+        shape, span = tuple(shape[i] for i in order), span._replace(axis=order.index(span.axis))
+        assert span.axis is not None
     before, after = _group(shape, output, span.axis)
     sizes, new = [shape[i] for i in before], [output[i] for i in after]
     if not 0 < math.prod(sizes) <= _LARGEST_GROUP:

@@ -24,8 +24,8 @@ from jax.core import Tracer
 from jax.extend import core
 from jaxtyping import PyTree
 
-from featvis_jax.nn import reach_rules
-from featvis_jax.nn.reach_rules import Span
+from featvis_jax.nn.programs import reach_rules
+from featvis_jax.nn.programs.reach_rules import Span
 
 
 class Reach(NamedTuple):
@@ -67,21 +67,39 @@ def reaches(
     closed, outputs = jax.make_jaxpr(
         lambda image, variables: function(variables, image), return_shape=True
     )(image, shapes)
+    found = spans(closed, closed.jaxpr.outvars, image_shape)
+    # A dictionary's leaves come sorted by their keys.
+    return {name: summary(found[i], image_shape[:-1]) for i, name in enumerate(sorted(outputs))}
+
+
+def spans(
+    program: core.ClosedJaxpr, values: Sequence[Any], image_shape: Sequence[int]
+) -> list[list[Span | None]]:
+    """For some values of a program, which voxels along each axis of the image reach them.
+
+    Args:
+      program: Its first argument is the image; its others are weights.
+      values: Variables, or literals, of the program.
+      image_shape: ``(*spatial, channels)``.
+    """
     found: list[list[Span | None]] = []
     for axis, size in enumerate(image_shape[:-1]):
         positions = np.arange(size, dtype=np.float64)
-        inputs: list[Span | None] = [None] * len(closed.jaxpr.invars)
+        inputs: list[Span | None] = [None] * len(program.jaxpr.invars)
         inputs[0] = Span(axis, positions, positions)
         known: list[Any] = [None] * len(inputs)
-        found.append([span for span, _ in _walk(closed, inputs, known)])
-    # A dictionary's leaves come sorted by their keys.
-    return {
-        name: _summary([row[i] for row in found], image_shape[:-1])
-        for i, name in enumerate(sorted(outputs))
-    }
+        environment = _walk(program, inputs, known)
+        found.append([_read(environment, value)[0] for value in values])
+    return [list(of_axes) for of_axes in zip(*found, strict=True)]
 
 
-def _summary(of_axes: Sequence[Span | None], sizes: Sequence[int]) -> Reach:
+def summary(of_axes: Sequence[Span | None], sizes: Sequence[int]) -> Reach:
+    """How far an output sees.
+
+    Args:
+      of_axes: What `spans` found for it.
+      sizes: The image's spatial shape.
+    """
     extents, steps = [], []
     for span, size in zip(of_axes, sizes, strict=True):
         if span is None:
@@ -117,8 +135,8 @@ _Result = tuple[Span | None, Any]
 
 def _walk(
     closed: core.ClosedJaxpr, inputs: Sequence[Span | None], known: Sequence[Any]
-) -> list[_Result]:
-    """Spans, and values where they depend on no argument, of a program's outputs."""
+) -> dict[core.Var, _Result]:
+    """Spans, and contents where they depend on no argument, of all values of a program."""
     jaxpr = closed.jaxpr
     environment: dict[core.Var, _Result] = {}
     for variable, value in zip(jaxpr.constvars, closed.consts, strict=True):
@@ -130,7 +148,14 @@ def _walk(
         operands = [_read(environment, atom) for atom in equation.invars]
         for variable, result in zip(equation.outvars, _apply(equation, operands), strict=True):
             environment[variable] = result
-    return [_read(environment, atom) for atom in jaxpr.outvars]
+    return environment
+
+
+def _outputs(
+    closed: core.ClosedJaxpr, inputs: Sequence[Span | None], known: Sequence[Any]
+) -> list[_Result]:
+    environment = _walk(closed, inputs, known)
+    return [_read(environment, atom) for atom in closed.jaxpr.outvars]
 
 
 def _read(environment: dict[core.Var, _Result], atom: Any) -> _Result:
@@ -147,7 +172,7 @@ def _apply(equation: core.JaxprEqn, operands: Sequence[_Result]) -> list[_Result
     values = [value for _, value in operands]
     if inner:
         branches, skipped = inner
-        results = [_walk(branch, found[skipped:], values[skipped:]) for branch in branches]
+        results = [_outputs(branch, found[skipped:], values[skipped:]) for branch in branches]
         return [
             (
                 reach_rules.union([span for span, _ in outputs]),
