@@ -17,15 +17,19 @@ from featvis_jax.data.volumes import read_grid
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch_weights import load_torch_weights
 from featvis_jax.nn.network import Network, permuted_weights
-from featvis_jax.nn.taps import linen_network, nnx_network
+from featvis_jax.nn.taps import function_network, linen_network, nnx_network
 from featvis_jax.visualize import planning
 
 MODEL_HELP = (
     "A zoo name; the directory of a trained model; NET.onnx; FILE.py:FUNCTION, which returns "
-    "(Linen module, variables, image_shape) or (NNX module, image_shape); or WEIGHTS.safetensors "
-    "of the paper's network in PyTorch's layout."
+    "(Linen module, variables, image_shape), (NNX module, image_shape) or (function of weights and "
+    "images, weights, image_shape); or WEIGHTS.safetensors of the paper's network in PyTorch's "
+    "layout."
 )
-_RETURNS = "(Linen module, variables, image_shape), (NNX module, image_shape), or a Network"
+_RETURNS = (
+    "(Linen module, variables, image_shape), (NNX module, image_shape), "
+    "(function, weights, image_shape), or a Network"
+)
 
 
 class Model(NamedTuple):
@@ -170,10 +174,10 @@ def _from_python(path: Path, name: str, spec: str) -> Network:
                 return linen_network(module, variables, _shape(shape))
             case (nnx.Module() as module, shape):
                 return nnx_network(module, _shape(shape))
-    except Exception as error:  # It runs the user's own code.
-        raise ValueError(
-            f"--model={spec}: the network cannot be applied: {type(error).__name__}: {error}"
-        ) from error
+            case (function, weights, shape) if callable(function):
+                return function_network(function, weights, _shape(shape))
+    except ValueError as error:
+        raise ValueError(f"--model={spec}: this is no network: {error}") from error
     raise ValueError(
         f"--model={spec}: {name}() returned {type(made).__name__}; expected {_RETURNS}."
     )

@@ -23,6 +23,7 @@ from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.data import pipeline, tasks
 from featvis_jax.data.grids import Grid
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
+from featvis_jax.nn.programs import fast
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.store import read_run
@@ -123,7 +124,7 @@ def _classified(
 
     @jax.jit
     def logits(variables: Variables, images: jax.Array) -> jax.Array:
-        return model.module.apply(variables, images)  # pyright: ignore[reportReturnType]
+        return fast(model.module.apply)(variables, images)  # pyright: ignore[reportReturnType]
 
     size = FLAGS.batch
     labels, predicted = [], []

@@ -25,6 +25,7 @@ from featvis_jax.evaluation.concepts import TEMPLATES, Template
 from featvis_jax.evaluation.elements import Element, elements, reach_of, window_of, window_side
 from featvis_jax.evaluation.judge_patches import normalised
 from featvis_jax.nn.cnn import CNN
+from featvis_jax.nn.programs import fast
 
 CLEAN = "clean"
 """The class of patches that show no shape."""
@@ -200,7 +201,7 @@ def _train(
 
     def loss(params: PyTree[Array], index: Array, sign: Array) -> Array:
         images = patches[index] * sign.reshape(-1, *[1] * (patches.ndim - 1))
-        logits = module.apply({**rest, "params": params}, images)
+        logits = fast(module.apply)({**rest, "params": params}, images)
         assert isinstance(logits, jax.Array)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[index]).mean()
 
@@ -222,6 +223,6 @@ def _apply(
     module: CNN, variables: dict[str, PyTree[Array]], patches: Float[Array, "n *grid 1"]
 ) -> Float[Array, "n classes"]:
     """Logits of a batch of patches."""
-    logits = module.apply(variables, jnp.asarray(patches))
+    logits = fast(module.apply)(variables, jnp.asarray(patches))
     assert isinstance(logits, jax.Array)
     return logits

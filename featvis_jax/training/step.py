@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 
 from featvis_jax import memory
 from featvis_jax.data.pipeline import Examples
+from featvis_jax.nn.programs import fast
 from featvis_jax.training import microbatches
 
 Variables = PyTree[Array]
@@ -94,11 +95,11 @@ def compile_step(
     microbatches.check_size(size, batch_size)
     most = num_devices or microbatches.most_devices(size, image_shape)
     devices = microbatches.devices_for(batch_size // size, most=most)
-    statistics = variables["statistics"]
+    statistics, apply = variables["statistics"], fast(model.apply)
 
     def of_part(params: Variables, images: Array, labels: Array) -> tuple[Array, Variables]:
         def loss(params: Variables) -> Array:
-            logits = cast(Array, model.apply({"params": params, "statistics": statistics}, images))
+            logits = cast(Array, apply({"params": params, "statistics": statistics}, images))
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         return jax.value_and_grad(loss)(params)

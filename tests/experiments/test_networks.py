@@ -172,7 +172,7 @@ def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
         networks.load(path + ":absent")
     with pytest.raises(ValueError, match=r"wrong\(\) returned int; expected \(Linen module"):
         networks.load(path + ":wrong")
-    with pytest.raises(ValueError, match="the network cannot be applied"):
+    with pytest.raises(ValueError, match=r"this is no network: .*mine\.py:\d+: Scope"):
         networks.load(path + ":narrow")
     with pytest.raises(ValueError, match=r"broken\(\) failed with KeyError"):
         networks.load(path + ":broken")

@@ -165,7 +165,7 @@ def replaced(equation: core.JaxprEqn, operands: Sequence[Any]) -> Any:
     """The result of an equation by an operation that is fast on CPU; ``None`` if there is none."""
     if not _may_be_replaced(equation):
         return None
-    return _REPLACEMENTS[equation.primitive.name](equation.params, *operands)
+    return _REPLACEMENTS[equation.primitive.name](equation.params, *map(jnp.asarray, operands))
 
 
 def _may_be_replaced(equation: core.JaxprEqn) -> bool:

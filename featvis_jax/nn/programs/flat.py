@@ -22,6 +22,7 @@ from featvis_jax.nn.programs.evaluate import (
     inner,
 )
 from featvis_jax.nn.programs.marks import is_mark
+from featvis_jax.nn.programs.refusal import refusal, refused_effects
 
 # Constants with more elements are given to a program as arguments: XLA would fold them for minutes.
 # Smaller ones, such as the matrices of an interpolation, are worth knowing.
@@ -69,9 +70,18 @@ def trace(
       function: ``(variables, image) -> anything``; what it calls a layer is what counts.
       variables: Its weights, or their shapes.
       image: What the image is.
+
+    Raises:
+      ValueError: It cannot be traced, or has side effects; the message says where and why.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
-    as_written = jax.make_jaxpr(lambda image, variables: function(variables, image))(image, shapes)
+    try:
+        as_written = jax.make_jaxpr(lambda x, variables: function(variables, x))(image, shapes)
+    except Exception as error:  # It runs the user's own code.
+        raise refusal(error) from error
+    effects = refused_effects(as_written)
+    if effects is not None:
+        raise effects
     constants = as_written.consts
     large = [i for i, value in enumerate(constants) if np.size(value) > _LARGEST_CONSTANT]
 
