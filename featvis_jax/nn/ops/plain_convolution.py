@@ -10,6 +10,7 @@ from featvis_jax.nn.ops.windows import Windows
 
 
 def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Array:
+    """`featvis_jax.nn.ops.convolution.conv`."""
     axes = "XYZUVW"[: images.ndim - 2]
     return lax.conv_general_dilated(
         images,
@@ -25,6 +26,7 @@ def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Arra
 def image_gradient(
     out: Array, kernel: Array, *, windows: Windows, groups: int, spatial: tuple[int, ...]
 ) -> Array:
+    """`featvis_jax.nn.ops.convolution.image_gradient`."""
     shape = (out.shape[0], *spatial, kernel.shape[-2] * groups)
     (gradient,) = jax.linear_transpose(
         lambda images: conv(images, kernel, windows=windows, groups=groups),
@@ -34,6 +36,7 @@ def image_gradient(
 
 
 def kernel_gradient(images: Array, out: Array, *, windows: Windows, groups: int) -> Array:
+    """The transpose of `conv` in its kernel."""
     shape = (*windows.size, images.shape[-1] // groups, out.shape[-1])
     (gradient,) = jax.linear_transpose(
         lambda kernel: conv(images, kernel, windows=windows, groups=groups),
