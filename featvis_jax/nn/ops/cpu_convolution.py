@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from featvis_jax.nn.ops import plain_convolution
+from featvis_jax.nn.ops import cpu_patches, plain_convolution
 from featvis_jax.nn.ops.fusion import apart
 from featvis_jax.nn.ops.windows import Windows, shifted, taps
 
@@ -47,7 +47,9 @@ _LARGEST_FOLD = 2**28
 def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Array:
     """`featvis_jax.nn.ops.convolution.conv` on CPU."""
     if not _has_unit_steps(windows, groups):
-        return plain_convolution.conv(images, kernel, windows=windows, groups=groups)
+        if groups > 1:
+            return plain_convolution.conv(images, kernel, windows=windows, groups=groups)
+        return cpu_patches.conv(images, kernel, windows)
     images = _padded(images, windows.pads)
     if set(windows.size) == {1}:
         return _product(images, kernel)
@@ -59,9 +61,11 @@ def image_gradient(
 ) -> Array:
     """`featvis_jax.nn.ops.convolution.image_gradient` on CPU."""
     if not _has_unit_steps(windows, groups):
-        return plain_convolution.image_gradient(
-            out, kernel, windows=windows, groups=groups, spatial=spatial
-        )
+        if groups > 1:
+            return plain_convolution.image_gradient(
+                out, kernel, windows=windows, groups=groups, spatial=spatial
+            )
+        return cpu_patches.image_gradient(out, kernel, windows, spatial)
     gradient = _cpu_image_gradient(out, kernel)
     return _padded(gradient, tuple((-low, -high) for low, high in windows.pads))
 
@@ -74,7 +78,8 @@ def kernel_gradient(images: Array, out: Array, *, windows: Windows, groups: int)
 
 
 def _has_unit_steps(windows: Windows, groups: int) -> bool:
-    return groups == 1 and set(windows.strides) == set(windows.dilations) == {1}
+    steps = {*windows.strides, *windows.dilations}
+    return groups == 1 and steps == {1} and len(windows.size) in (2, 3)
 
 
 def _padded(images: Array, pads: Sequence[tuple[int, int]]) -> Array:
