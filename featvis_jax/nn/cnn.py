@@ -60,7 +60,8 @@ class MaxPool(nn.Module):
         self, images: Float[Array, "batch *spatial channels"]
     ) -> Float[Array, "batch *out channels"]:
         """Pool a batch."""
-        return ops.max_pool(images, window=self.kernel_size[0], strides=self.strides)
+        strides = (self.strides,) * len(self.kernel_size)
+        return nn.max_pool(images, tuple(self.kernel_size), strides)
 
 
 class CNN(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +11,6 @@ from jaxtyping import Array
 
 from featvis_jax.importers.onnx.operators.registry import Layout, Node, Operator
 from featvis_jax.importers.onnx.operators.windows import Windows, windows
-from featvis_jax.nn import ops
-
-# A larger window of `ops.max_pool` would not fit the byte that remembers the maximum's place.
-_MOST_ELEMENTS = 255
 
 
 def _place(node: Node, images: Array) -> Windows:
@@ -37,11 +32,6 @@ def _max_pool(node: Node, images: Array) -> Array:
     if len(node.outputs) > 1 and node.outputs[1]:
         raise node.refuse("the places of the maxima, its second output, are not supported.")
     place = _place(node, images)
-    if place.is_plain and math.prod(place.size) <= _MOST_ELEMENTS:
-        if any(map(any, place.all_pads)):
-            pads = ((0, 0), *place.all_pads, (0, 0))
-            images = jnp.pad(images, pads, constant_values=-jnp.inf)
-        return ops.max_pool(images, window=place.size[0], strides=place.strides[0])
     return lax.reduce_window(
         images,
         -jnp.inf,

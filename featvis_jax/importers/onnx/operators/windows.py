@@ -33,11 +33,6 @@ class Windows(NamedTuple):
             (low, high + more) for (low, high), more in zip(self.pads, self.overhang, strict=True)
         )
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether windows are cubes without dilation, equally far apart along every axis."""
-        return len(set(self.size)) == len(set(self.strides)) == 1 and set(self.dilations) == {1}
-
 
 def windows(node: Node, spatial: tuple[int, ...], size: tuple[int, ...]) -> Windows:
     """Read the windows off a node's attributes.
