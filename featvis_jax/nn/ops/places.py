@@ -7,7 +7,9 @@ offsets for digits. Each digit has room for a stride more than there are offsets
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from featvis_jax.nn.ops.windows import Windows, taps
+from featvis_jax.nn.ops.windows import Windows
 
 
 def weights(windows: Windows) -> tuple[int, ...]:
@@ -33,12 +35,11 @@ def _bases(windows: Windows) -> list[int]:
     return [e + s - 1 for e, s in zip(windows.extents, windows.strides, strict=True)]
 
 
-def offsets(windows: Windows) -> list[tuple[int, ...]]:
-    """How far each element of a window is from its first, in row-major order."""
-    return [
-        tuple(t * d for t, d in zip(tap, windows.dilations, strict=True))
-        for tap in taps(windows.size)
-    ]
+def offsets(windows: Windows, axes: Sequence[int] | None = None) -> list[tuple[int, ...]]:
+    """How far each element of a window is from its first along some axes, in row-major order."""
+    axes = range(len(windows.size)) if axes is None else axes
+    along = (range(0, windows.extents[a], windows.dilations[a]) for a in axes)
+    return list(itertools.product(*along))
 
 
 def sources(place: Array, windows: Windows, padded: tuple[int, ...]) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ def max_over(
     """
     kind, weights = places.kind(windows), places.weights(windows)
     best = found = None
-    for offset in itertools.product(*(along(windows, axis) for axis in axes)):
+    for offset in places.offsets(windows, axes):
         candidate = strided(images, windows, axes, offset)
         number = jnp.asarray(sum(o * weights[a] for o, a in zip(offset, axes, strict=True)), kind)
         its_place = number if place is None else strided(place, windows, axes, offset) + number
@@ -66,11 +66,6 @@ def max_over(
     assert best is not None
     assert found is not None
     return best, found
-
-
-def along(windows: Windows, axis: int) -> range:
-    """The offsets of a window's elements along an axis."""
-    return range(0, windows.extents[axis], windows.dilations[axis])
 
 
 def strided(images: Array, windows: Windows, axes: Sequence[int], offset: Sequence[int]) -> Array:
@@ -93,40 +88,50 @@ def pick(images: Array, place: Array, *, windows: Windows) -> Array:
 
 
 def route(out: Array, place: Array, *, windows: Windows, spatial: tuple[int, ...]) -> Array:
-    """The transpose of `pick`: every element is the sum of what the windows give that chose it."""
-    every = [places.blocks(windows, axis, size) for axis, size in enumerate(spatial)]
-    reached = itertools.product(*(zip(b.starts, b.offsets, strict=True) for b in every))
-    weights, count = places.weights(windows), [b.count for b in every]
-    pads = [(0, 0, 0), *((*b.pads, 0) for b in every), (0, 0, 0)]
-    out = lax.pad(out, jnp.zeros((), out.dtype), pads)
-    # Of a result that is none, the place does not matter: it gives zero.
-    place = lax.pad(place.astype(jnp.int32), jnp.zeros((), jnp.int32), pads)
+    """The transpose of `pick`: every voxel is the sum of what the windows give that chose it."""
+    weights = places.weights(windows)
+
+    def given(offsets: Sequence[Array], out: Array, place: Array) -> Array:
+        here = sum(offset * weight for offset, weight in zip(offsets, weights, strict=True))
+        return jnp.where(place == here, out, 0)
+
+    return from_windows(given, out, place.astype(jnp.int32), windows=windows, spatial=spatial)
+
+
+def from_windows(
+    given: Callable[..., Array], *operands: Array, windows: Windows, spatial: Sequence[int]
+) -> Array:
+    """What every voxel of an image gets from the windows that reach it, added up.
+
+    Args:
+      given: What one window gives: ``(offsets, *operands) -> Array``, of a voxel's offset from the
+        first of the window along each axis, which may lie outside it, and the window's operands.
+      *operands: ``(batch, *out, channels)``; zero where there is no window.
+      windows: Where the windows lie.
+      spatial: The image's spatial shape.
+    """
+    axes = [places.blocks(windows, axis, size) for axis, size in enumerate(spatial)]
+    pads = [(0, 0, 0), *((*axis.pads, 0) for axis in axes), (0, 0, 0)]
+    operands = tuple(lax.pad(each, np.zeros((), each.dtype), pads) for each in operands)
+    rank, count = len(axes), [axis.count for axis in axes]
+    batch, channels = operands[0].shape[0], operands[0].shape[-1]
     # The voxels of a block are an axis of their own, along which its windows are repeated.
-    rank = len(spatial)
-    blocked = (
-        out.shape[0],
-        *itertools.chain(*zip(count, windows.strides, strict=True)),
-        out.shape[-1],
-    )
-    repeated = functools.partial(
-        lax.broadcast_in_dim,
-        shape=blocked,
-        broadcast_dimensions=(0, *range(1, 2 * rank, 2), 2 * rank + 1),
-    )
-    within = sum(
-        lax.broadcasted_iota(jnp.int32, blocked, 2 * axis + 2) * weight
-        for axis, weight in enumerate(weights)
-    )
-    gradient = jnp.zeros((), out.dtype)
-    for window in reached:
-        start = [first for first, _ in window]
-        first = sum(offset * weight for (_, offset), weight in zip(window, weights, strict=True))
-        chosen = repeated(shifted(place, start, count) - first) == within
-        gradient = gradient + jnp.where(chosen, repeated(shifted(out, start, count)), 0)
-    gradient = gradient.reshape(
-        out.shape[0], *(c * s for c, s in zip(count, windows.strides, strict=True)), out.shape[-1]
-    )
-    return shifted(gradient, (0,) * rank, spatial)
+    within = itertools.chain(*zip(count, windows.strides, strict=True))
+    shape = (batch, *within, channels)
+    dimensions = (0, *range(1, 2 * rank, 2), 2 * rank + 1)
+    voxels = [lax.broadcasted_iota(jnp.int32, shape, 2 * axis + 2) for axis in range(rank)]
+    total = None
+    for window in itertools.product(*(zip(a.starts, a.offsets, strict=True) for a in axes)):
+        offsets = [voxel + offset for voxel, (_, offset) in zip(voxels, window, strict=True)]
+        seen = [
+            lax.broadcast_in_dim(shifted(each, [s for s, _ in window], count), shape, dimensions)
+            for each in operands
+        ]
+        part = given(offsets, *seen)
+        total = part if total is None else total + part
+    assert total is not None
+    sizes = (c * s for c, s in zip(count, windows.strides, strict=True))
+    return shifted(total.reshape(batch, *sizes, channels), (0,) * rank, spatial)
 
 
 def sum_pool(images: Array, *, windows: Windows) -> Array:

@@ -16,7 +16,7 @@ from jax.extend import core
 from jax.interpreters import ad
 from jaxtyping import Array, Shaped
 
-from featvis_jax.nn.ops import plain_pooling
+from featvis_jax.nn.ops import cpu_pooling, plain_pooling
 from featvis_jax.nn.ops.primitives import batch_by_folding, define
 from featvis_jax.nn.ops.windows import Windows
 
@@ -93,17 +93,17 @@ def _pooled(primitive: core.Primitive, images: Array, windows: Windows) -> Array
     return primitive.bind(images, windows=windows, lanes=0)
 
 
-_max = define("fast_max_pool", plain_pooling.max_pool, on_cpu=plain_pooling.max_pool)
+_max = define("fast_max_pool", plain_pooling.max_pool, on_cpu=cpu_pooling.max_pool)
 _max_and_place = define(
     "fast_max_pool_and_place",
     plain_pooling.max_and_place,
-    on_cpu=plain_pooling.max_and_place,
+    on_cpu=cpu_pooling.max_and_place,
     multiple_results=True,
 )
-_pick = define("fast_max_pool_pick", plain_pooling.pick, on_cpu=plain_pooling.pick)
-_route = define("fast_max_pool_route", plain_pooling.route, on_cpu=plain_pooling.route)
-_sum = define("fast_sum_pool", plain_pooling.sum_pool, on_cpu=plain_pooling.sum_pool)
-_spread = define("fast_sum_pool_spread", plain_pooling.spread, on_cpu=plain_pooling.spread)
+_pick = define("fast_max_pool_pick", plain_pooling.pick, on_cpu=cpu_pooling.pick)
+_route = define("fast_max_pool_route", plain_pooling.route, on_cpu=cpu_pooling.route)
+_sum = define("fast_sum_pool", plain_pooling.sum_pool, on_cpu=cpu_pooling.sum_pool)
+_spread = define("fast_sum_pool_spread", plain_pooling.spread, on_cpu=cpu_pooling.spread)
 
 
 def _spatial(images: Any, lanes: int) -> tuple[int, ...]:
@@ -111,20 +111,19 @@ def _spatial(images: Any, lanes: int) -> tuple[int, ...]:
 
 
 def _max_tangent(primals: Any, tangents: Any, **parameters: Any) -> Any:
+    if isinstance(tangents[0], ad.Zero):
+        best = _max.bind(*primals, **parameters)
+        return best, _no_tangent(best)
     best, place = _max_and_place.bind(*primals, **parameters)
-    return best, _picked(tangents[0], best, place, parameters)
+    return best, _pick.bind(tangents[0], place, **parameters)
 
 
 def _max_and_place_tangent(primals: Any, tangents: Any, **parameters: Any) -> Any:
     best, place = _max_and_place.bind(*primals, **parameters)
-    tangent = _picked(tangents[0], best, place, parameters)
+    if isinstance(tangents[0], ad.Zero):
+        return (best, place), (_no_tangent(best), _no_tangent(place))
+    tangent = _pick.bind(tangents[0], place, **parameters)
     return (best, place), (tangent, _no_tangent(place))
-
-
-def _picked(tangent: Any, best: Array, place: Array, parameters: dict[str, Any]) -> Any:
-    if isinstance(tangent, ad.Zero):
-        return _no_tangent(best)
-    return _pick.bind(tangent, place, **parameters)
 
 
 def _no_tangent(value: Any) -> ad.Zero:
