@@ -60,8 +60,7 @@ class MaxPool(nn.Module):
         self, images: Float[Array, "batch *spatial channels"]
     ) -> Float[Array, "batch *out channels"]:
         """Pool a batch."""
-        strides = (self.strides,) * len(self.kernel_size)
-        return nn.max_pool(images, tuple(self.kernel_size), strides)
+        return ops.max_pool(images, window=self.kernel_size[0], strides=self.strides)
 
 
 class CNN(nn.Module):
