@@ -9,22 +9,9 @@ import pytest
 import scipy.signal
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from jax import lax
 from jax.test_util import check_grads
-from numpy.lib.stride_tricks import sliding_window_view
 
 from featvis_jax.nn import ops
-
-POOLINGS = [
-    ((9, 8), 3, 1),
-    ((9, 8), 3, 2),
-    ((9, 10), 4, 2),
-    ((7, 8), 2, 3),
-    ((3, 4), 1, 1),
-    ((7, 6, 8), 3, 1),
-    ((6, 5, 4), 2, 2),
-]
-
 
 # Compiling takes nearly all of the time here, and a program of a few voxels gains nothing by it.
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -106,26 +93,6 @@ def value_and_gradients(function, *arguments):
 
     value, gradients = jax.device_get(QUICK_JIT(run)(out, *arguments))
     return out, value, gradients
-
-
-def reference_max_pool(images, window, strides):
-    """The maxima, and each one's place in its image: the first in row-major order."""
-    rank = images.ndim - 2
-    windows = sliding_window_view(images, (window,) * rank, axis=tuple(range(1, rank + 1)))
-    windows = windows[(slice(None), *(slice(None, None, strides),) * rank)]
-    flat = windows.reshape(*windows.shape[: rank + 2], -1)
-    return flat.max(axis=-1), flat.argmax(axis=-1)
-
-
-def reference_max_pool_gradient(images, window, strides, out):
-    rank = images.ndim - 2
-    _, place = reference_max_pool(images, window, strides)
-    gradient = np.zeros(images.shape)
-    for index in np.ndindex(*place.shape):
-        tap = np.unravel_index(place[index], (window,) * rank)
-        source = [i * strides + t for i, t in zip(index[1:-1], tap, strict=True)]
-        gradient[(index[0], *source, index[-1])] += out[index]
-    return gradient
 
 
 @st.composite
@@ -264,77 +231,6 @@ def test_a_nan_reaches_the_outputs_that_see_it_and_no_other_image(rng, inputs, o
         if inputs > 16 or outputs == 1:
             assert not np.isnan(value[~seen]).any()
         assert not np.isnan(value[1]).any()
-
-
-@pytest.mark.parametrize(("shape", "window", "strides"), POOLINGS)
-def test_max_pool_and_its_gradient_match_a_loop_with_and_without_ties(rng, shape, window, strides):
-    distinct = draw(rng, 1, *shape, 3)
-    images = np.concatenate([distinct, rng.integers(0, 2, distinct.shape).astype(np.float32)])
-    out, value, (gradient,) = value_and_gradients(
-        lambda images: ops.max_pool(images, window=window, strides=strides), images
-    )
-    np.testing.assert_array_equal(value, reference_max_pool(images, window, strides)[0])
-    expected = reference_max_pool_gradient(images, window, strides, out)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("shape", "window", "strides"), [((9, 8), 3, 2), ((7, 6, 5), 2, 1)])
-def test_max_pool_breaks_ties_as_lax_does(rng, shape, window, strides):
-    images = rng.integers(0, 2, (2, *shape, 3)).astype(np.float32)
-
-    def of_lax(images):
-        sides = (1, *(window,) * len(shape), 1)
-        steps = (1, *(strides,) * len(shape), 1)
-        return lax.reduce_window(images, -jnp.inf, lax.max, sides, steps, "VALID")
-
-    _, value, (gradient,) = value_and_gradients(
-        lambda images: ops.max_pool(images, window=window, strides=strides), images
-    )
-    _, expected, (expected_gradient,) = value_and_gradients(of_lax, images)
-    np.testing.assert_array_equal(value, expected)
-    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-5)
-
-
-def test_max_pool_lets_nan_win_and_takes_infinities(rng):
-    images = draw(rng, 1, 6, 7, 2)
-    images[0, 2, 3, 0] = np.nan
-    images[0, :, :, 1] = -np.inf
-    images[0, 5, 6, 1] = np.inf
-    value = ops.max_pool(jnp.asarray(images), window=3, strides=1)
-    expected, _ = reference_max_pool(images, 3, 1)  # np.max lets NaN win too
-    np.testing.assert_array_equal(value, expected)
-    assert np.isnan(expected).sum() == 9
-
-
-def test_max_pool_under_vmap_is_a_loop(rng):
-    images = rng.integers(0, 3, (3, 2, 7, 8, 2)).astype(np.float32)
-    out, value, (gradient,) = value_and_gradients(
-        jax.vmap(lambda images: ops.max_pool(images, window=3, strides=2)), images
-    )
-    for unit in range(3):
-        np.testing.assert_array_equal(value[unit], reference_max_pool(images[unit], 3, 2)[0])
-        expected = reference_max_pool_gradient(images[unit], 3, 2, out[unit])
-        np.testing.assert_allclose(gradient[unit], expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(2, 9, 1), (9, 2, 9, 1)])
-def test_a_window_larger_than_the_image_is_refused(shape):
-    images = jnp.zeros((1, *shape))
-    with pytest.raises(ValueError, match=r"window 3 .* shape \(.*2.*larger input grid"):
-        ops.max_pool(images, window=3, strides=1)
-
-
-@pytest.mark.parametrize(("rank", "window"), [(2, 16), (3, 7)])
-def test_a_pooling_window_that_does_not_fit_its_byte_is_refused(rank, window):
-    images = jnp.zeros((1, *(window,) * rank, 1))
-    with pytest.raises(ValueError, match=rf"window of {window} .* in {rank}-D.*smaller window"):
-        ops.max_pool(images, window=window, strides=1)
-
-
-def maxima_of_cubes(images):
-    """Maxima over cubes of two voxels, as `flax.linen.max_pool` computes them."""
-    window = (1, 2, 2, 2, 1)
-    return lax.reduce_window(images, -jnp.inf, lax.max, window, window, "VALID")
 
 
 @pytest.mark.parametrize("window", [(1, 1, 1), (2, 1, 1)])

@@ -20,6 +20,15 @@ def conv(x, window, **options):
     return lax.conv_general_dilated(x[None], kernel, dimension_numbers=names, **options)[0]
 
 
+STRIDED = ops.Windows((3, 3), (2, 2), (1, 1), ((1, 0), (1, 0)))
+DILATED = ops.Windows((2, 3), (1, 1), (3, 2), ((0, 3), (2, 2)))
+
+
+def gradient_of_square(pool, x):
+    """The sum over windows, given back to the voxels of each."""
+    return jax.grad(lambda x: jnp.square(pool(x[None], windows=STRIDED)).sum())(x)
+
+
 CASES = {
     "dilation": lambda x: conv(x, 3, rhs_dilation=(2, 2)),
     "strides": lambda x: conv(conv(x, 3, window_strides=(2, 2)), 3),
@@ -36,6 +45,17 @@ CASES = {
     "our convolution": lambda x: ops.conv(
         x[None], jnp.ones((5, 5, 1, 2)), windows=ops.Windows((5, 5), (1, 1), (1, 1), ((0, 0),) * 2)
     )[0],
+    "our strides": lambda x: ops.conv(x[None], jnp.ones((3, 3, 1, 2)), windows=STRIDED)[0],
+    "our transposition": lambda x: ops.image_gradient(
+        x[None, ::2, ::2], jnp.ones((3, 3, 2, 1)), windows=STRIDED, spatial=SHAPE[:2]
+    )[0],
+    "our maxima": lambda x: ops.max_pool(conv(x, 3)[None], windows=STRIDED)[0],
+    "our maxima, dilated": lambda x: ops.max_pool(x[None], windows=DILATED)[0],
+    "our sums": lambda x: ops.sum_pool(x[None], windows=STRIDED)[0],
+    "our sums, transposed": lambda x: gradient_of_square(ops.sum_pool, x),
+    "our maxima, moved": lambda x: jax.jvp(
+        lambda x: ops.max_pool(x[None], windows=STRIDED)[0], (x,), (x,)
+    )[1],
     "transposed axes": lambda x: conv(x.transpose(1, 0, 2), 3),
     "scanned": lambda x: lax.scan(lambda c, row: (c + row, c), jnp.zeros((20, 1)), x)[1],
 }  # fmt: skip
@@ -59,8 +79,18 @@ def test_no_voxel_beyond_the_field_reaches_an_output_and_the_farthest_do(name):
         assert name == "scanned"
     else:
         assert found.receptive_field == max(extents)
-    strides = {"strides": 2, "pooled by a reshape": 2, "average": 2, "flipped": 2, "scanned": None}
+    strided = ("strides", "pooled by a reshape", "average", "flipped", "our strides", "our maxima")
+    strides = dict.fromkeys((*strided, "our sums", "our maxima, moved"), 2) | {"scanned": None}
     assert found.stride == strides.get(name, 1)
+
+
+def test_what_a_maximum_gives_back_may_go_wherever_its_window_is():
+    found = {
+        pool: reaches(lambda _, x, pool=pool: {"it": gradient_of_square(pool, x)}, {}, SHAPE)["it"]
+        for pool in (ops.max_pool, ops.sum_pool)
+    }
+    # Two windows of 3 that share a voxel.
+    assert found[ops.max_pool] == found[ops.sum_pool] == Reach(5, 1)
 
 
 def test_what_sees_everything_or_nothing():

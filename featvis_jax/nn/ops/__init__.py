@@ -6,7 +6,7 @@ they are written out here, with their gradients (see `docs/performance.md` for t
 """
 
 from featvis_jax.nn.ops.convolution import conv, image_gradient
-from featvis_jax.nn.ops.pooling import max_pool
+from featvis_jax.nn.ops.pooling import max_pool, sum_pool
 from featvis_jax.nn.ops.windows import Windows
 
-__all__ = ["Windows", "conv", "image_gradient", "max_pool"]
+__all__ = ["Windows", "conv", "image_gradient", "max_pool", "sum_pool"]

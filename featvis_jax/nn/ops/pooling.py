@@ -1,183 +1,175 @@
-"""Max-pooling: it remembers each maximum's place in one byte, and routes gradients by slices."""
+"""Pooling with any window, stride, dilation and padding, and its derivatives of any order.
+
+The maximum of a window is one of its elements: what the images' tangents give it is *picked* at the
+place of that element, and what a cotangent gives the images is *routed* there. Both are linear and
+the transpose of each other. So are a sum over windows and its spread.
+"""
 
 from __future__ import annotations
 
-import functools
-import itertools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float
+from jax.extend import core
+from jax.interpreters import ad
+from jaxtyping import Array, Shaped
 
-from featvis_jax.nn.ops.fusion import apart
-from featvis_jax.nn.ops.windows import shifted, taps
+from featvis_jax.nn.ops import cpu_pooling, plain_pooling
+from featvis_jax.nn.ops.primitives import batch_by_folding, define
+from featvis_jax.nn.ops.windows import Windows
 
-Batch = Float[Array, "batch *spatial channels"]
-
-# A place in a max-pooling window that no tap has.
-_NOWHERE = 255
+Batch = Shaped[Array, "batch *spatial channels"]
+Pooled = Shaped[Array, "batch *out channels"]
 
 
-def max_pool(images: Batch, *, window: int, strides: int) -> Float[Array, "batch *out channels"]:
-    """Take the maximum over cubic windows, without padding.
+def max_pool(images: Batch, *, windows: Windows) -> Pooled:
+    """Take the maximum over windows, of which padding is never one.
 
     Where several elements of a window are equal, the first in row-major order gets the gradient,
-    as `jax.lax`'s select-and-scatter has it.
+    as `jax.lax`'s select-and-scatter has it. NaN is larger than anything.
 
     Args:
       images: ``(batch, *spatial, channels)``.
-      window: Side of the window, the same along every axis, at most 15 in 2-D and 6 in 3-D.
-      strides: The step between two windows.
+      windows: Where the windows lie.
 
     Returns:
-      ``(batch, *out, channels)`` with ``out = (spatial - window) // strides + 1``.
+      ``(batch, *out, channels)``; -inf, or an integer's lowest, where a window holds padding alone.
 
     Raises:
-      ValueError: The window is too large, or does not fit into the image.
+      ValueError: No window fits into the image.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), window=2, strides=2)[0, :, :, 0].tolist()
+      >>> images = jnp.arange(16.0).reshape(1, 4, 4, 1)
+      >>> windows = Windows((2, 2), strides=(2, 2), dilations=(1, 1), pads=((0, 0), (0, 0)))
+      >>> max_pool(images, windows=windows)[0, :, :, 0].tolist()
       [[5.0, 7.0], [13.0, 15.0]]
     """
-    if min(images.shape[1:-1]) < window:
-        raise ValueError(
-            f"Max-pooling with window {window} does not fit into an image of shape "
-            f"{images.shape[1:-1]}: use a larger input grid."
-        )
-    rank = images.ndim - 2
-    if window**rank > _NOWHERE:
-        raise ValueError(
-            f"A max-pooling window of {window} has {window**rank} elements in {rank}-D; at most "
-            f"{_NOWHERE} fit the byte that remembers the maximum's place: use a smaller window."
-        )
-    return _max_pool(images, window, strides)
+    return _pooled(_max, images, windows)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_pool(images: Array, window: int, strides: int) -> Array:
-    return _pooled(images, window, strides)[0]
+def sum_pool(images: Batch, *, windows: Windows) -> Pooled:
+    """Add up windows; padding counts as zeros. Mean-pooling is this, divided.
 
+    Args:
+      images: ``(batch, *spatial, channels)``.
+      windows: Where the windows lie.
 
-def _pooled(images: Array, window: int, strides: int) -> tuple[Array, Array]:
-    """`_max_and_place` of a batch, or of a batch of batches under `jax.vmap`."""
+    Returns:
+      ``(batch, *out, channels)``.
 
-    @custom_vmap
-    def pool(images: Array) -> tuple[Array, Array]:
-        here, elsewhere = (
-            functools.partial(compute, window=window, strides=strides)
-            for compute in (_on_cpu, _max_and_place)
-        )
-        return lax.platform_dependent(images, cpu=here, default=elsewhere)
+    Raises:
+      ValueError: No window fits into the image.
 
-    @pool.def_vmap
-    def fold(size: int, is_batched: list[bool], images: Array) -> tuple[tuple[Array, Array], Any]:
-        del is_batched
-        results = pool(images.reshape(-1, *images.shape[2:]))
-        return tuple(r.reshape(size, -1, *r.shape[1:]) for r in results), (True, True)
-
-    return pool(images)
-
-
-def _max_and_place(images: Array, *, window: int, strides: int) -> tuple[Array, Array]:
-    """The maximum of every window, and the number of the tap (uint8) that it came from."""
-    rank = images.ndim - 2
-    shape = [(n - window) // strides + 1 for n in images.shape[1:-1]]
-    best, place = jnp.zeros(()), jnp.zeros((), jnp.uint8)
-    for number, tap in enumerate(taps((window,) * rank)):
-        stop = [t + strides * (n - 1) + 1 for t, n in zip(tap, shape, strict=True)]
-        candidate = lax.slice(
-            images,
-            (0, *tap, 0),
-            (images.shape[0], *stop, images.shape[-1]),
-            (1, *(strides,) * rank, 1),
-        )
-        if number == 0:
-            best, place = candidate, jnp.zeros(candidate.shape, jnp.uint8)
-            continue
-        wins = _wins(candidate, best)
-        best = jnp.where(wins, candidate, best)
-        place = jnp.where(wins, jnp.uint8(number), place)
-    return best, place
-
-
-def _on_cpu(images: Array, *, window: int, strides: int) -> tuple[Array, Array]:
-    """`_max_and_place`, computed once, and with stride 1 along one axis after the other.
-
-    That takes 3 taps per axis in place of all 27. With larger strides XLA does not vectorize it.
+    Example:
+      >>> import jax.numpy as jnp
+      >>> windows = Windows((3,), strides=(1,), dilations=(1,), pads=((1, 1),))
+      >>> sum_pool(jnp.ones((1, 4, 1)), windows=windows)[0, :, 0].tolist()
+      [2.0, 3.0, 3.0, 2.0]
     """
-    if strides > 1:
-        return apart(functools.partial(_max_and_place, window=window, strides=strides), images)
-    best, place = images, jnp.zeros(images.shape, jnp.uint8)
-    for axis in reversed(range(1, images.ndim - 1)):
-        along = functools.partial(_max_along, axis=axis, window=window)
-        best, place = apart(along, best, place)
-    return best, place
+    return _pooled(_sum, images, windows)
 
 
-def _max_along(images: Array, places: Array, *, axis: int, window: int) -> tuple[Array, Array]:
-    """The maximum along one axis, and its place among those along it and the axes behind it."""
-    number = window ** (images.ndim - 2 - axis)
-    length = images.shape[axis] - window + 1
-
-    def part(tap: int) -> tuple[Array, Array]:
-        candidate, place = (
-            lax.slice_in_dim(each, tap, tap + length, axis=axis) for each in (images, places)
+def _pooled(primitive: core.Primitive, images: Array, windows: Windows) -> Array:
+    spatial = images.shape[1:-1]
+    count = windows.count(spatial)
+    if min(count) < 1:
+        raise ValueError(
+            f"Pooling windows of {windows.extents} do not fit into images of shape {spatial}, "
+            f"padded by {windows.pads}: use a larger input grid or a smaller window."
         )
-        return candidate, place + jnp.uint8(tap * number)
-
-    best, place = part(0)
-    for tap in range(1, window):
-        candidate, its_place = part(tap)
-        wins = _wins(candidate, best)
-        best, place = jnp.where(wins, candidate, best), jnp.where(wins, its_place, place)
-    return best, place
-
-
-def _wins(candidate: Array, best: Array) -> Array:
-    # NaN wins, so that a diverged activation is not hidden by its neighbours.
-    return (candidate > best) | jnp.isnan(candidate)
+    # XLA's windows know no negative padding.
+    cut = [(0, 0, 0), *((min(low, 0), min(high, 0), 0) for low, high in windows.pads), (0, 0, 0)]
+    images = lax.pad(images, np.zeros((), images.dtype), cut)
+    pads = tuple((max(low, 0), max(high, 0)) for low, high in windows.pads)
+    # Where there is one window alone along an axis, it needs no stride of less than its extent.
+    strides = tuple(
+        max(extent, stride) if n == 1 else stride
+        for n, extent, stride in zip(count, windows.extents, windows.strides, strict=True)
+    )
+    windows = windows._replace(strides=strides, pads=pads)
+    return primitive.bind(images, windows=windows, lanes=0)
 
 
-def _max_pool_forward(
-    images: Array, window: int, strides: int
-) -> tuple[Array, tuple[Array, tuple[int, ...]]]:
-    best, place = _pooled(images, window, strides)
-    return best, (place, images.shape[1:-1])
+_max = define("fast_max_pool", plain_pooling.max_pool, on_cpu=cpu_pooling.max_pool)
+_max_and_place = define(
+    "fast_max_pool_and_place",
+    plain_pooling.max_and_place,
+    on_cpu=cpu_pooling.max_and_place,
+    multiple_results=True,
+)
+_pick = define("fast_max_pool_pick", plain_pooling.pick, on_cpu=cpu_pooling.pick)
+_route = define("fast_max_pool_route", plain_pooling.route, on_cpu=cpu_pooling.route)
+_sum = define("fast_sum_pool", plain_pooling.sum_pool, on_cpu=cpu_pooling.sum_pool)
+_spread = define("fast_sum_pool_spread", plain_pooling.spread, on_cpu=cpu_pooling.spread)
 
 
-def _max_pool_backward(
-    window: int, strides: int, saved: tuple[Array, tuple[int, ...]], out: Array
-) -> tuple[Array]:
-    place, spatial = saved
-    rank = len(spatial)
-    # Seen in blocks of `strides` inputs, an input at `phase` within its block is reached only by
-    # the taps with tap % strides == phase, from the output tap // strides blocks before its own.
-    # Padded once, every such reach is a plain slice, which XLA fuses and vectorizes.
-    blocks = [-(-n // strides) for n in spatial]
-    reach = (window - 1) // strides
-    pads = [(reach, max(b - m, 0)) for b, m in zip(blocks, out.shape[1:-1], strict=True)]
-    out = jnp.pad(out, ((0, 0), *pads, (0, 0)))
-    place = jnp.pad(place, ((0, 0), *pads, (0, 0)), constant_values=_NOWHERE)
-    out, place = lax.optimization_barrier((out, place))
-
-    phases = []
-    for phase in itertools.product(range(strides), repeat=rank):
-        total = jnp.zeros((), out.dtype)
-        for number, tap in enumerate(taps((window,) * rank)):
-            if all(t % strides == p for t, p in zip(tap, phase, strict=True)):
-                start = [reach - t // strides for t in tap]
-                hit = shifted(place, start, blocks) == number
-                total = total + jnp.where(hit, shifted(out, start, blocks), 0)
-        phases.append(jnp.broadcast_to(total, (out.shape[0], *blocks, out.shape[-1])))
-    gradient = jnp.stack(phases).reshape(*(strides,) * rank, *phases[0].shape)
-    interleaved = [rank, *(a for i in range(rank) for a in (rank + 1 + i, i)), 2 * rank + 1]
-    gradient = gradient.transpose(interleaved)
-    gradient = gradient.reshape(out.shape[0], *(b * strides for b in blocks), out.shape[-1])
-    return (shifted(gradient, (0,) * rank, spatial),)
+def _spatial(images: Any, lanes: int) -> tuple[int, ...]:
+    return tuple(images.aval.shape[lanes + 1 : -1])
 
 
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+def _max_tangent(primals: Any, tangents: Any, **parameters: Any) -> Any:
+    if isinstance(tangents[0], ad.Zero):
+        best = _max.bind(*primals, **parameters)
+        return best, _no_tangent(best)
+    best, place = _max_and_place.bind(*primals, **parameters)
+    return best, _pick.bind(tangents[0], place, **parameters)
+
+
+def _max_and_place_tangent(primals: Any, tangents: Any, **parameters: Any) -> Any:
+    best, place = _max_and_place.bind(*primals, **parameters)
+    if isinstance(tangents[0], ad.Zero):
+        return (best, place), (_no_tangent(best), _no_tangent(place))
+    tangent = _pick.bind(tangents[0], place, **parameters)
+    return (best, place), (tangent, _no_tangent(place))
+
+
+def _no_tangent(value: Any) -> ad.Zero:
+    return ad.Zero(jax.typeof(value).to_tangent_aval())
+
+
+def _linear_in_the_first(primitive: Any, transpose: Any) -> None:
+    """Give a primitive of values and places its derivatives."""
+
+    def tangent_rule(primals: Any, tangents: Any, **parameters: Any) -> Any:
+        _, place = primals
+        found = primitive.bind(*primals, **parameters)
+        tangent, _ = tangents
+        if isinstance(tangent, ad.Zero):
+            return found, _no_tangent(found)
+        return found, primitive.bind(tangent, place, **parameters)
+
+    def transpose_rule(cotangent: Any, values: Any, place: Any, **parameters: Any) -> Any:
+        if isinstance(cotangent, ad.Zero):
+            return [ad.Zero(values.aval), None]
+        return [transpose(cotangent, values, place, **parameters), None]
+
+    ad.primitive_jvps[primitive] = tangent_rule
+    ad.primitive_transposes[primitive] = transpose_rule
+
+
+ad.primitive_jvps[_max] = _max_tangent
+ad.primitive_jvps[_max_and_place] = _max_and_place_tangent
+_linear_in_the_first(
+    _pick,
+    lambda out, images, place, *, lanes, **parameters: _route.bind(
+        out, place, spatial=_spatial(images, lanes), lanes=lanes, **parameters
+    ),
+)
+_linear_in_the_first(
+    _route,
+    lambda images, out, place, *, spatial, **parameters: _pick.bind(images, place, **parameters),
+)
+ad.deflinear2(
+    _sum,
+    lambda out, images, *, lanes, **parameters: [
+        _spread.bind(out, spatial=_spatial(images, lanes), lanes=lanes, **parameters)
+    ],
+)
+ad.deflinear2(
+    _spread, lambda images, out, *, spatial, **parameters: [_sum.bind(images, **parameters)]
+)
+for _primitive in (_max, _max_and_place, _pick, _route, _sum, _spread):
+    batch_by_folding(_primitive, foldable=all)

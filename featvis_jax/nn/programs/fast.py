@@ -277,5 +277,6 @@ def _pooling(pool: Callable[..., Array]) -> Callable[..., Array]:
 
 _REPLACEMENTS = {
     "conv_general_dilated": _convolution,
-    # POOLING
+    "reduce_window_max": _pooling(ops.max_pool),
+    "reduce_window_sum": _pooling(ops.sum_pool),
 }

@@ -323,6 +323,49 @@ def _convolution(equation: Equation) -> Spans:
     return [moved._replace(axis=numbers.out_spec[2 + spatial])]
 
 
+def _our_conv(equation: Equation) -> Spans:
+    """`featvis_jax.nn.ops.conv`, or its transpose in the images, of a kernel without the image."""
+    images, kernel = equation.spans
+    channels = len(equation.shapes[0]) - 1
+    if kernel is not None or (images is not None and images.axis == channels):
+        return _unknown(equation)
+    return [_our_windows(equation, images)]
+
+
+def _our_pooling(equation: Equation) -> Spans:
+    """`featvis_jax.nn.ops` over windows of its operands."""
+    return [_our_windows(equation, union(equation.spans))] * len(equation.outputs)
+
+
+def _our_pick(equation: Equation) -> Spans:
+    images, place = equation.spans
+    return [union([_our_windows(equation, images), place])]
+
+
+def _our_windows(equation: Equation, span: Span | None) -> Span | None:
+    """After `Windows` of the spatial axes, or a transposition of them."""
+    parameters = equation.parameters
+    first, channels = parameters["lanes"] + 1, len(equation.shapes[0]) - 1
+    if span is None or span.axis is None or not first <= span.axis < channels:
+        return span
+    windows, spatial = parameters["windows"], span.axis - first
+    extent, stride = windows.extents[spatial], windows.strides[spatial]
+    low, high = windows.pads[spatial]
+    moved = functools.partial(
+        _windows,
+        span,
+        span.axis,
+        size=windows.size[spatial],
+        dilation=windows.dilations[spatial],
+    )
+    if "spatial" not in parameters:
+        return moved(stride=stride, base_dilation=1, padding=(low, high))
+    before = extent - 1 - low
+    # As many as it takes for every voxel to have a window.
+    after = parameters["spatial"][spatial] + low - (len(span.low) - 1) * stride - 1
+    return moved(stride=1, base_dilation=stride, padding=(before, after))
+
+
 def _dot(equation: Equation) -> Spans:
     parameters, spans, shapes, values = (
         equation.parameters,
@@ -364,6 +407,14 @@ _RULES: dict[str, Rule] = {
     "conv_general_dilated": _convolution,
     "dot_general": _dot,
     "dynamic_slice": _one(_dynamic_slice),
+    "fast_conv": _our_conv,
+    "fast_conv_image_gradient": _our_conv,
+    "fast_max_pool": _our_pooling,
+    "fast_max_pool_and_place": _our_pooling,
+    "fast_max_pool_pick": _our_pick,
+    "fast_max_pool_route": _our_pooling,
+    "fast_sum_pool": _our_pooling,
+    "fast_sum_pool_spread": _our_pooling,
     "pad": _one(_pad),
     "reshape": _one(_reshape),
     "rev": _one(_reverse),
