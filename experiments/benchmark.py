@@ -9,6 +9,7 @@ Operations are those that the job needs, counted from the shapes of the network.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -25,7 +26,9 @@ import jax
 from absl import flags
 
 from experiments import startup
-from experiments.benchmarks import arithmetic, ascents, trainings
+from experiments.benchmarks import arithmetic, ascents, foreign, plain_flax, trainings
+from experiments.benchmarks.ascents import ascent_job, random_network
+from experiments.benchmarks.measuring import Row, in_turns, measure
 from experiments.benchmarks.torch_process import TorchProcess
 from experiments.launch import start
 from featvis_jax.nn.cnn import CNN
@@ -37,107 +40,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Write the table to this TSV file, too.")
 # Compilation is measured, too.
 flags.FLAGS.set_default("compilation_cache", "")
-flags.DEFINE_integer(
-    "rounds", 5, "Rounds that count, in which each side has its turn.", lower_bound=1
-)
-
-# Rounds that do not count: until a process has taken all the memory that it will ask for, the
-# system hands it out page by page, which takes as long as the work.
-_WARM_UP_ROUNDS = 3
 
 _SLICE, _HALF, _WHOLE = (140, 192, 1), (96, 112, 96, 1), (182, 218, 182, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What was measured of a job; NaN where a column has no meaning for it.
-
-    Attributes:
-      job: Its name.
-      ms_per_image_step: Milliseconds for one step of one image.
-      needed_gflop: Operations that takes, in billions.
-      gflops: Rate of needed operations, in billions per second.
-      matmul_gflops: Rate of a large matrix product in the same minutes.
-      fraction_of_matmul: One over the other.
-      peak_mb_per_unit: Memory of the compiled program, per image.
-      compile_s: Seconds that compilation took.
-      torch_ms_per_image_step: The same in PyTorch.
-      torch_ratio: PyTorch's time over ours: above 1, ours is faster.
-      note: What else there is to say.
-    """
-
-    job: str
-    ms_per_image_step: float
-    needed_gflop: float = math.nan
-    gflops: float = math.nan
-    matmul_gflops: float = math.nan
-    fraction_of_matmul: float = math.nan
-    peak_mb_per_unit: float = math.nan
-    compile_s: float = math.nan
-    torch_ms_per_image_step: float = math.nan
-    torch_ratio: float = math.nan
-    note: str = ""
-
-
-Side = tuple[int, Callable[[int], float]]
-"""A batch size, and what runs a number of steps and returns the seconds."""
-
-
-def _measure(
-    job: str,
-    compiled: dict[int, ascents.Compiled],
-    torch: Sequence[tuple[int, TorchProcess]],
-    *,
-    flop: int,
-    steps: int,
-    note: str = "",
-) -> Row:
-    """Time each side at each of its batch sizes, in turns, and compare the best of each."""
-    own_sides: list[Side] = [(batch, job.run) for batch, job in compiled.items()]
-    own, theirs, matmul = _in_turns(own_sides, torch, steps=steps)
-    for _, process in torch:
-        process.close()
-    batch = min(own, key=own.__getitem__)
-    rate = flop / own[batch] / 1e9
-    row = Row(
-        job=job,
-        ms_per_image_step=1e3 * own[batch],
-        needed_gflop=flop / 1e9,
-        gflops=rate,
-        matmul_gflops=matmul,
-        fraction_of_matmul=rate / matmul,
-        peak_mb_per_unit=compiled[batch].peak_bytes / batch / 1e6,
-        compile_s=compiled[batch].compile_seconds,
-        note="; ".join(filter(None, [_batches(own), note])),
-    )
-    if not theirs:
-        return row
-    best = min(theirs.values())
-    return dataclasses.replace(
-        row, torch_ms_per_image_step=1e3 * best, torch_ratio=best / own[batch]
-    )
-
-
-def _in_turns(
-    own: Sequence[Side], torch: Sequence[Side], *, steps: int
-) -> tuple[dict[int, float], dict[int, float], float]:
-    """Median seconds per image and step for every batch size, and the rate of a matrix product."""
-    times: list[dict[int, list[float]]] = [{}, {}]
-    matmul = []
-    for _ in range(_WARM_UP_ROUNDS + FLAGS.rounds):
-        matmul.append(ascents.matmul_gflops())
-        for side, found in zip((own, torch), times, strict=True):
-            for batch, run in side:
-                found.setdefault(batch, []).append(run(steps) / steps / batch)
-    medians = [
-        {batch: statistics.median(values[_WARM_UP_ROUNDS:]) for batch, values in found.items()}
-        for found in times
-    ]
-    return medians[0], medians[1], statistics.median(matmul[_WARM_UP_ROUNDS:])
-
-
-def _batches(seconds: dict[int, float]) -> str:
-    return ", ".join(f"batch {batch}: {1e3 * value:.3g} ms" for batch, value in seconds.items())
 
 
 def _torch_is_installed() -> bool:
@@ -170,12 +74,10 @@ def _ascent(
     module = CNN(rank=len(image_shape) - 1)
     options = {"layer": layer, "layer_l1": layer_l1, "learning_rate": 0.05}
     torch = _torch("ascent", module, image_shape, batches, **options)
-    return _measure(
+    network = random_network(module, image_shape)
+    return measure(
         job,
-        {
-            b: ascents.ascent_job(module, image_shape, layer, batch=b, layer_l1=layer_l1)
-            for b in batches
-        },
+        {b: ascent_job(network, layer, batch=b, layer_l1=layer_l1) for b in batches},
         torch,
         flop=arithmetic.ascent_flop(module, image_shape, layer, one_channel=not layer_l1),
         steps=steps,
@@ -185,18 +87,18 @@ def _ascent(
 def _neuron_2d() -> Row:
     """Channels of conv5 in the middle of its grid, which see a small part of the image."""
     module, batch, steps = CNN(rank=2), 64, 8
-    neuron = objectives.neuron("conv5")
-    reach = ascents.random_network(module, _SLICE).layer("conv5").receptive_field
+    neuron, network = objectives.neuron("conv5"), random_network(module, _SLICE)
+    reach = network.layer("conv5").receptive_field
     assert reach is not None
     options = {"layer": "conv5", "neuron": True, "learning_rate": 0.05}
     torch = _torch("ascent", module, _SLICE, [batch], **options)
     # Without a known place nothing can be cut out for it.
     uncut = dataclasses.replace(neuron, place=None)
-    whole = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, objective=uncut)
-    cut = ascents.ascent_job(module, _SLICE, "conv5", batch=batch, objective=neuron)
+    whole = ascent_job(network, "conv5", batch=batch, objective=uncut)
+    cut = ascent_job(network, "conv5", batch=batch, objective=neuron)
     of_whole = min(whole.run(steps) for _ in range(2)) / steps / batch
     field = (*[reach] * module.rank, 1)
-    row = _measure(
+    row = measure(
         "neuron_2d",
         {batch: cut},
         torch,
@@ -210,7 +112,7 @@ def _neuron_2d() -> Row:
 def _training(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -> Row:
     module = CNN(rank=len(image_shape) - 1)
     torch = _torch("training", module, image_shape, [batch])
-    return _measure(
+    return measure(
         job,
         {batch: trainings.training_job(module, image_shape, batch=batch)},
         torch,
@@ -224,7 +126,7 @@ def _paper_2d() -> Row:
     module, batch, steps = CNN(rank=2), 16, 256
     started = time.perf_counter()
     options = {"batch": batch, "regularization": "rotation_30,tv_0.1,blur_0.5"}
-    compiled = ascents.ascent_job(module, _SLICE, "conv5", **options)
+    compiled = ascent_job(random_network(module, _SLICE), "conv5", **options)
     matmul = ascents.matmul_gflops()
     seconds = sum(compiled.run(steps) for _ in range(64 // batch))
     whole = time.perf_counter() - started
@@ -247,7 +149,7 @@ def _transform(
     job: str, transform: transforms.DescribedTransform, image_shape: tuple[int, ...], *, batch: int
 ) -> Row:
     compiled = ascents.transform_job(transform, image_shape, batch=batch)
-    own, _, matmul = _in_turns([(batch, compiled.run)], [], steps=1)
+    own, _, matmul = in_turns([(batch, compiled.run)], [], steps=1)
     image_bytes = 4 * math.prod(image_shape)
     return Row(
         job=job,
@@ -262,10 +164,10 @@ def _transform(
 
 def _every_50() -> Row:
     """What a costly smoother at every 50th of 256 steps adds in 3-D."""
-    module, shape, steps = CNN(rank=3), (64, 64, 64, 1), 256
+    network, steps = random_network(CNN(rank=3), (64, 64, 64, 1)), 256
     smoother = transforms.every(50, transforms.switching_bilateral())
     jobs = [
-        ascents.ascent_job(module, shape, "conv5", batch=1, projection=projection)
+        ascent_job(network, "conv5", batch=1, projection=projection)
         for projection in (transforms.identity(), smoother)
     ]
     for compiled in jobs:
@@ -283,9 +185,10 @@ def _every_50() -> Row:
 
 def _driven(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -> Row:
     """What a step of the default recipe takes beside one of the strategies of fixed strength."""
-    module, beside = CNN(rank=len(image_shape) - 1), ("recommended", "lucid", "none")
+    network = random_network(CNN(rank=len(image_shape) - 1), image_shape)
+    beside = ("recommended", "lucid", "none")
     jobs = [
-        ascents.ascent_job(module, image_shape, "conv5", batch=batch, regularization=name)
+        ascent_job(network, "conv5", batch=batch, regularization=name)
         for name in ("driven", *beside)
     ]
     for compiled in jobs:
@@ -351,38 +254,72 @@ JOBS: dict[str, Callable[[], Row]] = {
     "driven_2d": lambda: _driven("driven_2d", _SLICE, batch=8, steps=16),
     "driven_3d": lambda: _driven("driven_3d", _HALF, batch=1, steps=8),
     "first_step_2d": _first_step,
+    **{name: functools.partial(plain_flax.row, name) for name in plain_flax.JOBS},
+    **{
+        f"{foreign.PREFIX}{name}": functools.partial(foreign.row, name) for name in foreign.NETWORKS
+    },
 }
 """Every job by its name."""
 
-flags.DEFINE_multi_enum("job", None, list(JOBS), "Job; repeat for several, all by default.")
+GROUPS = ("plain_flax", "foreign")
+"""What stands for all jobs ``GROUP/...``."""
+
+flags.DEFINE_multi_enum(
+    "job",
+    None,
+    [*JOBS, *GROUPS],
+    "Job; repeat for several, all by default. 'foreign' is every 'foreign/...', and so on.",
+)
+
+
+def chosen(asked: Sequence[str]) -> list[str]:
+    """Names of the jobs that are asked for by name or by group, each once.
+
+    Example:
+      >>> chosen(["foreign/sfcn", "plain_flax", "conv5_2d", "plain_flax/2d"])
+      ['foreign/sfcn', 'plain_flax/2d', 'plain_flax/3d', 'conv5_2d']
+    """
+    names: list[str] = []
+    for name in asked:
+        names += [job for job in JOBS if job == name or job.startswith(f"{name}/")]
+    return list(dict.fromkeys(names))
 
 
 def main(_: Sequence[str]) -> None:
     """Run the jobs and print a table, row by row."""
     startup.prepare()
-    names = list(dict.fromkeys(FLAGS.job or JOBS))
     rows: list[Row] = []
     if not _torch_is_installed():
         print("PyTorch is not installed: its columns stay empty.")
+    names = chosen(FLAGS.job or list(JOBS))
+    for name in list(names):
+        if name.startswith(foreign.PREFIX) and (left_out := foreign.left_out(name)):
+            print(left_out)
+            names.remove(name)
     columns = [field.name for field in dataclasses.fields(Row)]
-    print("  ".join(f"{column:>{_width(column)}}" for column in columns[:-1]) + "  note")
+    widths = {column: len(column) for column in columns}
+    widths["job"] = max(map(len, names), default=0)
+    print("  ".join(f"{column:>{widths[column]}}" for column in columns))
+    failed = []
     for name in names:
-        rows.append(JOBS[name]())
+        try:
+            rows.append(JOBS[name]())
+        except (ValueError, RuntimeError) as error:
+            failed.append(name)  # The others are worth their time all the same.
+            print(f"{name} failed: {error}", file=sys.stderr)
+            continue
         row = dataclasses.asdict(rows[-1])
         cells = {name: tables.encode_cell(value, digits=4) for name, value in row.items()}
         print(
-            "  ".join(f"{cells[column]:>{_width(column)}}" for column in columns[:-1]),
-            cells["note"],
-            sep="  ",
+            "  ".join(f"{cells[column]:>{widths[column]}}" for column in columns),
             flush=True,
         )
         if FLAGS.out is not None:
             table = tables.encode_rows([dataclasses.asdict(row) for row in rows], digits=4)
             atomic_write_bytes(Path(FLAGS.out), table)
-
-
-def _width(column: str) -> int:
-    return max(len(column), 17 if column == "job" else 0)
+    print(foreign.summary(rows), end="")
+    if failed:
+        raise ValueError(f"Failed: {', '.join(failed)}; the reasons are above.")
 
 
 if __name__ == "__main__":

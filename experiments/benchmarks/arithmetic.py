@@ -1,8 +1,55 @@
 """How many floating-point operations a job needs, from the shapes of its network alone."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from featvis_jax.nn.cnn import CNN
+
+
+class Convolution(NamedTuple):
+    """A convolution of a foreign network.
+
+    Attributes:
+      kernel: Shape of its weights, in any order of the axes; of groups, what one output meets.
+      positions: Places of the kernel: voxels of the output, of a transposed one of the input.
+      channels: Of its output.
+    """
+
+    kernel: tuple[int, ...]
+    positions: int
+    channels: int
+
+
+def foreign_flop(convolutions: Sequence[Convolution]) -> int:
+    """Operations of one ascent step for one image on one channel of a foreign network's target.
+
+    As of `ascent_flop`; normalizations and activations are left out, too.
+
+    Args:
+      convolutions: Those that the target comes from, the target last.
+
+    Example:
+      >>> stem, target = Convolution((8, 1, 3, 3), 100, 8), Convolution((4, 8, 1, 1), 100, 4)
+      >>> foreign_flop([stem, target]) == 4 * (100 * 72 + 100 * 8)
+      True
+    """
+    products = [each.positions * math.prod(each.kernel) for each in convolutions]
+    products[-1] //= convolutions[-1].channels
+    return 2 * 2 * sum(products)
+
+
+def place_of_target(count: int) -> int:
+    """Which convolution is the target: the one at 80 % of the depth, from 0.
+
+    Args:
+      count: Calls of convolutions in a forward pass; transposed ones are not counted.
+
+    Example:
+      >>> [place_of_target(count) for count in (1, 5, 7, 53)]
+      [0, 4, 5, 42]
+    """
+    return count * 4 // 5
 
 
 def ascent_flop(module: CNN, image_shape: tuple[int, ...], layer: str, *, one_channel: bool) -> int:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from featvis_jax import memory
-from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.network import Network
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.types import Transform
@@ -39,7 +39,7 @@ class Compiled(NamedTuple):
     peak_bytes: int
 
 
-def random_network(module: CNN, image_shape: tuple[int, ...]) -> Network:
+def random_network(module: nn.Module, image_shape: tuple[int, ...]) -> Network:
     """A network with random weights.
 
     Args:
@@ -51,8 +51,7 @@ def random_network(module: CNN, image_shape: tuple[int, ...]) -> Network:
 
 
 def ascent_job(
-    module: CNN,
-    image_shape: tuple[int, ...],
+    network: Network,
     layer: str,
     *,
     batch: int,
@@ -65,8 +64,7 @@ def ascent_job(
     """An ascent on the first `batch` channels of a layer; `run` always starts afresh.
 
     Args:
-      module: The network; its weights are random.
-      image_shape: ``(*spatial, 1)``.
+      network: The network.
       layer: The target.
       batch: Units.
       layer_l1: Whether `penalties.layer_l1` is on, with a weight of 10.
@@ -75,7 +73,6 @@ def ascent_job(
       learning_rate: Of Adam.
       objective: In place of the channel's mean.
     """
-    network = random_network(module, image_shape)
     strategy = presets.strategy(regularization)
     asked = objectives.channel(layer) if objective is None else objective
     image = parameterizations.pixels()

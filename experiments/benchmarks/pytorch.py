@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from experiments import allocator
+from experiments.benchmarks import torch_foreign
+from experiments.benchmarks.torch_process import serve
 from featvis_jax.nn.cnn import CNN
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -125,15 +127,15 @@ def main(job: str, text: str) -> None:
     """Take as many steps as each line asks for, and answer with the seconds.
 
     Args:
-      job: ``"ascent"`` or ``"training"``.
-      text: The arguments of that function as JSON, with ``"rank"`` in place of the network.
+      job: ``"ascent"`` or ``"training"``, or ``"foreign"``, `experiments.benchmarks.torch_foreign`.
+      text: The arguments of that function as JSON, with ``"rank"`` in place of our own network.
     """
     allocator.keep_freed_memory()
     options = json.loads(text)
-    module, image_shape = CNN(rank=options.pop("rank")), tuple(options.pop("image_shape"))
-    run = {"ascent": ascent, "training": training}[job](module, image_shape, **options)
-    for line in sys.stdin:
-        print(run(int(line)), flush=True)
+    if "rank" in options:
+        options["module"] = CNN(rank=options.pop("rank"))
+    options["image_shape"] = tuple(options["image_shape"])
+    serve({"ascent": ascent, "training": training, "foreign": torch_foreign.ascent}[job](**options))
 
 
 if __name__ == "__main__":
