@@ -106,7 +106,7 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
       {'conv1': (38, 42, 2)}
     """
     fields = {name for name in _IN_EVALUATION if isinstance(getattr(module, name, None), bool)}
-    module = module.clone(**{name: _IN_EVALUATION[name] for name in fields})
+    module = module.clone(**{name: _IN_EVALUATION[name] for name in fields})  # pyright: ignore
     options = _options_in_evaluation(type(module).__call__)
 
     def apply(variables: Variables, images: Array) -> None:
@@ -132,7 +132,7 @@ def linen_network(module: nn.Module, variables: Variables, image_shape: Sequence
             return _marked(value, "/".join(called.path), called, has_weights=has_weights)
 
         with nn.intercept_methods(interceptor):
-            module.apply(variables, images, **options)
+            module.apply(variables, images, **options)  # pyright: ignore
 
     return network_of(apply, variables, image_shape)
 

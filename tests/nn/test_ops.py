@@ -1,4 +1,4 @@
-"""Convolution and max-pooling against float64 references, `jax.lax`, and themselves under vmap."""
+"""Convolution against float64 references, `jax.lax`, and itself under vmap."""
 
 import functools
 
@@ -52,7 +52,7 @@ def seen_by(tap, windows, shape):
 def reference_conv(images, kernel, windows, groups=1):
     """Float64 cross-correlation, one tap after the other, with the gradients' function."""
     images, kernel = images.astype(np.float64), kernel.astype(np.float64)
-    shape = windows.count(images.shape[1:-1])
+    shape = windows.counts(images.shape[1:-1])
     filters = kernel.reshape(*windows.size, kernel.shape[-2], groups, -1)
 
     def grouped(array):
@@ -231,6 +231,12 @@ def test_a_nan_reaches_the_outputs_that_see_it_and_no_other_image(rng, inputs, o
         if inputs > 16 or outputs == 1:
             assert not np.isnan(value[~seen]).any()
         assert not np.isnan(value[1]).any()
+
+
+def maxima_of_cubes(images):
+    """Maxima over cubes of two voxels, as `flax.linen.max_pool` computes them."""
+    window = (1, 2, 2, 2, 1)
+    return lax.reduce_window(images, -jnp.inf, lax.max, window, window, "VALID")
 
 
 @pytest.mark.parametrize("window", [(1, 1, 1), (2, 1, 1)])

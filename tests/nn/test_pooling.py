@@ -20,7 +20,7 @@ QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 def elements(images, windows, outside):
     """Every element of every window in float64, ``(elements, batch, *out, channels)``."""
-    counts = windows.count(images.shape[1:-1])
+    counts = windows.counts(images.shape[1:-1])
     taps = []
     for tap in np.ndindex(*windows.size):
         seen = images.astype(np.float64)
@@ -116,7 +116,7 @@ def test_values_and_gradients_match_float64(geometry, seed):
     spatial, windows = geometry
     rng = np.random.default_rng(seed)
     images = np.concatenate([draw(rng, 1, *spatial, 3), tied(rng, 1, *spatial, 3)])
-    out = draw(rng, 2, *windows.count(spatial), 3)
+    out = draw(rng, 2, *windows.counts(spatial), 3)
     found = computed(images, windows, out)
     for value, expected in zip(found, reference(images, windows, out), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
@@ -163,7 +163,7 @@ def test_nan_wins_wherever_it_is_in_a_window_and_infinities_are_numbers(rng):
     images[0, 3, 3, 0] = np.nan
     images[0, :, :, 1] = -np.inf
     images[0, 5, 6, 1] = np.inf
-    out = np.ones((1, *windows.count((6, 7)), 2), np.float32)
+    out = np.ones((1, *windows.counts((6, 7)), 2), np.float32)
     found, _, gradient, _ = computed(images, windows, out)
     expected = elements(images, windows, -np.inf).max(axis=0)  # In which NaN wins too.
     np.testing.assert_array_equal(found, expected)

@@ -38,7 +38,7 @@ def patches(images: Array, windows: Windows, shape: Sequence[int]) -> Array:
 
 def conv(images: Array, kernel: Array, windows: Windows) -> Array:
     """A convolution, of all taps in one product."""
-    shape = windows.count(images.shape[1:-1])
+    shape = windows.counts(images.shape[1:-1])
     return patches(images, windows, shape) @ kernel.reshape(-1, kernel.shape[-1])
 
 

@@ -54,7 +54,7 @@ def _reduced(
 ) -> Array:
     def over(images: Array, axes: Sequence[int]) -> Array:
         if _is_reduction(windows, axes):
-            return reduce(_in_tiles(images, windows, *axes, outside), axis=axes[0] + 2)
+            return reduce(_in_tiles(images, windows, axes[0], outside), axis=axes[0] + 2)
         return functools.reduce(
             combine,
             [strided(images, windows, axes, o) for o in places.offsets(windows, axes)],

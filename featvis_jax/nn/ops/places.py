@@ -62,14 +62,14 @@ class Blocks(NamedTuple):
     """What reaches the voxels of an image along one axis, seen in blocks of as many as a stride.
 
     Attributes:
-      count: Blocks that cover the image.
+      length: Blocks that cover the image.
       pads: Results, none of them real, to add before and after for every block to have its windows.
       starts: The result that reaches the first block, one entry for each window that reaches a
         block, counted with the results before.
       offsets: How far the first voxel of a block is from the first of that window.
     """
 
-    count: int
+    length: int
     pads: tuple[int, int]
     starts: tuple[int, ...]
     offsets: tuple[int, ...]
@@ -78,7 +78,10 @@ class Blocks(NamedTuple):
 def blocks(windows: Windows, axis: int, size: int) -> Blocks:
     """Of an image of this size along an axis."""
     stride, low = windows.strides[axis], windows.pads[axis][0]
-    (results,) = Windows(*(entry[axis : axis + 1] for entry in windows)).count((size,))
+    along = slice(axis, axis + 1)
+    (results,) = Windows(
+        windows.size[along], windows.strides[along], windows.dilations[along], windows.pads[along]
+    ).counts((size,))
     count = -(-size // stride)
     inside = {t * windows.dilations[axis] for t in range(windows.size[axis])}
     # The window that starts at result `first` has the block's first voxel at `offset`.

@@ -58,7 +58,7 @@ def max_over(
         candidate = strided(images, windows, axes, offset)
         number = jnp.asarray(sum(o * weights[a] for o, a in zip(offset, axes, strict=True)), kind)
         its_place = number if place is None else strided(place, windows, axes, offset) + number
-        if best is None:
+        if best is None or found is None:
             best, found = candidate, jnp.broadcast_to(its_place, candidate.shape)
             continue
         wins = _wins(candidate, best)
@@ -113,7 +113,7 @@ def from_windows(
     axes = [places.blocks(windows, axis, size) for axis, size in enumerate(spatial)]
     pads = [(0, 0, 0), *((*axis.pads, 0) for axis in axes), (0, 0, 0)]
     operands = tuple(lax.pad(each, np.zeros((), each.dtype), pads) for each in operands)
-    rank, count = len(axes), [axis.count for axis in axes]
+    rank, count = len(axes), [axis.length for axis in axes]
     batch, channels = operands[0].shape[0], operands[0].shape[-1]
     # The voxels of a block are an axis of their own, along which its windows are repeated.
     within = itertools.chain(*zip(count, windows.strides, strict=True))

@@ -74,7 +74,7 @@ def sum_pool(images: Batch, *, windows: Windows) -> Pooled:
 
 def _pooled(primitive: core.Primitive, images: Array, windows: Windows) -> Array:
     spatial = images.shape[1:-1]
-    count = windows.count(spatial)
+    count = windows.counts(spatial)
     if min(count) < 1:
         raise ValueError(
             f"Pooling windows of {windows.extents} do not fit into images of shape {spatial}, "

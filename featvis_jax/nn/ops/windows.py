@@ -29,7 +29,7 @@ class Windows(NamedTuple):
         """Elements from the first of a window to its last."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.size, self.dilations, strict=True))
 
-    def count(self, spatial: Sequence[int]) -> tuple[int, ...]:
+    def counts(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """How many windows there are in an image of this spatial shape, along each axis."""
         return tuple(
             (low + n + high - extent) // stride + 1

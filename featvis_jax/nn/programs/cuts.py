@@ -18,12 +18,12 @@ class Source(NamedTuple):
 
     Attributes:
       name: Of the number.
-      count: How many values it can have.
+      values: How many values it can have.
       divisor: What it is divided by, rounding down.
     """
 
     name: str
-    count: int
+    values: int
     divisor: int = 1
 
 
@@ -64,7 +64,7 @@ class Cut(NamedTuple):
 
     def sticks_out(self, length: int) -> tuple[int, int]:
         """How many elements before and behind an axis of this length it may hold at most."""
-        last = 0 if self.source is None else (self.source.count - 1) // self.source.divisor
+        last = 0 if self.source is None else (self.source.values - 1) // self.source.divisor
         starts = self.offset, self.offset + self.scale * last
         return max(0, -min(starts)), max(0, max(starts) + self.size - length)
 

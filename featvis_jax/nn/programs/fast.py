@@ -67,7 +67,7 @@ def fast(function: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
             for place, array in zip(places, arrays, strict=True):
                 given[place] = array
             inputs, options = jax.tree.unflatten(structure, given)
-            return function(*inputs, **options)
+            return function(*inputs, **options)  # pyright: ignore
 
         arrays = [leaves[place] for place in places]
         program, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)

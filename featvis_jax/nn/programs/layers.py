@@ -105,7 +105,7 @@ def network_of(
     ) -> dict[str, Array]:
         base, _ = split_relu(layer, names)
         plan = plan_of_channel(base, place is not None)
-        sources = {"channel": channel}
+        sources: dict[str, Any] = {"channel": channel}
         sources.update({f"place {i}": index for i, index in enumerate(place or ())})
         (found,) = plan.run(inputs(plan, variables, image), sources, apply_fast)
         return select({base: targets[base].read(found)}, (layer,), names)

@@ -177,5 +177,5 @@ def _is_pointwise(equation: core.JaxprEqn) -> bool:
     if name == "custom_jvp_call":
         inner = flattened(equation.params["call_jaxpr"])
         return all(_is_pointwise(each) for each in inner.jaxpr.eqns)
-    is_constant = name == "broadcast_in_dim" and not equation.invars[0].aval.shape
+    is_constant = name == "broadcast_in_dim" and not equation.invars[0].aval.shape  # pyright: ignore
     return is_constant or (is_elementwise(name) and len(equation.outvars) == 1)
