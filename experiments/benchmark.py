@@ -2,10 +2,12 @@ r"""Measure how fast this machine does the library's work, beside what it could 
 
     python -m experiments.benchmark --out=benchmark.tsv
     python -m experiments.benchmark --job=conv5_2d --job=train_2d
+    python -m experiments.benchmark --job=foreign --job=foreign/sfcn --job=plain_flax
 
 Every job is measured in turns with the same work in PyTorch (where torch is installed) and with a
 large matrix product, so that the ratios hold on a machine that is busy with other things too.
-Operations are those that the job needs, counted from the shapes of the network.
+Operations are those that the job needs, counted from the shapes of the network. docs/performance.md
+says how a processor with AVX-512 is measured as one without.
 """
 
 import dataclasses

@@ -44,7 +44,7 @@ JOBS = {
 
 
 class PlainLinen(nn.Module):
-    """The layers of `CNN` up to conv5, in Linen.
+    """The layers of `CNN` before its logits, in Linen.
 
     Attributes:
       shapes: Whose shapes it has.
@@ -54,7 +54,7 @@ class PlainLinen(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Activations of conv5."""
+        """Activations after all layers."""
         rank = self.shapes.rank
         for number, (features, pool) in enumerate(
             zip(self.shapes.features, self.shapes.pools, strict=True), 1
