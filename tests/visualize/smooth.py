@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from featvis_jax.nn.cnn import Conv
 from featvis_jax.nn.taps import Network, linen_network
 
 
@@ -22,8 +21,8 @@ class Smooth(nn.Module):
         window = (3,) * (images.ndim - 2)
         x = (images - 0.4) / 0.25
         for number, features in enumerate((4, 8), start=1):
-            x = nn.tanh(Conv(features, window, name=f"conv{number}")(x))
-        return Conv(16, window, name="conv3")(x)
+            x = nn.tanh(nn.Conv(features, window, padding="VALID", name=f"conv{number}")(x))
+        return nn.Conv(16, window, padding="VALID", name="conv3")(x)
 
 
 def smooth_network(image_shape) -> Network:

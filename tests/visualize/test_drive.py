@@ -7,7 +7,6 @@ import optax
 import pytest
 from flax import linen as nn
 
-from featvis_jax.nn.cnn import Conv
 from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import ascent, objectives, parameterizations, penalties, presets
 from featvis_jax.visualize.drive import Drive, after_step, directed, relaxed, settling
@@ -151,8 +150,8 @@ class Silent(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        x = nn.relu(Conv(1, (3, 3), name="edges")(images))
-        return Conv(1, (3, 3), name="out")(x)
+        x = nn.relu(nn.Conv(1, (3, 3), padding="VALID", name="edges")(images))
+        return nn.Conv(1, (3, 3), padding="VALID", name="out")(x)
 
 
 def test_a_unit_behind_silent_relus_wanders_until_it_responds():

@@ -101,13 +101,13 @@ def _max_over_tiles(
 
 def pick(images: Array, place: Array, *, windows: Windows) -> Array:
     """`featvis_jax.nn.ops.plain_pooling.pick` on CPU."""
-    if len(places.offsets(windows)) > MOST_SLICES:
+    if len(places.offsets(windows, range(len(windows.size)))) > MOST_SLICES:
         return plain_pooling.pick(images, place, windows=windows)
 
     def chosen(images: Array, place: Array) -> Array:
         axes, weights = range(len(windows.size)), places.weights(windows)
         found = jnp.zeros(place.shape, images.dtype)
-        for offset in places.offsets(windows):
+        for offset in places.offsets(windows, range(len(windows.size))):
             here = sum(o * weight for o, weight in zip(offset, weights, strict=True))
             is_here = place == np.asarray(here, place.dtype)
             found = jnp.where(is_here, strided(images, windows, axes, offset), found)
@@ -150,7 +150,7 @@ def _stages(windows: Windows, channels: int) -> list[tuple[int, ...]]:
     """Which axes are pooled together, the last first."""
     axes = tuple(range(len(windows.size)))
     if not any(_overlap(windows, axis) for axis in axes):
-        if len(places.offsets(windows)) <= MOST_SLICES:
+        if len(places.offsets(windows, range(len(windows.size)))) <= MOST_SLICES:
             return [axes]
     elif channels < _FEW_CHANNELS and len(places.offsets(windows, axes[-2:])) <= MOST_SLICES:
         return [axes[-2:], *((axis,) for axis in reversed(axes[:-2]))]

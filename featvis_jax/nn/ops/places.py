@@ -35,9 +35,8 @@ def _bases(windows: Windows) -> list[int]:
     return [e + s - 1 for e, s in zip(windows.extents, windows.strides, strict=True)]
 
 
-def offsets(windows: Windows, axes: Sequence[int] | None = None) -> list[tuple[int, ...]]:
+def offsets(windows: Windows, axes: Sequence[int]) -> list[tuple[int, ...]]:
     """How far each element of a window is from its first along some axes, in row-major order."""
-    axes = range(len(windows.size)) if axes is None else axes
     along = (range(0, windows.extents[a], windows.dilations[a]) for a in axes)
     return list(itertools.product(*along))
 

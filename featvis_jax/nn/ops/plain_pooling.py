@@ -33,7 +33,7 @@ def max_pool(images: Array, *, windows: Windows) -> Array:
 def max_and_place(images: Array, *, windows: Windows) -> tuple[Array, Array]:
     """The maximum of every window and its place, as `places` numbers it."""
     best, place = padded(images, windows, lowest(images)), None
-    if len(places.offsets(windows)) <= MOST_SLICES:
+    if len(places.offsets(windows, range(len(windows.size)))) <= MOST_SLICES:
         return max_over(best, place, windows, range(len(windows.size)))
     for axis in reversed(range(len(windows.size))):
         best, place = max_over(best, place, windows, [axis])
