@@ -9,6 +9,7 @@ import pytest
 import scipy.signal
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from jax import lax
 from jax.test_util import check_grads
 
 from featvis_jax.nn import ops
