@@ -158,7 +158,7 @@ def test_conv_is_the_cross_correlation_of_scipy(rng, shape):
             )
             for i in range(2)
         )
-        np.testing.assert_allclose(value[..., output], expected, rtol=1e-5, atol=1e-5)
+        assert_close(value[..., output], expected)
 
 
 @pytest.mark.parametrize(("strides", "dilations", "groups"), [(1, 1, 1), (2, 1, 2), (1, 2, 1)])
@@ -228,8 +228,8 @@ def test_a_nan_reaches_the_outputs_that_see_it_and_no_other_image(rng, inputs, o
         seen = np.zeros(value.shape, bool)
         seen[(0, *(slice(0, 3),) * len(shape))] = True
         assert np.isnan(value[seen]).all()
-        # Columns that are taken for channels meet in one product, and NaN times zero is NaN.
-        if inputs > 16 or outputs == 1:
+        # What minimal filtering finds together meets in sums, and NaN less NaN is NaN.
+        if outputs == 1:
             assert not np.isnan(value[~seen]).any()
         assert not np.isnan(value[1]).any()
 

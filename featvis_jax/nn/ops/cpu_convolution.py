@@ -1,22 +1,18 @@
-"""Convolution with stride 1, and its gradients, written for CPU.
+"""Convolution with any window, stride, dilation, padding and groups, written for CPU.
 
-* A window of one voxel is a matrix product. It has to be one: JAX 0.10.2 computes a wide
-  convolution in 2-D and a pooling in 3-D that reads its images as planes in one kernel, wrongly;
-* A VALID convolution is several times slower than a SAME one whose border is cut off;
-* a convolution of one channel, or to one channel, is a memory-bound job that shifted slices do
-  about ten times faster;
-* an image gradient is a SAME convolution with the mirrored kernel, which XLA hands to a fast
-  library, and not the transpose of a convolution, which it does not;
-* of 16 channels or fewer the library is not asked: neighbouring columns, taken for channels, make
-  them enough;
-* the weight gradient is fastest one image at a time: the patches of one image fit in the cache and
-  meet the output gradient in a single matrix product;
-* a 3-D convolution is a 2-D one whose leading axis moved into the batch (its position) and into
-  the channels (its taps), or, of many channels, four in place of six by Winograd's way;
-* a weight gradient goes Winograd's way along the leading axis, which also saves a third of the
-  unfolding: in 3-D always, in 2-D where channels are many;
-* in 3-D it goes a few planes at a time: of a whole volume the unfolded copies would be the largest
-  part of a training's memory.
+XLA's own are fast for stride 1 in 2-D alone. What makes the others so is, for
+
+* any window: matrix products of a few planes at a time, with fewer multiplications where neighbours
+  share them (`cpu_products`). A product is also what XLA computes rightly: JAX 0.10.2 computes
+  a wide convolution in 2-D and a pooling in 3-D that reads its images as planes in one kernel,
+  and errs by its size;
+* an image gradient with stride 1: it is a convolution with the mirrored kernel;
+* an image gradient with a larger stride: inputs at the same place between two windows see the same
+  taps, so that it is a convolution with stride 1 that has the inputs of one stride as channels; or,
+  of many channels, one product gives what each tap sends back, and slices of that are added up;
+* a dilation: every so many voxels are an image of their own, in the batch;
+* one output channel: a product gives each tap as a channel of its own, to be shifted and added up;
+* groups of one channel: shifted images, each times its tap, added up.
 """
 
 from __future__ import annotations
@@ -24,405 +20,271 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from featvis_jax.nn.ops import cpu_patches, plain_convolution
-from featvis_jax.nn.ops.fusion import apart
+from featvis_jax.nn.ops import cpu_products, plain_convolution
+from featvis_jax.nn.ops.cpu_kernel_gradient import kernel_gradient
+from featvis_jax.nn.ops.cpu_products import in_parts, padded
 from featvis_jax.nn.ops.windows import Windows, shifted, taps
 
-Batch = Float[Array, "batch *spatial channels"]
-Kernel = Float[Array, "*window in_channels out_channels"]
+__all__ = ["conv", "image_gradient", "kernel_gradient"]
 
-# Planes of a volume whose part of a weight gradient is computed at once; more are no faster.
-_PLANES = 8
-# Bytes of a batch of volumes, taps along the leading axis taken for channels, beyond which it goes
-# a few planes at a time too.
-_LARGEST_FOLD = 2**28
+# Channels of the output from which on it pays to send each tap back by itself, with a stride.
+_MANY_OUTPUTS = 32
 
 
 def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Array:
     """`featvis_jax.nn.ops.convolution.conv` on CPU."""
-    if not _has_unit_steps(windows, groups):
-        if groups > 1:
-            return plain_convolution.conv(images, kernel, windows=windows, groups=groups)
-        return cpu_patches.conv(images, kernel, windows)
-    images = _padded(images, windows.pads)
+    if not _is_served(images, windows):
+        return plain_convolution.conv(images, kernel, windows=windows, groups=groups)
+    if groups > 1:
+        if kernel.shape[-2] == kernel.shape[-1] // groups == 1:
+            return _channel_by_channel(images, kernel, windows)
+        return _group_by_group(functools.partial(conv, windows=windows), images, kernel, groups)
     if set(windows.size) == {1}:
-        return _product(images, kernel)
-    return _cpu_conv(images, kernel)
+        return _at_windows(padded(images, windows.pads), windows) @ kernel.reshape(
+            kernel.shape[-2:]
+        )
+    if set(windows.strides) == {1} and max(windows.dilations) > 1:
+        return _conv_of_interleaved(images, kernel, windows)
+    if kernel.shape[-1] == 1 and kernel.shape[-2] > 1 and set(windows.strides) == {1}:
+        return _conv_to_one_channel(images, kernel, windows)
+    return cpu_products.conv(images, kernel, windows)
 
 
 def image_gradient(
     out: Array, kernel: Array, *, windows: Windows, groups: int, spatial: tuple[int, ...]
 ) -> Array:
     """`featvis_jax.nn.ops.convolution.image_gradient` on CPU."""
-    if not _has_unit_steps(windows, groups):
-        if groups > 1:
-            return plain_convolution.image_gradient(
-                out, kernel, windows=windows, groups=groups, spatial=spatial
-            )
-        return cpu_patches.image_gradient(out, kernel, windows, spatial)
-    gradient = _cpu_image_gradient(out, kernel)
-    return _padded(gradient, tuple((-low, -high) for low, high in windows.pads))
-
-
-def kernel_gradient(images: Array, out: Array, *, windows: Windows, groups: int) -> Array:
-    """The transpose of `conv` in its kernel, on CPU."""
-    if not _has_unit_steps(windows, groups):
-        return plain_convolution.kernel_gradient(images, out, windows=windows, groups=groups)
-    return _cpu_kernel_gradient(_padded(images, windows.pads), out)
-
-
-def _has_unit_steps(windows: Windows, groups: int) -> bool:
-    steps = {*windows.strides, *windows.dilations}
-    return groups == 1 and steps == {1} and len(windows.size) in (2, 3)
-
-
-def _padded(images: Array, pads: Sequence[tuple[int, int]]) -> Array:
-    """With zeros around it, or cut."""
-    zero = jnp.zeros((), images.dtype)
-    return lax.pad(images, zero, [(0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)])
-
-
-def _product(images: Array, kernel: Array) -> Array:
-    """A convolution whose window is one voxel."""
-    return images @ kernel.reshape(kernel.shape[-2:])
-
-
-def _placed(part: Array, tap: Sequence[int], shape: Sequence[int]) -> Array:
-    """The transpose of `shifted`: `part` at `tap` within zeros of the spatial shape `shape`."""
-    pads = [(t, n - t - m) for t, n, m in zip(tap, shape, part.shape[1:], strict=False)]
-    return jnp.pad(part, ((0, 0), *pads, (0, 0)))
-
-
-def _filters(weights: Array, rank: int) -> Array:
-    """One weight per output channel, ready to multiply a batch."""
-    return weights.reshape((1,) * (rank - 1) + (-1,))
-
-
-def _fold_leading_axis(images: Array, width: int) -> Array:
-    """(batch, x, ..., c) -> (batch * (x - width + 1), ..., width * c): leading taps as channels."""
-    length = images.shape[1] - width + 1
-    stacked = jnp.concatenate([images[:, t : t + length] for t in range(width)], axis=-1)
-    return stacked.reshape(-1, *stacked.shape[2:])
-
-
-def _cpu_conv(images: Array, kernel: Array) -> Array:
-    window, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    shape = [n - w + 1 for n, w in zip(images.shape[1:-1], window, strict=True)]
-    if inputs == 1:
-        return apart(lambda kernel, images: _shifted_sum(images, kernel), kernel, images)
-    if outputs == 1:
-        # All taps in one matrix product, each as a channel of its own; then add them up, shifted.
-        products = images @ jnp.moveaxis(kernel[..., 0], -1, 0).reshape(inputs, -1)
-        return functools.reduce(
-            jnp.add,
-            [shifted(products[..., i : i + 1], tap, shape) for i, tap in enumerate(taps(window))],
+    if not _is_served(out, windows):
+        return plain_convolution.image_gradient(
+            out, kernel, windows=windows, groups=groups, spatial=spatial
         )
-    if _winograd_pays(kernel):
-        return _winograd(images, kernel, _cpu_conv)
-    if len(window) == 3:
-        if window[0] * images.nbytes > _LARGEST_FOLD:
-            return _by_planes(functools.partial(_folded_conv, kernel=kernel), images, window[0])
-        return _folded_conv(images, kernel)
-    return _flat_conv(images, kernel)
+    if set(windows.strides) == {1}:
+        mirrored = _swapped(jnp.flip(kernel, range(kernel.ndim - 2)), groups)
+        reach = [extent - 1 for extent in windows.extents]
+        pads = tuple(
+            (r - low, n + low - m)
+            for r, (low, _), n, m in zip(reach, windows.pads, spatial, out.shape[1:-1], strict=True)
+        )
+        return conv(out, mirrored, windows=windows._replace(pads=pads), groups=groups)
+    back = functools.partial(image_gradient, windows=windows, spatial=spatial)
+    if groups > 1:
+        return _group_by_group(back, out, kernel, groups)
+    if set(windows.size) == {1}:
+        return _at_inputs(out @ kernel.reshape(kernel.shape[-2:]).T, windows, spatial)
+    if max(windows.dilations) == 1 and kernel.shape[-1] < _MANY_OUTPUTS:
+        return _gradient_by_strides(out, kernel, windows, spatial)
+    return _gradient_by_taps(out, kernel, windows, spatial)
 
 
-def _folded_conv(images: Array, kernel: Array) -> Array:
-    """A VALID convolution of volumes, by one in 2-D of all their planes."""
-    (depth, *window), (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window, depth * inputs, outputs)
-    found = _cpu_conv(_fold_leading_axis(images, depth), flat_kernel)
-    return found.reshape(len(images), -1, *found.shape[1:])
+def _is_served(images: Array, windows: Windows) -> bool:
+    return len(windows.size) <= 3 and images.dtype in (jnp.float32, jnp.float64)
 
 
-def _by_planes(conv: Callable[[Array], Array], images: Array, width: int) -> Array:
-    """A VALID convolution of volumes, a few planes of its result at a time.
-
-    Args:
-      conv: What it is of a part of the volumes.
-      images: ``(batch, *spatial, channels)``.
-      width: Of the window along that axis.
-    """
-    length = images.shape[1] - width + 1
-    if length <= _PLANES:
-        return conv(images)
-
-    def add(found: Array, part: Array) -> tuple[Array, None]:
-        # The last part begins early enough to be whole; where it meets the one before it, both
-        # find the same.
-        start = jnp.minimum(part * _PLANES, length - _PLANES)
-        seen = lax.dynamic_slice_in_dim(images, start, _PLANES + width - 1, axis=1)
-        return lax.dynamic_update_slice_in_dim(found, conv(seen), start, axis=1), None
-
-    result = jax.eval_shape(conv, images[:, : _PLANES + width - 1])
-    empty = jnp.zeros((len(images), length, *result.shape[2:]), result.dtype)
-    return lax.scan(add, empty, jnp.arange(-(-length // _PLANES)))[0]
+def _swapped(kernel: Array, groups: int) -> Array:
+    """With input and output channels swapped, in each group."""
+    *window, inputs, outputs = kernel.shape
+    grouped = kernel.reshape(*window, inputs, groups, outputs // groups)
+    return grouped.swapaxes(-1, -3).reshape(*window, outputs // groups, groups * inputs)
 
 
-def _winograd_pays(kernel: Array) -> bool:
-    """Whether a third of the products is worth two more passes over the activations."""
-    return kernel.ndim == 5 and kernel.shape[0] == 3 and math.prod(kernel.shape[-2:]) >= 512
-
-
-def _winograd(images: Array, kernel: Array, flat_conv: Callable[[Array, Array], Array]) -> Array:
-    """A convolution in 3-D by ones in 2-D, four for every two results along the leading axis.
-
-    The fold has six products there, Winograd's F(2, 3) four.
-
-    Args:
-      images: ``(batch, *spatial, channels)``.
-      kernel: ``(3, *window, in_channels, out_channels)``.
-      flat_conv: What is done along the other axes.
-
-    References:
-      Winograd, Arithmetic complexity of computations, 1980
-      Lavin and Gray, Fast algorithms for convolutional neural networks, 2016
-    """
-    batch, length = images.shape[0], images.shape[1] - 2
-    first, second, third = kernel
-    sums = (first + second + third) / 2, (first - second + third) / 2
-    m, n, o, p = (
-        flat_conv(part.reshape(-1, *part.shape[2:]), filters)
-        for part, filters in zip(_differences(images), (first, *sums, third), strict=True)
+def _at_windows(images: Array, windows: Windows, tap: Sequence[int] | None = None) -> Array:
+    """What one tap of every window sees, the first unless said otherwise, of padded images."""
+    shape = windows.counts(
+        [n - sum(pair) for n, pair in zip(images.shape[1:-1], windows.pads, strict=True)]
     )
-    found = jnp.stack([m + n + o, n - o - p], axis=1)
-    return found.reshape(batch, -1, *found.shape[2:])[:, :length]
-
-
-def _differences(images: Array) -> tuple[Array, Array, Array, Array]:
-    """What Winograd multiplies, from each four images along the leading axis that two results see.
-
-    The leading axis is padded to an even length.
-    """
-    images = _even_along_leading_axis(images)
-    pairs = images.shape[1] // 2 - 1
-    a, b, c, d = (images[:, i : i + 2 * pairs - 1 : 2] for i in range(4))
-    return a - c, b + c, c - b, b - d
-
-
-def _even_along_leading_axis(images: Array) -> Array:
-    return jnp.pad(images, ((0, 0), (0, images.shape[1] % 2), *((0, 0),) * (images.ndim - 2)))
-
-
-def _flat_conv(images: Array, kernel: Array) -> Array:
-    """A VALID convolution in 2-D, by XLA's library for SAME ones."""
-    (rows, columns), (inputs, outputs) = kernel.shape[:2], kernel.shape[2:]
-    if rows == columns == 1:  # Of a volume whose window has more along the leading axis alone.
-        return _product(images, kernel)
-    block = _columns_per_block(inputs, outputs)
-    height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
-    filters = _block_filters(kernel, block)
-    # Blocks of results, and the blocks of inputs that each of them sees.
-    blocks, reach = -(-width // block), filters.shape[1]
-    # The last of them may see columns behind the image, but such results are cut off.
-    seen = _in_blocks(images, block, blocks + reach - 1)
-    found = shifted(
-        _same_conv(seen, filters), ((rows - 1) // 2, (reach - 1) // 2), (height, blocks)
+    start = [t * d for t, d in zip(tap or (0,) * len(shape), windows.dilations, strict=True)]
+    index = (
+        slice(a, a + (n - 1) * s + 1, s)
+        for a, n, s in zip(start, shape, windows.strides, strict=True)
     )
-    return found.reshape(-1, height, blocks * block, outputs)[:, :, :width]
+    return images[(slice(None), *index)]
 
 
-def _block_filters(kernel: Array, block: int) -> Array:
-    """What a kernel is where `block` columns are one, with the channels of all of them.
-
-    Each column of a block of results has a filter: the kernel, so many columns further right.
-    """
-    rows, columns, inputs, outputs = kernel.shape
-    reach = -(-(columns - 1) // block) + 1
-    moved = [
-        jnp.pad(kernel, ((0, 0), (i, reach * block - columns - i), (0, 0), (0, 0)))
-        for i in range(block)
+def _at_inputs(parts: Array, windows: Windows, spatial: Sequence[int]) -> Array:
+    """The transpose of `_at_windows` of images of that spatial shape, with the padding's."""
+    zero = jnp.zeros((), parts.dtype)
+    pads = [
+        (-low, n + low - (m - 1) * s - 1, s - 1)
+        for (low, _), n, m, s in zip(
+            windows.pads, spatial, parts.shape[1:-1], windows.strides, strict=True
+        )
     ]
-    return jnp.stack(moved, axis=3).reshape(rows, reach, block * inputs, block * outputs)
+    return lax.pad(parts, zero, [(0, 0, 0), *pads, (0, 0, 0)])
 
 
-def _in_blocks(images: Array, block: int, count: int) -> Array:
-    """The columns of images, padded, in blocks: ``(batch, rows, count, block * channels)``."""
-    pad = count * block - images.shape[2]
-    images = jnp.pad(images, ((0, 0), (0, 0), (0, pad), (0, 0)))
-    return images.reshape(*images.shape[:2], count, -1)
-
-
-def _columns_per_block(inputs: int, outputs: int) -> int:
-    """How many neighbouring columns to take for channels, until there are the library's 32.
-
-    Each result of a block then has products with columns that it does not see, and zeros for them:
-    with a window of 3 a block of two columns meets 4, a block of four 8.
-    """
-    most = max(inputs, outputs)
-    return 1 if most > 16 else 2 if most > 8 else 4
-
-
-def _shifted_sum(images: Array, kernel: Array) -> Array:
-    """A convolution of one channel: shifted images, each times its tap, added up."""
-    window = kernel.shape[:-2]
-    shape = [n - w + 1 for n, w in zip(images.shape[1:-1], window, strict=True)]
-    return functools.reduce(
-        jnp.add,
-        [
-            shifted(images, tap, shape) * _filters(kernel[(*tap, 0)], images.ndim)
-            for tap in taps(window)
-        ],
-    )
-
-
-def _same_conv(images: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=(1,) * (images.ndim - 2),
-        padding="SAME",
-        dimension_numbers=("NXYC", "XYIO", "NXYC"),
-    )
-
-
-def _cpu_image_gradient(out: Array, kernel: Array) -> Array:
-    window, (inputs, outputs) = kernel.shape[:-2], kernel.shape[-2:]
-    spatial = [n + w - 1 for n, w in zip(out.shape[1:-1], window, strict=True)]
-    if inputs == 1 and len(window) == 2:
-        products = out @ kernel.reshape(-1, outputs).T
-        return functools.reduce(
-            jnp.add,
-            [_placed(products[..., i : i + 1], tap, spatial) for i, tap in enumerate(taps(window))],
-        )
-    if outputs == 1:
-        placed = jnp.concatenate([_placed(out, tap, spatial) for tap in taps(window)], axis=-1)
-        return placed @ kernel.reshape(-1, inputs)
-    if _winograd_pays(kernel):
-        # What an input gets is a convolution, along the leading axis with the mirrored kernel.
-        out = jnp.pad(out, ((0, 0), (2, 2), (0, 0), (0, 0), (0, 0)))
-        return _winograd(out, jnp.flip(kernel, 0), _cpu_image_gradient)
-    if len(window) == 3:
-        flat_kernel = jnp.moveaxis(kernel, 0, 2).reshape(*window[1:], -1, outputs)
-        folded = _cpu_image_gradient(out.reshape(-1, *out.shape[2:]), flat_kernel)
-        parts = folded.reshape(*out.shape[:2], *folded.shape[1:-1], window[0], inputs)
-        return functools.reduce(
-            jnp.add,
-            [_placed(parts[..., t, :], (t, 0, 0), spatial) for t in range(window[0])],
-        )
-    # A convolution of `out` with the mirrored kernel; half of its border is what SAME adds.
-    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(-1, -2)
-    if set(window) == {1}:
-        return _product(out, mirrored)
-    if _columns_per_block(inputs, outputs) == 1:
-        pads = [(w // 2, (w - 1) // 2) for w in window]
-        # Behind the barrier XLA cannot move the border into the convolution, which its fast
-        # library would then not take.
-        out = lax.optimization_barrier(jnp.pad(out, ((0, 0), *pads, (0, 0))))
-        return _same_conv(out, mirrored)
-    # Apart, since XLA would route the gradient of a pooling into blocks of columns one by one.
-    out = jnp.pad(out, ((0, 0), *((w - 1, w - 1) for w in window), (0, 0)))
-    return apart(lambda kernel, images: _flat_conv(images, kernel), mirrored, out)
-
-
-def _cpu_kernel_gradient(images: Array, out: Array) -> Array:
-    window = tuple(n - m + 1 for n, m in zip(images.shape[1:-1], out.shape[1:-1], strict=True))
-    if len(window) == 3:
-        return _sum_over_planes(_kernel_gradient_of_volume, images, out)
-    return _flat_kernel_gradient(images, out, window)
-
-
-def _sum_over_planes(gradient: Callable[[Array, Array], Array], images: Array, out: Array) -> Array:
-    """A kernel gradient of volumes, added up over a few planes of `out` at a time."""
-    length, width = out.shape[1], images.shape[1] - out.shape[1] + 1
-    planes = _PLANES if length >= 2 * _PLANES else length
-    parts = -(-length // planes)
-
-    def add(total: Array, number: Array) -> tuple[Array, None]:
-        image, part = number // parts, number % parts
-        # The last part begins early enough to be whole; what it shares with the one before it
-        # counts there.
-        start = jnp.minimum(part * planes, length - planes)
-        seen = lax.dynamic_slice_in_dim(images[image][None], start, planes + width - 1, axis=1)
-        own = lax.dynamic_slice_in_dim(out[image][None], start, planes, axis=1)
-        is_new = start + jnp.arange(planes) >= part * planes
-        own = jnp.where(is_new.reshape(1, -1, 1, 1, 1), own, 0)
-        return total + gradient(seen, own), None
-
-    kernel = jax.eval_shape(gradient, images, out)
-    numbers = jnp.arange(len(images) * parts)
-    return lax.scan(add, jnp.zeros(kernel.shape, kernel.dtype), numbers)[0]
-
-
-def _kernel_gradient_of_volume(images: Array, out: Array) -> Array:
-    """The kernel gradient in 3-D, by ones in 2-D."""
-    width = images.shape[1] - out.shape[1] + 1
-    if width == 3:
-        return _winograd_kernel_gradient(images, out, _cpu_kernel_gradient)
-    flat = _cpu_kernel_gradient(_fold_leading_axis(images, width), out.reshape(-1, *out.shape[2:]))
-    channels = images.shape[-1], out.shape[-1]
-    return jnp.moveaxis(flat.reshape(*flat.shape[:2], width, *channels), 2, 0)
-
-
-def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) -> Array:
-    """The kernel gradient in 2-D, of few channels with neighbouring columns taken for channels."""
-    kernel = jax.ShapeDtypeStruct((*window, images.shape[-1], out.shape[-1]), out.dtype)
-    # Blocks of a single channel take longer than its few patches.
-    block = 1 if images.shape[-1] == 1 else _columns_per_block(*kernel.shape[2:])
-    as_filters = functools.partial(_block_filters, block=block)
-    filters = jax.eval_shape(as_filters, kernel)
-    (rows, reach), blocks = filters.shape[:2], -(-out.shape[2] // block)
-    images, out = _in_blocks(images, block, blocks + reach - 1), _in_blocks(out, block, blocks)
-
-    def of_image(image: Array, out: Array) -> Array:
-        if rows == 3 and math.prod(filters.shape[2:]) >= 2048:
-            # Its factors are images too, whose windows are one row high.
-            found = _winograd_kernel_gradient(image[None], out[None], _product_of_patches)
-            return found.reshape(filters.shape)
-        return _product_of_patches(image, out)
-
-    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + of_image(*pair), None
-
-    total, _ = lax.scan(add, jnp.zeros(filters.shape, out.dtype), (images, out))
-    (gradient,) = jax.linear_transpose(as_filters, kernel)(total)
-    return gradient
-
-
-def _product_of_patches(image: Array, out: Array) -> Array:
-    """The kernel gradient of one image in 2-D, by a single matrix product.
-
-    With `out` zero-padded to rows of the image's length, every tap of the flattened image is one
-    contiguous run, so that the patches cost no strided copies.
-    """
-    (rows, columns, inputs), outputs = image.shape, out.shape[-1]
-    window, length = (rows - out.shape[0] + 1, columns - out.shape[1] + 1), rows * columns
-    starts = [row * columns + column for row, column in taps(window)]
-
-    def flattened(image: Array, out: Array) -> tuple[Array, Array]:
-        row = jnp.pad(image.reshape(length, inputs).T, ((0, 0), (0, starts[-1])))
-        padded = jnp.pad(out, (*((0, w - 1) for w in window), (0, 0)))
-        return row, padded.reshape(length, outputs)
-
-    # Apart, since XLA would transpose the image anew for every tap.
-    row, gradient = apart(flattened, image, out)
-    patches = jnp.concatenate([row[:, s : s + length] for s in starts])
-    return (patches @ gradient).reshape(*window, inputs, outputs)
-
-
-def _winograd_kernel_gradient(
-    images: Array, out: Array, flat_gradient: Callable[[Array, Array], Array]
+def _group_by_group(
+    function: Callable[..., Array], images: Array, kernel: Array, groups: int
 ) -> Array:
-    """The kernel gradient that goes with `_winograd`, by F(3, 2).
+    """What a function without groups makes of each group's images and kernel."""
+    images = jnp.moveaxis(images.reshape(*images.shape[:-1], groups, -1), -2, 0)
+    kernel = jnp.moveaxis(kernel.reshape(*kernel.shape[:-1], groups, -1), -2, 0)
+    found = jax.vmap(functools.partial(function, groups=1))(images, kernel)
+    found = jnp.moveaxis(found, 0, -2)
+    return found.reshape(*found.shape[:-2], -1)
 
-    Args:
-      images: ``(batch, *spatial, in_channels)``.
-      out: ``(batch, *out, out_channels)``, two shorter along the leading axis.
-      flat_gradient: What is done along the other axes.
+
+def _channel_by_channel(images: Array, kernel: Array, windows: Windows) -> Array:
+    """A convolution of each channel with a filter of its own."""
+    images = padded(images, windows.pads)
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    parts = (
+        _at_windows(images, windows, tap) * kernel[(*tap, 0)].reshape(shape)
+        for tap in taps(windows.size)
+    )
+    return functools.reduce(jnp.add, parts)
+
+
+def _conv_of_interleaved(images: Array, kernel: Array, windows: Windows) -> Array:
+    """A dilated convolution, with every so many voxels for images of their own."""
+    spatial, dilations = images.shape[1:-1], windows.dilations
+    shape, rank = windows.counts(spatial), len(spatial)
+    # As many of each as the last of them has.
+    counts = [
+        -(-(low + n + high) // d)
+        for n, (low, high), d in zip(spatial, windows.pads, dilations, strict=True)
+    ]
+    ends = [
+        count * d - low - n
+        for n, (low, _), d, count in zip(spatial, windows.pads, dilations, counts, strict=True)
+    ]
+    images = padded(images, [(low, e) for (low, _), e in zip(windows.pads, ends, strict=True)])
+    split = [x for pair in zip(counts, dilations, strict=True) for x in pair]
+    images = images.reshape(len(images), *split, -1)
+    axes = range(1, 1 + 2 * rank, 2)
+    images = images.transpose(0, *(a + 1 for a in axes), *axes, 2 * rank + 1)
+    batch = images.shape[: rank + 1]
+    images = images.reshape(math.prod(batch), *counts, -1)
+    ones = (1,) * rank
+    found = cpu_products.conv(images, kernel, Windows(windows.size, ones, ones, ((0, 0),) * rank))
+    parts = found.shape[1:-1]
+    found = _interleaved(found.reshape(*batch, *parts, -1), dilations)
+    return shifted(found, (0,) * rank, shape)
+
+
+def _interleaved(parts: Array, steps: Sequence[int]) -> Array:
+    """``(batch, *steps, *spatial, channels)``, each of the parts every so many voxels of one."""
+    rank = len(steps)
+    order = (axis for i in range(1, rank + 1) for axis in (rank + i, i))
+    whole = [n * step for n, step in zip(parts.shape[rank + 1 : -1], steps, strict=True)]
+    return parts.transpose(0, *order, 2 * rank + 1).reshape(len(parts), *whole, -1)
+
+
+def _conv_to_one_channel(images: Array, kernel: Array, windows: Windows) -> Array:
+    filters = kernel.reshape(-1, kernel.shape[-2])
+    # Each tap in front, so that the shifted parts are contiguous.
+    products = jnp.einsum("ti,...i->t...", filters, images)[..., None]
+    parts = (
+        _at_windows(padded(product, windows.pads), windows, tap)
+        for product, tap in zip(products, taps(windows.size), strict=True)
+    )
+    return functools.reduce(jnp.add, parts)
+
+
+class _Blocks(NamedTuple):
+    """The inputs of one stride each, along every axis, counted from where the padding begins.
+
+    Attributes:
+      first: Number of the block where the images begin.
+      count: How many there are in the images.
+      reach: Of the windows that see a block, the first begins so many blocks before it.
     """
 
-    def factors(images: Array, out: Array) -> tuple[tuple[Array, ...], ...]:
-        out = _even_along_leading_axis(out)
-        even, odd = out[:, ::2], out[:, 1::2]
-        pairs = zip(
-            _differences(images), (even, (even + odd) / 2, (even - odd) / 2, odd), strict=True
-        )
-        return tuple(tuple(each.reshape(-1, *each.shape[2:]) for each in pair) for pair in pairs)
+    first: list[int]
+    count: list[int]
+    reach: list[int]
 
-    m, n, o, p = (flat_gradient(*pair) for pair in apart(factors, images, out))
-    return jnp.stack([m + n + o, n - o, n + o - p])
+
+def _blocks(windows: Windows, spatial: Sequence[int]) -> _Blocks:
+    lows, strides = [low for low, _ in windows.pads], windows.strides
+    first = [low // s for low, s in zip(lows, strides, strict=True)]
+    count = [
+        -(-(low + n) // s) - f for low, n, s, f in zip(lows, spatial, strides, first, strict=True)
+    ]
+    reach = [(extent - 1) // s for extent, s in zip(windows.extents, strides, strict=True)]
+    return _Blocks(first, count, reach)
+
+
+def _out_of_blocks(
+    found: Array, windows: Windows, blocks: _Blocks, spatial: Sequence[int]
+) -> Array:
+    """``(batch, *blocks, inputs of a block * channels)`` as the images they are blocks of."""
+    rank = len(spatial)
+    found = found.reshape(*found.shape[: rank + 1], *windows.strides, -1)
+    axes = range(1, rank + 1)
+    found = found.transpose(0, *(rank + a for a in axes), *axes, 2 * rank + 1)
+    start = [
+        low - f * s
+        for (low, _), f, s in zip(windows.pads, blocks.first, windows.strides, strict=True)
+    ]
+    return shifted(_interleaved(found, windows.strides), start, spatial)
+
+
+def _pads_of_blocks(out: Array, blocks: _Blocks) -> tuple[tuple[int, int], ...]:
+    """What makes each block see all windows that see it, from `reach` before its own."""
+    return tuple(
+        (r - f, count + f - m)
+        for r, f, count, m in zip(
+            blocks.reach, blocks.first, blocks.count, out.shape[1:-1], strict=True
+        )
+    )
+
+
+def _gradient_by_strides(
+    out: Array, kernel: Array, windows: Windows, spatial: Sequence[int]
+) -> Array:
+    """An image gradient as a convolution of `out`, which has a block's inputs as channels."""
+    blocks, strides, rank = _blocks(windows, spatial), windows.strides, len(spatial)
+    size = [r + 1 for r in blocks.reach]
+    more = [n * s - k for n, s, k in zip(size, strides, windows.size, strict=True)]
+    kernel = jnp.pad(kernel, (*((0, m) for m in more), (0, 0), (0, 0)))
+    split = [x for pair in zip(size, strides, strict=True) for x in pair]
+    kernel = jnp.flip(kernel.reshape(*split, *kernel.shape[-2:]), range(0, 2 * rank, 2))
+    kernel = kernel.transpose(
+        *range(0, 2 * rank, 2), 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank
+    )
+    kernel = kernel.reshape(*size, out.shape[-1], -1)
+    ones, pads = (1,) * rank, _pads_of_blocks(out, blocks)
+    found = conv(out, kernel, windows=Windows(tuple(size), ones, ones, pads), groups=1)
+    return _out_of_blocks(found, windows, blocks, spatial)
+
+
+def _gradient_by_taps(out: Array, kernel: Array, windows: Windows, spatial: Sequence[int]) -> Array:
+    """An image gradient from one product, which has what every tap sends back as channels."""
+    (inputs, outputs), blocks = kernel.shape[-2:], _blocks(windows, spatial)
+    kernel = kernel.reshape(-1, outputs).T
+
+    def of_part(part: Array, planes: int) -> Array:
+        sent = part @ kernel
+        shape = (planes, *blocks.count[1:])
+        phases = []
+        for phase in taps(windows.strides):
+            total = jnp.zeros((len(part), *shape, inputs), out.dtype)
+            for number, tap in enumerate(taps(windows.size)):
+                ahead = [t * d - p for t, d, p in zip(tap, windows.dilations, phase, strict=True)]
+                if any(a % s for a, s in zip(ahead, windows.strides, strict=True)):
+                    continue
+                start = [
+                    r - a // s for r, a, s in zip(blocks.reach, ahead, windows.strides, strict=True)
+                ]
+                own = sent[..., number * inputs : (number + 1) * inputs]
+                total = total + shifted(own, start, shape)
+            phases.append(total)
+        return jnp.stack(phases, axis=-2).reshape(len(part), *shape, -1)
+
+    out = padded(out, _pads_of_blocks(out, blocks))
+    found = in_parts(
+        of_part,
+        out,
+        planes=blocks.count[0],
+        bytes_per_plane=math.prod(out.shape[2:-1]) * kernel.shape[1] * out.dtype.itemsize,
+        stride=1,
+        extent=blocks.reach[0] + 1,
+    )
+    return _out_of_blocks(found, windows, blocks, spatial)
