@@ -192,12 +192,12 @@ class _Blocks(NamedTuple):
 
     Attributes:
       first: Number of the block where the images begin.
-      count: How many there are in the images.
+      counts: How many there are in the images.
       reach: Of the windows that see a block, the first begins so many blocks before it.
     """
 
     first: list[int]
-    count: list[int]
+    counts: list[int]
     reach: list[int]
 
 
@@ -231,7 +231,7 @@ def _pads_of_blocks(out: Array, blocks: _Blocks) -> tuple[tuple[int, int], ...]:
     return tuple(
         (r - f, count + f - m)
         for r, f, count, m in zip(
-            blocks.reach, blocks.first, blocks.count, out.shape[1:-1], strict=True
+            blocks.reach, blocks.first, blocks.counts, out.shape[1:-1], strict=True
         )
     )
 
@@ -262,7 +262,7 @@ def _gradient_by_taps(out: Array, kernel: Array, windows: Windows, spatial: Sequ
 
     def of_part(part: Array, planes: int) -> Array:
         sent = part @ kernel
-        shape = (planes, *blocks.count[1:])
+        shape = (planes, *blocks.counts[1:])
         phases = []
         for phase in taps(windows.strides):
             total = jnp.zeros((len(part), *shape, inputs), out.dtype)
@@ -282,7 +282,7 @@ def _gradient_by_taps(out: Array, kernel: Array, windows: Windows, spatial: Sequ
     found = in_parts(
         of_part,
         out,
-        planes=blocks.count[0],
+        planes=blocks.counts[0],
         bytes_per_plane=math.prod(out.shape[2:-1]) * kernel.shape[1] * out.dtype.itemsize,
         stride=1,
         extent=blocks.reach[0] + 1,

@@ -141,6 +141,11 @@ def in_parts(
     return lax.scan(add, empty, jnp.arange(batch // together * parts))[0]
 
 
+# Pairs of channels below which minimal filtering saves less than its rounding is worth, which reaches
+# voxels that no result sees.
+_FEWEST_PAIRS = 512
+
+
 def _largest_divisor(number: int, most: int) -> int:
     return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(1, most))
 
@@ -148,6 +153,8 @@ def _largest_divisor(number: int, most: int) -> int:
 def _best_tile(batch: int, shape: Sequence[int], kernel: Sequence[int], windows: Windows) -> Tile:
     """The tile that takes least time, counted in multiply-adds."""
     (depth, *window), (inputs, outputs) = kernel[:-2], kernel[-2:]
+    if inputs * outputs < _FEWEST_PAIRS:
+        return Tile(1, 1)
 
     def cost(tile: Tile) -> float:
         tiles = (
