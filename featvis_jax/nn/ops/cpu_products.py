@@ -141,8 +141,8 @@ def in_parts(
     return lax.scan(add, empty, jnp.arange(batch // together * parts))[0]
 
 
-# Pairs of channels below which minimal filtering saves less than its rounding is worth: that reaches
-# voxels that no result sees.
+# Pairs of channels below which minimal filtering saves less than its rounding is worth: that
+# reaches voxels that no result sees.
 _FEWEST_PAIRS = 512
 
 
