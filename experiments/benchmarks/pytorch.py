@@ -17,7 +17,7 @@ from featvis_jax.nn.cnn import CNN
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOLING = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def ascent(
@@ -48,26 +48,46 @@ def ascent(
       A function that takes a number of steps and returns the seconds that they took.
     """
     rank = module.rank
-    network = _network(module, until=layer).to(memory_format=_LAYOUT[rank])  # pyright: ignore
+    network = _network(module, until=layer).to(memory_format=CHANNELS_LAST[rank])  # pyright: ignore
     network.requires_grad_(False)
-    images = torch.rand(batch, 1, *image_shape[:-1]).to(memory_format=_LAYOUT[rank])
-    images.requires_grad_(True)
-    optimizer = torch.optim.Adam([images], lr=learning_rate)
+    images = torch.rand(batch, 1, *image_shape[:-1]).to(memory_format=CHANNELS_LAST[rank])
     channels = torch.arange(batch) % network[-1].out_channels  # pyright: ignore
     places = torch.arange(batch)
+
+    def loss(images: torch.Tensor) -> torch.Tensor:
+        activations = network(images)
+        wanted = activations[places, channels]
+        if neuron:
+            wanted = wanted[(..., *(side // 2 for side in wanted.shape[1:]), None)]
+        total = -wanted.flatten(1).mean(1).sum()
+        if layer_l1:
+            total = total + 10 * activations.abs().flatten(1).mean(1).sum()
+        return total
+
+    return descent(images, loss, learning_rate=learning_rate)
+
+
+def descent(
+    images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor], *, learning_rate: float
+) -> Callable[[int], float]:
+    """Steps of Adam on images that stay within 0 and 1.
+
+    Args:
+      images: Where to start; they are changed.
+      loss: Of the images.
+      learning_rate: Of Adam.
+
+    Returns:
+      A function that takes a number of steps and returns the seconds that they took.
+    """
+    images.requires_grad_(True)
+    optimizer = torch.optim.Adam([images], lr=learning_rate)
 
     def run(steps: int) -> float:
         started = time.perf_counter()
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            activations = network(images)
-            wanted = activations[places, channels]
-            if neuron:
-                wanted = wanted[(..., *(side // 2 for side in wanted.shape[1:]), None)]
-            loss = -wanted.flatten(1).mean(1).sum()
-            if layer_l1:
-                loss = loss + 10 * activations.abs().flatten(1).mean(1).sum()
-            loss.backward()
+            loss(images).backward()
             optimizer.step()
             with torch.no_grad():
                 images.clamp_(0, 1)
@@ -87,7 +107,7 @@ def training(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Callab
     Returns:
       A function that takes a number of steps and returns the seconds that they took.
     """
-    layout = _LAYOUT[module.rank]
+    layout = CHANNELS_LAST[module.rank]
     images = torch.rand(batch, 1, *image_shape[:-1]).to(memory_format=layout)
     labels = torch.arange(batch) % module.num_classes
     network = _network(module, until=None)

@@ -11,7 +11,6 @@ so many steps which batch and layout PyTorch is fastest with.
 
 import json
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +23,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from experiments import allocator
 from experiments.benchmarks import arithmetic, torch_networks
-
-_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+from experiments.benchmarks.pytorch import CHANNELS_LAST, descent
 
 
 class _Reached(Exception):
@@ -94,27 +92,17 @@ def ascent(
     images = _images(image_shape, batch)
     network = _Cut(module, images[:1])
     if channels_last:
-        layout = _CHANNELS_LAST[len(image_shape) - 1]
+        layout = CHANNELS_LAST[len(image_shape) - 1]
         module.to(memory_format=layout)  # pyright: ignore
         images = images.to(memory_format=layout)
-    images.requires_grad_(True)
-    optimizer = torch.optim.Adam([images], lr=0.05)
     places = torch.arange(batch)
 
-    def run(steps: int) -> float:
-        started = time.perf_counter()
-        for _ in range(steps):
-            optimizer.zero_grad(set_to_none=True)
-            activations = network(images)
-            wanted = activations[places, places % activations.shape[1]]
-            loss = -wanted.flatten(1).mean(1).sum()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                images.clamp_(0, 1)
-        return time.perf_counter() - started
+    def loss(images: torch.Tensor) -> torch.Tensor:
+        activations = network(images)
+        wanted = activations[places, places % activations.shape[1]]
+        return -wanted.flatten(1).mean(1).sum()
 
-    return run
+    return descent(images, loss, learning_rate=0.05)
 
 
 def _images(image_shape: tuple[int, ...], batch: int) -> torch.Tensor:

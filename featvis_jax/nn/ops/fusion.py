@@ -27,17 +27,3 @@ def apart(compute: Callable[..., Any], *operands: Array) -> Any:
         compute,
         *operands,
     )
-
-
-def apart_from_pooling(convolved: Array) -> Array:
-    """What a convolution in 2-D made of several images, before something pools over them too.
-
-    Where those images are the planes of a volume, JAX 0.10.2 computes a wide convolution and the
-    pooling in one kernel on CPU, with wrong numbers.
-
-    Args:
-      convolved: Of any shape; only images in a batch are kept apart.
-    """
-    if convolved.ndim != 4 or convolved.shape[0] == 1:
-        return convolved
-    return apart(lambda same: same, convolved)

@@ -14,7 +14,7 @@ Sources = Mapping[str, Any]
 
 
 class Source(NamedTuple):
-    """A number from 0 to `count` - 1 that is known when a part is computed.
+    """A number from 0 to `values` - 1 that is known when a part is computed.
 
     Attributes:
       name: Of the number.

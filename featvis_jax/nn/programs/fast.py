@@ -26,7 +26,7 @@ from jaxtyping import Array
 
 from featvis_jax.nn import ops
 from featvis_jax.nn.ops import Windows
-from featvis_jax.nn.programs.evaluate import any_equation, as_it_is, called, closed, evaluate
+from featvis_jax.nn.programs.evaluate import any_equation, as_it_is, called, closed, evaluate, inner
 
 Inputs = ParamSpec("Inputs")
 Output = TypeVar("Output")
@@ -85,17 +85,12 @@ def apply_fast(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any
     if program is not None and not equation.primitive.name.startswith(("remat", "checkpoint")):
         return evaluate(program, operands, apply_fast)
     rebuild = _CONTROL_FLOW.get(equation.primitive.name)
-    if rebuild is not None and any(any_equation(each, _may_be_replaced) for each in _of(equation)):
+    # Of a choice by platform, each branch is for its own.
+    is_platform_choice = equation.params.get("branches_platforms") is not None
+    has_any = any(any_equation(each, _may_be_replaced) for each in inner(equation))
+    if rebuild is not None and has_any and not is_platform_choice:
         return rebuild(equation.params, operands)
     return as_it_is(equation, operands)
-
-
-def _of(equation: core.JaxprEqn) -> list[core.ClosedJaxpr]:
-    parameters = equation.params
-    programs = parameters.get("branches") or [
-        parameters[name] for name in ("jaxpr", "body_jaxpr", "cond_jaxpr") if name in parameters
-    ]
-    return [closed(program) for program in programs]
 
 
 def _fast_program(program: core.Jaxpr | core.ClosedJaxpr) -> Callable[..., list[Any]]:

@@ -90,7 +90,7 @@ def trace(
         values = [given.get(i, value) for i, value in enumerate(constants)]
         evaluate(core.ClosedJaxpr(as_written.jaxpr, values), [image, *weights], _inlined)
 
-    closed_over = tuple(jnp.asarray(constants[i]) for i in large)
+    closed_over = tuple(constants[i] for i in large)
     arguments = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in closed_over]
     program = jax.make_jaxpr(inlined)(image, jax.tree.leaves(shapes), arguments)
     marked, hidden = _names(program)

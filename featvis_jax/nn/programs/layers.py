@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 from jaxtyping import Array
 
 from featvis_jax.nn.network import Channel, Layer, Network, Place, Variables, select, split_relu
@@ -38,6 +38,13 @@ class _Reading(NamedTuple):
     grid: tuple[int, ...]
     channel: int
 
+    def read(self, value: Array) -> Array:
+        """``(*grid, channels)``."""
+        order = (*self.grid, self.channel)
+        dropped = [axis for axis in range(value.ndim) if axis not in order]
+        shape = [value.shape[axis] for axis in order]
+        return value.transpose(*dropped, *order).reshape(shape)
+
 
 def network_of(
     function: Callable[[Variables, Array], Any],
@@ -56,45 +63,51 @@ def network_of(
     """
     image_shape = tuple(image_shape)
     image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-    traced = flat.trace(lambda variables, image: function(variables, image[None]), variables, image)
-    targets, layers, refused = _layers(traced, image_shape)
-    if traced.closed_over:
-        variables = {"variables": variables, "closed_over": list(traced.closed_over)}
-    names = frozenset(targets)
-
-    def inputs(plan: Plan, variables: Variables, image: Image) -> list[tuple[Array, Part] | None]:
-        if image.shape != image_shape:
-            raise ValueError(f"The image has shape {image.shape}; expected {image_shape}.")
-        # A dictionary's leaves come sorted by their keys, as the program does not have them.
-        given = variables
-        if traced.closed_over:
-            given = (variables["variables"], variables["closed_over"])  # pyright: ignore
-        leaves = [image, *jax.tree.leaves(given)]
-        return [
-            None if taken is None else (leaf, {})
-            for leaf, taken in zip(leaves, plan.takes, strict=True)
-        ]
+    weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
 
     @functools.cache
-    def plan_of_layers(bases: tuple[str, ...]) -> Plan:
-        wanted = [(targets[base].variable, _lane(targets[base])) for base in bases]
-        return Plan(traced.program, wanted)
+    def traced(mesh: Any) -> Flat:
+        """The program on some devices: its rules for derivatives remember where they first ran."""
+        del mesh
+        return flat.trace(lambda weights, image: function(weights, image[None]), weights, image)
+
+    first = traced(jax.sharding.get_abstract_mesh())
+    readings, layers, refused = _layers(first, image_shape)
+    closed_over = [jnp.asarray(constant) for constant in first.closed_over]
+    if closed_over:
+        variables = (variables, closed_over)
+
+    @functools.cache
+    def plan(mesh: Any, names: tuple[str, ...], axes: _Axes) -> Plan:
+        program = traced(mesh)
+        return Plan(
+            program.program,
+            [
+                (marked.variable, _part(marked, readings[name], axes))
+                for name, marked in ((name, program.marked[name]) for name in names)
+            ],
+        )
+
+    def compute(
+        variables: Variables, image: Image, asked: tuple[str, ...], axes: _Axes, **sources: Any
+    ) -> dict[str, Array]:
+        if image.shape != image_shape:
+            raise ValueError(f"The image has shape {image.shape}; expected {image_shape}.")
+        names = tuple(dict.fromkeys(split_relu(name, readings)[0] for name in asked))
+        how = plan(jax.sharding.get_abstract_mesh(), names, axes)
+        leaves = [image, *jax.tree.leaves(variables)]
+        given = [
+            None if taken is None else (leaf, {})
+            for leaf, taken in zip(leaves, how.takes, strict=True)
+        ]
+        found = how.run(given, sources, apply_fast)
+        outputs = {n: readings[n].read(value) for n, value in zip(names, found, strict=True)}
+        return select(outputs, asked, readings)
 
     def activations(
         variables: Variables, image: Image, layers: tuple[str, ...]
     ) -> dict[str, Array]:
-        bases = tuple(dict.fromkeys(split_relu(name, names)[0] for name in layers))
-        plan = plan_of_layers(bases)
-        found = plan.run(inputs(plan, variables, image), {}, apply_fast)
-        outputs = {
-            base: targets[base].read(value) for base, value in zip(bases, found, strict=True)
-        }
-        return select(outputs, layers, names)
-
-    @functools.cache
-    def plan_of_channel(base: str, at_place: bool) -> Plan:
-        target = targets[base]
-        return Plan(traced.program, [(target.variable, target.one_channel(at_place))])
+        return compute(variables, image, layers, _Axes.NONE)
 
     def one_channel(
         variables: Variables,
@@ -103,57 +116,41 @@ def network_of(
         channel: Channel,
         place: Place | None = None,
     ) -> dict[str, Array]:
-        base, _ = split_relu(layer, names)
-        plan = plan_of_channel(base, place is not None)
-        sources: dict[str, Any] = {"channel": channel}
-        sources.update({f"place {i}": index for i, index in enumerate(place or ())})
-        (found,) = plan.run(inputs(plan, variables, image), sources, apply_fast)
-        return select({base: targets[base].read(found)}, (layer,), names)
+        places = {f"place {i}": index for i, index in enumerate(place or ())}
+        axes = _Axes.CHANNEL if place is None else _Axes.CHANNEL_AND_GRID
+        return compute(variables, image, (layer,), axes, channel=channel, **places)
 
     return Network(activations, one_channel, variables, image_shape, layers, refused=refused)
 
 
-class _Target(NamedTuple):
-    """A layer: its value in the program, and how that is read."""
+class _Axes(enum.Enum):
+    """Along which axes of a layer one element alone is computed."""
 
-    marked: Marked
-    reading: _Reading
-
-    @property
-    def variable(self) -> core.Var:
-        return self.marked.variable
-
-    def read(self, value: Array) -> Array:
-        """``(*grid, channels)``."""
-        order = (*self.reading.grid, self.reading.channel)
-        dropped = [axis for axis in range(value.ndim) if axis not in order]
-        shape = [value.shape[axis] for axis in order]
-        return value.transpose(*dropped, *order).reshape(shape)
-
-    def one_channel(self, at_place: bool) -> Part:
-        """The part that is one of its channels, perhaps at one place alone."""
-        shape = self.variable.aval.shape  # pyright: ignore
-        channel, part = self.reading.channel, _lane(self)
-        part[channel] = Cut(Source("channel", shape[channel]), 1, 0, 1)
-        if at_place:
-            for i, axis in enumerate(self.reading.grid):
-                part[axis] = Cut(Source(f"place {i}", shape[axis]), 1, 0, 1)
-        return part
+    NONE = enum.auto()
+    CHANNEL = enum.auto()
+    CHANNEL_AND_GRID = enum.auto()
 
 
-def _lane(target: _Target) -> Part:
-    """Of a module under `jax.vmap`, the one copy."""
-    return {axis: Cut(None, 0, lane, 1) for axis, lane in enumerate(target.marked.lane)}
+def _part(marked: Marked, reading: _Reading, axes: _Axes) -> Part:
+    """Of a layer; of a module under `jax.vmap`, of the one copy."""
+    shape = marked.variable.aval.shape  # pyright: ignore
+    part: Part = {axis: Cut(None, 0, lane, 1) for axis, lane in enumerate(marked.lane)}
+    if axes is not _Axes.NONE:
+        part[reading.channel] = Cut(Source("channel", shape[reading.channel]), 1, 0, 1)
+    if axes is _Axes.CHANNEL_AND_GRID:
+        for i, axis in enumerate(reading.grid):
+            part[axis] = Cut(Source(f"place {i}", shape[axis]), 1, 0, 1)
+    return part
 
 
 def _layers(
     traced: Flat, image_shape: tuple[int, ...]
-) -> tuple[dict[str, _Target], tuple[Layer, ...], tuple[tuple[str, str], ...]]:
+) -> tuple[dict[str, _Reading], tuple[Layer, ...], tuple[tuple[str, str], ...]]:
     """What can be asked for, by name, and what cannot, with the reason."""
     variables = list(dict.fromkeys(marked.variable for marked in traced.marked.values()))
     found = spans(traced.program, variables, image_shape)
     seen = dict(zip(variables, found, strict=True))
-    targets: dict[str, _Target] = {}
+    readings: dict[str, _Reading] = {}
     layers: list[Layer] = []
     refused = [(name, _HIDDEN) for name in traced.hidden]
     for name, marked in traced.marked.items():
@@ -167,7 +164,7 @@ def _layers(
         if reading is None:
             refused.append((name, f"no axis of its shape {shape[lanes:]} is known to be channels."))
             continue
-        targets[name] = _Target(marked, reading)
+        readings[name] = reading
         reach = summary(of_axes, image_shape[:-1])
         layers.append(
             Layer(
@@ -179,9 +176,9 @@ def _layers(
                 has_weights=marked.has_weights,
             )
         )
-    if not targets:
+    if not readings:
         raise ValueError(_no_layers(refused))
-    return targets, tuple(layers), tuple(refused)
+    return readings, tuple(layers), tuple(refused)
 
 
 def _no_layers(refused: Sequence[tuple[str, str]]) -> str:
