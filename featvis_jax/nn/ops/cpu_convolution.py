@@ -6,6 +6,7 @@ XLA's own are fast for stride 1 in 2-D alone. What makes the others so is, for
   share them (`cpu_products`). A product is also what XLA computes rightly: JAX 0.10.2 computes
   a wide convolution in 2-D and a pooling in 3-D that reads its images as planes in one kernel,
   and errs by its size;
+* few channels and small windows with stride 1: XLA's fast convolution in 2-D (`cpu_small_windows`);
 * an image gradient with stride 1: it is a convolution with the mirrored kernel;
 * an image gradient with a larger stride: inputs at the same place between two windows see the same
   taps, so that it is a convolution with stride 1 that has the inputs of one stride as channels; or,
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from featvis_jax.nn.ops import cpu_products, plain_convolution
+from featvis_jax.nn.ops import cpu_products, cpu_small_windows, plain_convolution
 from featvis_jax.nn.ops.cpu_kernel_gradient import kernel_gradient
 from featvis_jax.nn.ops.cpu_products import in_parts, padded
 from featvis_jax.nn.ops.windows import Windows, shifted, taps
@@ -52,6 +53,8 @@ def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Arra
         )
     if set(windows.strides) == {1} and max(windows.dilations) > 1:
         return _conv_of_interleaved(images, kernel, windows)
+    if cpu_small_windows.are_served(kernel, windows):
+        return cpu_small_windows.conv(padded(images, windows.pads), kernel)
     if kernel.shape[-1] == 1 and kernel.shape[-2] > 1 and set(windows.strides) == {1}:
         return _conv_to_one_channel(images, kernel, windows)
     return cpu_products.conv(images, kernel, windows)
@@ -65,6 +68,9 @@ def image_gradient(
         return plain_convolution.image_gradient(
             out, kernel, windows=windows, groups=groups, spatial=spatial
         )
+    if groups == 1 and cpu_small_windows.are_served(kernel, windows):
+        gradient = cpu_small_windows.image_gradient(out, kernel)
+        return padded(gradient, [(-low, -high) for low, high in windows.pads])
     if set(windows.strides) == {1}:
         mirrored = _swapped(jnp.flip(kernel, range(kernel.ndim - 2)), groups)
         reach = [extent - 1 for extent in windows.extents]

@@ -23,6 +23,14 @@ from jaxtyping import Array
 
 from featvis_jax.nn.ops import plain_convolution
 from featvis_jax.nn.ops.cpu_products import padded
+from featvis_jax.nn.ops.cpu_small_windows import (
+    block_filters,
+    columns_per_block,
+    differences,
+    even_along_leading_axis,
+    fold_leading_axis,
+    in_blocks,
+)
 from featvis_jax.nn.ops.fusion import apart
 from featvis_jax.nn.ops.windows import Windows, taps
 
@@ -76,27 +84,20 @@ def _kernel_gradient_of_volume(images: Array, out: Array) -> Array:
     width = images.shape[1] - out.shape[1] + 1
     if width == 3:
         return _winograd_kernel_gradient(images, out, _cpu_kernel_gradient)
-    flat = _cpu_kernel_gradient(_fold_leading_axis(images, width), out.reshape(-1, *out.shape[2:]))
+    flat = _cpu_kernel_gradient(fold_leading_axis(images, width), out.reshape(-1, *out.shape[2:]))
     channels = images.shape[-1], out.shape[-1]
     return jnp.moveaxis(flat.reshape(*flat.shape[:2], width, *channels), 2, 0)
-
-
-def _fold_leading_axis(images: Array, width: int) -> Array:
-    """(batch, x, ..., c) -> (batch * (x - width + 1), ..., width * c): leading taps as channels."""
-    length = images.shape[1] - width + 1
-    stacked = jnp.concatenate([images[:, t : t + length] for t in range(width)], axis=-1)
-    return stacked.reshape(-1, *stacked.shape[2:])
 
 
 def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) -> Array:
     """The kernel gradient in 2-D, of few channels with neighbouring columns taken for channels."""
     kernel = jax.ShapeDtypeStruct((*window, images.shape[-1], out.shape[-1]), out.dtype)
     # Blocks of a single channel take longer than its few patches.
-    block = 1 if images.shape[-1] == 1 else _columns_per_block(*kernel.shape[2:])
-    as_filters = functools.partial(_block_filters, block=block)
+    block = 1 if images.shape[-1] == 1 else columns_per_block(*kernel.shape[2:])
+    as_filters = functools.partial(block_filters, block=block)
     filters = jax.eval_shape(as_filters, kernel)
     (rows, reach), blocks = filters.shape[:2], -(-out.shape[2] // block)
-    images, out = _in_blocks(images, block, blocks + reach - 1), _in_blocks(out, block, blocks)
+    images, out = in_blocks(images, block, blocks + reach - 1), in_blocks(out, block, blocks)
 
     def of_image(image: Array, out: Array) -> Array:
         if rows == 3 and math.prod(filters.shape[2:]) >= 2048:
@@ -111,37 +112,6 @@ def _flat_kernel_gradient(images: Array, out: Array, window: tuple[int, ...]) ->
     total, _ = lax.scan(add, jnp.zeros(filters.shape, out.dtype), (images, out))
     (gradient,) = jax.linear_transpose(as_filters, kernel)(total)
     return gradient
-
-
-def _block_filters(kernel: Array, block: int) -> Array:
-    """What a kernel is where `block` columns are one, with the channels of all of them.
-
-    Each column of a block of results has a filter: the kernel, so many columns further right.
-    """
-    rows, columns, inputs, outputs = kernel.shape
-    reach = -(-(columns - 1) // block) + 1
-    moved = [
-        jnp.pad(kernel, ((0, 0), (i, reach * block - columns - i), (0, 0), (0, 0)))
-        for i in range(block)
-    ]
-    return jnp.stack(moved, axis=3).reshape(rows, reach, block * inputs, block * outputs)
-
-
-def _in_blocks(images: Array, block: int, count: int) -> Array:
-    """The columns of images, padded, in blocks: ``(batch, rows, count, block * channels)``."""
-    pad = count * block - images.shape[2]
-    images = jnp.pad(images, ((0, 0), (0, 0), (0, pad), (0, 0)))
-    return images.reshape(*images.shape[:2], count, -1)
-
-
-def _columns_per_block(inputs: int, outputs: int) -> int:
-    """How many neighbouring columns to take for channels, until there are the library's 32.
-
-    Each result of a block then has products with columns that it does not see, and zeros for them:
-    with a window of 3 a block of two columns meets 4, a block of four 8.
-    """
-    most = max(inputs, outputs)
-    return 1 if most > 16 else 2 if most > 8 else 4
 
 
 def _product_of_patches(image: Array, out: Array) -> Array:
@@ -177,27 +147,12 @@ def _winograd_kernel_gradient(
     """
 
     def factors(images: Array, out: Array) -> tuple[tuple[Array, ...], ...]:
-        out = _even_along_leading_axis(out)
+        out = even_along_leading_axis(out)
         even, odd = out[:, ::2], out[:, 1::2]
         pairs = zip(
-            _differences(images), (even, (even + odd) / 2, (even - odd) / 2, odd), strict=True
+            differences(images), (even, (even + odd) / 2, (even - odd) / 2, odd), strict=True
         )
         return tuple(tuple(each.reshape(-1, *each.shape[2:]) for each in pair) for pair in pairs)
 
     m, n, o, p = (flat_gradient(*pair) for pair in apart(factors, images, out))
     return jnp.stack([m + n + o, n - o, n + o - p])
-
-
-def _differences(images: Array) -> tuple[Array, Array, Array, Array]:
-    """What Winograd multiplies, from each four images along the leading axis that two results see.
-
-    The leading axis is padded to an even length.
-    """
-    images = _even_along_leading_axis(images)
-    pairs = images.shape[1] // 2 - 1
-    a, b, c, d = (images[:, i : i + 2 * pairs - 1 : 2] for i in range(4))
-    return a - c, b + c, c - b, b - d
-
-
-def _even_along_leading_axis(images: Array) -> Array:
-    return jnp.pad(images, ((0, 0), (0, images.shape[1] % 2), *((0, 0),) * (images.ndim - 2)))
