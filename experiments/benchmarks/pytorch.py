@@ -12,12 +12,12 @@ from torch import nn
 
 from experiments import allocator
 from experiments.benchmarks import torch_foreign
+from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent
 from experiments.benchmarks.torch_process import serve
 from featvis_jax.nn.cnn import CNN
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOLING = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def ascent(
@@ -65,35 +65,6 @@ def ascent(
         return total
 
     return descent(images, loss, learning_rate=learning_rate)
-
-
-def descent(
-    images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor], *, learning_rate: float
-) -> Callable[[int], float]:
-    """Steps of Adam on images that stay within 0 and 1.
-
-    Args:
-      images: Where to start; they are changed.
-      loss: Of the images.
-      learning_rate: Of Adam.
-
-    Returns:
-      A function that takes a number of steps and returns the seconds that they took.
-    """
-    images.requires_grad_(True)
-    optimizer = torch.optim.Adam([images], lr=learning_rate)
-
-    def run(steps: int) -> float:
-        started = time.perf_counter()
-        for _ in range(steps):
-            optimizer.zero_grad(set_to_none=True)
-            loss(images).backward()
-            optimizer.step()
-            with torch.no_grad():
-                images.clamp_(0, 1)
-        return time.perf_counter() - started
-
-    return run
 
 
 def training(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Callable[[int], float]:

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from experiments import allocator
 from experiments.benchmarks import arithmetic, torch_networks
-from experiments.benchmarks.pytorch import CHANNELS_LAST, descent
+from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent
 
 
 class _Reached(Exception):
