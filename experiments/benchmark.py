@@ -30,7 +30,7 @@ from absl import flags
 from experiments import startup
 from experiments.benchmarks import arithmetic, ascents, foreign, plain_flax, trainings
 from experiments.benchmarks.ascents import ascent_job, random_network
-from experiments.benchmarks.measuring import Row, in_turns, measure
+from experiments.benchmarks.measuring import Row, chosen, in_turns, measure
 from experiments.benchmarks.torch_process import TorchProcess
 from experiments.launch import start
 from featvis_jax.nn.cnn import CNN
@@ -274,26 +274,13 @@ flags.DEFINE_multi_enum(
 )
 
 
-def chosen(asked: Sequence[str]) -> list[str]:
-    """Names of the jobs that are asked for by name or by group, each once.
-
-    Example:
-      >>> chosen(["foreign/sfcn", "plain_flax", "conv5_2d", "plain_flax/2d"])
-      ['foreign/sfcn', 'plain_flax/2d', 'plain_flax/3d', 'conv5_2d']
-    """
-    names: list[str] = []
-    for name in asked:
-        names += [job for job in JOBS if job == name or job.startswith(f"{name}/")]
-    return list(dict.fromkeys(names))
-
-
 def main(_: Sequence[str]) -> None:
     """Run the jobs and print a table, row by row."""
     startup.prepare()
     rows: list[Row] = []
     if not _torch_is_installed():
         print("PyTorch is not installed: its columns stay empty.")
-    names = chosen(FLAGS.job or list(JOBS))
+    names = chosen(FLAGS.job or list(JOBS), JOBS)
     for name in list(names):
         if name.startswith(foreign.PREFIX) and (left_out := foreign.left_out(name)):
             print(left_out)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
 
@@ -143,3 +143,21 @@ def in_turns(
 
 def _batches(seconds: dict[int, float]) -> str:
     return ", ".join(f"batch {batch}: {1e3 * value:.3g} ms" for batch, value in seconds.items())
+
+
+def chosen(asked: Sequence[str], jobs: Iterable[str]) -> list[str]:
+    """Names of the jobs that are asked for by name or by group, each once.
+
+    Args:
+      asked: Names of jobs, or ``GROUP`` for all jobs ``GROUP/...``.
+      jobs: Names of all.
+
+    Example:
+      >>> chosen(["trees/oak", "trees", "moss"], ["moss", "trees/ash", "trees/oak"])
+      ['trees/oak', 'trees/ash', 'moss']
+    """
+    names: list[str] = []
+    jobs = list(jobs)
+    for name in asked:
+        names += [job for job in jobs if job == name or job.startswith(f"{name}/")]
+    return list(dict.fromkeys(names))

@@ -11,9 +11,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from experiments import benchmark
 from experiments.benchmarks import arithmetic, foreign, plain_flax
-from experiments.benchmarks.measuring import Row
+from experiments.benchmarks.measuring import Row, chosen
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.network import Layer
@@ -135,9 +134,11 @@ def test_a_missing_package_is_named_in_a_line(monkeypatch):
 
 
 def test_a_group_is_all_of_its_jobs_and_each_runs_once():
-    asked = benchmark.chosen(["foreign/sfcn", "plain_flax", "conv5_2d", "plain_flax/2d"])
+    others = [f"{foreign.PREFIX}{name}" for name in foreign.NETWORKS]
+    jobs = ["conv5_2d", *plain_flax.JOBS, *others]
+    asked = chosen(["foreign/sfcn", "plain_flax", "conv5_2d", "plain_flax/2d"], jobs)
     assert asked == ["foreign/sfcn", "plain_flax/2d", "plain_flax/3d", "conv5_2d"]
-    assert len(benchmark.chosen(["foreign"])) == len(foreign.NETWORKS)
+    assert chosen(["foreign"], jobs) == others
 
 
 def test_the_network_in_plain_flax_computes_what_our_class_does():
