@@ -71,6 +71,17 @@ def inner(equation: core.JaxprEqn) -> list[core.ClosedJaxpr]:
     return found
 
 
+def scanned(
+    parameters: dict[str, Any], operands: Sequence[Any]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """The operands of a scan: what stays the same, what is carried, and what is cut into steps."""
+    if "ft_in" in parameters:  # JAX 0.12 and newer
+        fixed, carried, cut = parameters["ft_in"].update(operands).unpack()
+        return list(fixed), list(carried), list(cut)
+    first, end = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
+    return list(operands[:first]), list(operands[first:end]), list(operands[end:])
+
+
 def any_equation(program: core.ClosedJaxpr, holds: Callable[[core.JaxprEqn], bool]) -> bool:
     """Whether something holds of an equation of a program, or of the programs within it."""
     return any(

@@ -26,7 +26,15 @@ from jaxtyping import Array
 
 from featvis_jax.nn import ops
 from featvis_jax.nn.ops import Windows
-from featvis_jax.nn.programs.evaluate import any_equation, as_it_is, called, closed, evaluate, inner
+from featvis_jax.nn.programs.evaluate import (
+    any_equation,
+    as_it_is,
+    called,
+    closed,
+    evaluate,
+    inner,
+    scanned,
+)
 
 Inputs = ParamSpec("Inputs")
 Output = TypeVar("Output")
@@ -107,13 +115,9 @@ def _remat(parameters: dict[str, Any], operands: Sequence[Any]) -> Sequence[Any]
 
 
 def _scan(parameters: dict[str, Any], operands: Sequence[Any]) -> Sequence[Any]:
-    function, carries = _fast_program(parameters["jaxpr"]), parameters["num_carry"]
-    first = parameters["num_consts"]
-    constants, carry, slices = (
-        operands[:first],
-        operands[first : first + carries],
-        operands[first + carries :],
-    )
+    function = _fast_program(parameters["jaxpr"])
+    constants, carry, slices = scanned(parameters, operands)
+    carries = len(carry)
 
     def step(carry: Any, part: Any) -> tuple[Any, Any]:
         found = function(*constants, *carry, *part)

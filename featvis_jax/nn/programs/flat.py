@@ -20,6 +20,7 @@ from featvis_jax.nn.programs.evaluate import (
     closed,
     evaluate,
     inner,
+    scanned,
 )
 from featvis_jax.nn.programs.marks import is_mark
 from featvis_jax.nn.programs.refusal import refusal, refused_effects
@@ -126,9 +127,8 @@ def _body(equation: core.JaxprEqn) -> core.ClosedJaxpr:
 def _unrolled(equation: core.JaxprEqn, operands: Sequence[Any]) -> Sequence[Any]:
     """The steps of a scan, one after the other."""
     parameters = equation.params
-    first, carries = parameters["num_consts"], parameters["num_carry"]
-    constants, carry = operands[:first], operands[first : first + carries]
-    slices = operands[first + carries :]
+    constants, carry, slices = scanned(parameters, operands)
+    carries = len(carry)
     order = range(parameters["length"])
     stacked: dict[int, list[Any]] = {}
     for step in reversed(order) if parameters["reverse"] else order:
