@@ -59,7 +59,8 @@ def called(equation: core.JaxprEqn) -> core.ClosedJaxpr | None:
 
 def closed(program: core.Jaxpr | core.ClosedJaxpr) -> core.ClosedJaxpr:
     """A program together with its constants."""
-    return core.ClosedJaxpr(program, ()) if isinstance(program, core.Jaxpr) else program
+    # Since JAX 0.12 the two are one class, and every program holds its constants.
+    return program if isinstance(program, core.ClosedJaxpr) else core.ClosedJaxpr(program, ())
 
 
 def inner(equation: core.JaxprEqn) -> list[core.ClosedJaxpr]:

@@ -25,6 +25,7 @@ from jax.extend import core
 from jaxtyping import PyTree
 
 from featvis_jax.nn.programs import reach_rules
+from featvis_jax.nn.programs.evaluate import inner
 from featvis_jax.nn.programs.reach_rules import Span
 
 
@@ -167,11 +168,11 @@ _LARGEST_CONSTANT = 2**20
 
 
 def _apply(equation: core.JaxprEqn, operands: Sequence[_Result]) -> list[_Result]:
-    inner = _inner_programs(equation)
+    called = _inner_programs(equation)
     found = [span for span, _ in operands]
     values = [value for _, value in operands]
-    if inner:
-        branches, skipped = inner
+    if called:
+        branches, skipped = called
         results = [_outputs(branch, found[skipped:], values[skipped:]) for branch in branches]
         return [
             (
@@ -198,15 +199,12 @@ def _inner_programs(equation: core.JaxprEqn) -> tuple[list[core.ClosedJaxpr], in
         return (branches[-1:] if parameters.get("branches_platforms") else branches), 1
     if name in ("scan", "while"):
         return None
-    for inner in parameters.values():
-        if isinstance(inner, core.Jaxpr):
-            inner = core.ClosedJaxpr(inner, ())
+    for program in inner(equation):
         # A call, whatever its name and its rules for derivatives and batches.
-        if isinstance(inner, core.ClosedJaxpr) and (
-            len(inner.jaxpr.invars) == len(equation.invars)
-            and len(inner.jaxpr.outvars) == len(equation.outvars)
+        if len(program.jaxpr.invars) == len(equation.invars) and (
+            len(program.jaxpr.outvars) == len(equation.outvars)
         ):
-            return [inner], 0
+            return [program], 0
     return None
 
 
