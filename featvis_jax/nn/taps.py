@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx
@@ -75,7 +76,9 @@ def function_network(
         ]
         return function(jax.tree.unflatten(structure, both), images)
 
-    arrays = [leaf if array else None for leaf, array in zip(leaves, is_array, strict=True)]
+    arrays = [
+        jnp.asarray(leaf) if array else None for leaf, array in zip(leaves, is_array, strict=True)
+    ]
     return network_of(apply, jax.tree.unflatten(structure, arrays), image_shape)
 
 

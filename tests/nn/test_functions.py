@@ -44,6 +44,27 @@ def test_named_values_are_layers_with_channels_last(rng, weights):
     np.testing.assert_allclose(values["pooled"], second.mean((0, 2, 3)), rtol=1e-5, atol=1e-5)
 
 
+def test_elements_that_see_everything_keep_their_place(rng):
+    """Channels first on a cube, through a group normalization that flattens the grid."""
+    kernels = rng.standard_normal((3, 4, 4, 3, 3, 3)).astype(np.float32)
+    first = rng.standard_normal((4, 1, 3, 3, 3)).astype(np.float32)
+
+    def function(weights, images):
+        x = jnp.moveaxis(images, -1, 1)
+        for number, kernel in enumerate([weights[0], *weights[1]]):
+            x = lax.conv(x, kernel, (1, 1, 1), "SAME")
+            groups = x.reshape(x.shape[0], 2, -1)
+            x = (groups - groups.mean(-1, keepdims=True)).reshape(x.shape)
+            x = checkpoint_name(x, f"{number}")
+        return x
+
+    network = function_network(function, (first, kernels), (4, 4, 4, 1))
+    image = jnp.asarray(rng.standard_normal((4, 4, 4, 1)), jnp.float32)
+    expected = np.moveaxis(np.asarray(function((first, kernels), image[None])[0]), 0, -1)
+    found = network.activations(network.variables, image, ("3",))["3"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_it_runs_on_one_set_of_devices_after_the_other(weights):
     network = function_network(channels_first, weights, SHAPE)
 

@@ -17,7 +17,7 @@ from featvis_jax.nn.programs.cuts import Cut, Part, Source
 from featvis_jax.nn.programs.fast import apply_fast
 from featvis_jax.nn.programs.flat import Flat, Marked
 from featvis_jax.nn.programs.parts import Plan
-from featvis_jax.nn.programs.reach import spans, summary
+from featvis_jax.nn.programs.reach import places, spans, summary
 from featvis_jax.types import Image
 
 _HIDDEN = (
@@ -150,6 +150,8 @@ def _layers(
     variables = list(dict.fromkeys(marked.variable for marked in traced.marked.values()))
     found = spans(traced.program, variables, image_shape)
     seen = dict(zip(variables, found, strict=True))
+    values = [marked.variable for marked in traced.marked.values() if not marked.operator]
+    in_space = dict(zip(values, places(traced.program, values, image_shape), strict=True))
     readings: dict[str, _Reading] = {}
     layers: list[Layer] = []
     refused = [(name, _HIDDEN) for name in traced.hidden]
@@ -160,7 +162,7 @@ def _layers(
         if marked.operator:
             reading = _of_module(axes, shape)
         else:
-            reading = _of_value(axes, shape, {s.axis for s in of_axes if s is not None})
+            reading = _of_value(axes, shape, in_space[marked.variable])
         if reading is None:
             refused.append((name, f"no axis of its shape {shape[lanes:]} is known to be channels."))
             continue
@@ -197,9 +199,7 @@ def _of_module(axes: Sequence[int], shape: tuple[int, ...]) -> _Reading | None:
     return _Reading(tuple(axes[1:-1]), axes[-1])
 
 
-def _of_value(
-    axes: Sequence[int], shape: tuple[int, ...], in_space: set[int | None]
-) -> _Reading | None:
+def _of_value(axes: Sequence[int], shape: tuple[int, ...], in_space: set[int]) -> _Reading | None:
     """Of a value in any layout: its channels are the last axis that has no place in the image."""
     others = [axis for axis in axes if axis not in in_space]
     if not others:

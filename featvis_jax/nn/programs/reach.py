@@ -83,15 +83,44 @@ def spans(
       values: Variables, or literals, of the program.
       image_shape: ``(*spatial, channels)``.
     """
+    found = _spans(program, values, image_shape, points=False)
+    return [list(of_axes) for of_axes in zip(*found, strict=True)]
+
+
+def places(
+    program: core.ClosedJaxpr, values: Sequence[Any], image_shape: Sequence[int]
+) -> list[set[int]]:
+    """For some values of a program, the axes along which their elements lie in the image.
+
+    An element lies at the middle of what it is computed from. What is computed from all of the
+    image lies nowhere and moves nothing: a normalization by a mean leaves each element its place,
+    although it sees everything.
+
+    Args:
+      program: Its first argument is the image; its others are weights.
+      values: Variables, or literals, of the program.
+      image_shape: ``(*spatial, channels)``.
+    """
+    found = _spans(program, values, image_shape, points=True)
+    return [
+        {span.axis for span in of_axes if span is not None and span.axis is not None}
+        for of_axes in zip(*found, strict=True)
+    ]
+
+
+def _spans(
+    program: core.ClosedJaxpr, values: Sequence[Any], image_shape: Sequence[int], *, points: bool
+) -> list[list[Span | None]]:
+    """Of each value, for one axis of the image after the other."""
     found: list[list[Span | None]] = []
     for axis, size in enumerate(image_shape[:-1]):
         positions = np.arange(size, dtype=np.float64)
         inputs: list[Span | None] = [None] * len(program.jaxpr.invars)
         inputs[0] = Span(axis, positions, positions)
         known: list[Any] = [None] * len(inputs)
-        environment = _walk(program, inputs, known)
+        environment = _walk(program, inputs, known, points=points)
         found.append([_read(environment, value)[0] for value in values])
-    return [list(of_axes) for of_axes in zip(*found, strict=True)]
+    return found
 
 
 def summary(of_axes: Sequence[Span | None], sizes: Sequence[int]) -> Reach:
@@ -135,7 +164,7 @@ _Result = tuple[Span | None, Any]
 
 
 def _walk(
-    closed: core.ClosedJaxpr, inputs: Sequence[Span | None], known: Sequence[Any]
+    closed: core.ClosedJaxpr, inputs: Sequence[Span | None], known: Sequence[Any], *, points: bool
 ) -> dict[core.Var, _Result]:
     """Spans, and contents where they depend on no argument, of all values of a program."""
     jaxpr = closed.jaxpr
@@ -147,15 +176,15 @@ def _walk(
 
     for equation in jaxpr.eqns:
         operands = [_read(environment, atom) for atom in equation.invars]
-        for variable, result in zip(equation.outvars, _apply(equation, operands), strict=True):
-            environment[variable] = result
+        results = _apply(equation, operands, points=points)
+        environment.update(zip(equation.outvars, results, strict=True))
     return environment
 
 
 def _outputs(
-    closed: core.ClosedJaxpr, inputs: Sequence[Span | None], known: Sequence[Any]
+    closed: core.ClosedJaxpr, inputs: Sequence[Span | None], known: Sequence[Any], *, points: bool
 ) -> list[_Result]:
-    environment = _walk(closed, inputs, known)
+    environment = _walk(closed, inputs, known, points=points)
     return [_read(environment, atom) for atom in closed.jaxpr.outvars]
 
 
@@ -167,13 +196,16 @@ def _read(environment: dict[core.Var, _Result], atom: Any) -> _Result:
 _LARGEST_CONSTANT = 2**20
 
 
-def _apply(equation: core.JaxprEqn, operands: Sequence[_Result]) -> list[_Result]:
+def _apply(equation: core.JaxprEqn, operands: Sequence[_Result], *, points: bool) -> list[_Result]:
     called = _inner_programs(equation)
     found = [span for span, _ in operands]
     values = [value for _, value in operands]
     if called:
         branches, skipped = called
-        results = [_outputs(branch, found[skipped:], values[skipped:]) for branch in branches]
+        results = [
+            _outputs(branch, found[skipped:], values[skipped:], points=points)
+            for branch in branches
+        ]
         return [
             (
                 reach_rules.union([span for span, _ in outputs]),
@@ -183,11 +215,23 @@ def _apply(equation: core.JaxprEqn, operands: Sequence[_Result]) -> list[_Result
         ]
     if all(span is None for span in found):
         return [(None, value) for value in _evaluated(equation, values)]
+    if points and any(span is not None and span.axis is not None for span in found):
+        found = [None if span is None or span.axis is None else span for span in found]
     shapes = [tuple(atom.aval.shape) for atom in equation.invars]  # pyright: ignore
     outputs = [tuple(variable.aval.shape) for variable in equation.outvars]  # pyright: ignore
     rule = reach_rules.rule(equation.primitive.name)
     facts = reach_rules.Equation(equation.params, found, shapes, outputs, values)
-    return [(span, None) for span in rule(facts)]
+    return [(_middle(span) if points else span, None) for span in rule(facts)]
+
+
+def _middle(span: Span | None) -> Span | None:
+    """Points instead of intervals."""
+    if span is None:
+        return None
+    reached = np.isfinite(span.low)
+    middle = (np.where(reached, span.low, 0) + np.where(reached, span.high, 0)) / 2
+    low, high = np.where(reached, middle, np.inf), np.where(reached, middle, -np.inf)
+    return span._replace(low=low, high=high)
 
 
 def _inner_programs(equation: core.JaxprEqn) -> tuple[list[core.ClosedJaxpr], int] | None:

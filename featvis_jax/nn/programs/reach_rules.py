@@ -134,7 +134,7 @@ def _reduce_window(equation: Equation) -> Spans:
 
 def _reduce(equation: Equation) -> Spans:
     parameters, spans, outputs = equation.parameters, equation.spans, equation.outputs
-    axes = parameters.get("axes", ())
+    axes = [int(axis) for axis in parameters.get("axes", ())]  # Some are numpy's.
     return [union([_without(span, axes) for span in spans if span is not None])] * len(outputs)
 
 
@@ -197,7 +197,7 @@ def _one(move: Callable[[dict[str, Any], Span, Shape, Shape], Span]) -> Rule:
 
 def _broadcast(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
     assert span.axis is not None
-    axis = parameters["broadcast_dimensions"][span.axis]
+    axis = int(parameters["broadcast_dimensions"][span.axis])  # Some are numpy's.
     return span._replace(axis=axis) if output[axis] == shape[span.axis] else everywhere(span)
 
 
