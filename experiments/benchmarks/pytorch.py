@@ -12,7 +12,7 @@ from torch import nn
 
 from experiments import allocator
 from experiments.benchmarks import torch_foreign
-from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent
+from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent, device
 from experiments.benchmarks.torch_process import serve
 from featvis_jax.nn.cnn import CNN
 
@@ -48,11 +48,12 @@ def ascent(
       A function that takes a number of steps and returns the seconds that they took.
     """
     rank = module.rank
-    network = _network(module, until=layer).to(memory_format=CHANNELS_LAST[rank])  # pyright: ignore
+    layout, place = CHANNELS_LAST[rank], device()
+    network = _network(module, until=layer).to(place, memory_format=layout)  # pyright: ignore
     network.requires_grad_(False)
-    images = torch.rand(batch, 1, *image_shape[:-1]).to(memory_format=CHANNELS_LAST[rank])
-    channels = torch.arange(batch) % network[-1].out_channels  # pyright: ignore
-    places = torch.arange(batch)
+    images = torch.rand(batch, 1, *image_shape[:-1]).to(place, memory_format=layout)
+    places = torch.arange(batch, device=place)
+    channels = places % network[-1].out_channels  # pyright: ignore
 
     def loss(images: torch.Tensor) -> torch.Tensor:
         activations = network(images)
@@ -79,13 +80,13 @@ def training(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Callab
       A function that takes a number of steps and returns the seconds that they took.
     """
     layout = CHANNELS_LAST[module.rank]
-    images = torch.rand(batch, 1, *image_shape[:-1]).to(memory_format=layout)
-    labels = torch.arange(batch) % module.num_classes
-    network = _network(module, until=None)
+    images = torch.rand(batch, 1, *image_shape[:-1]).to(device(), memory_format=layout)
+    labels = torch.arange(batch, device=images.device) % module.num_classes
+    network = _network(module, until=None).to(device())
     with torch.no_grad():
         features = network(images[:1]).flatten(1).shape[1]
     network = nn.Sequential(network, nn.Flatten(), nn.Linear(features, module.num_classes))
-    network = network.to(memory_format=layout)  # pyright: ignore
+    network = network.to(device(), memory_format=layout)  # pyright: ignore
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4)
 
     def run(steps: int) -> float:
@@ -94,6 +95,8 @@ def training(module: CNN, image_shape: tuple[int, ...], *, batch: int) -> Callab
             optimizer.zero_grad(set_to_none=True)
             nn.functional.cross_entropy(network(images), labels).backward()
             optimizer.step()
+        if images.is_cuda:
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
     return run

@@ -2,6 +2,7 @@
 
 # pyright: reportMissingImports=false
 
+import os
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,12 @@ import torch
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 """PyTorch's second layout, by the rank of an image."""
+
+
+def device() -> torch.device:
+    """Where the other side runs, too: a GPU, where there is one and JAX may use it."""
+    has_gpu = torch.cuda.is_available() and os.environ.get("JAX_PLATFORMS", "") != "cpu"
+    return torch.device("cuda" if has_gpu else "cpu")
 
 
 def descent(
@@ -35,6 +42,8 @@ def descent(
             optimizer.step()
             with torch.no_grad():
                 images.clamp_(0, 1)
+        if images.is_cuda:
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
     return run

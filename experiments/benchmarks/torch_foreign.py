@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from experiments import allocator
 from experiments.benchmarks import arithmetic, torch_networks
-from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent
+from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent, device
 
 
 class _Reached(Exception):
@@ -88,14 +88,14 @@ def ascent(
     Returns:
       A function that takes a number of steps and returns the seconds that they took.
     """
-    module = torch_networks.network(name)
-    images = _images(image_shape, batch)
+    module = torch_networks.network(name).to(device())
+    images = _images(image_shape, batch).to(device())
     network = _Cut(module, images[:1])
     if channels_last:
         layout = CHANNELS_LAST[len(image_shape) - 1]
         module.to(memory_format=layout)  # pyright: ignore
         images = images.to(memory_format=layout)
-    places = torch.arange(batch)
+    places = torch.arange(batch, device=images.device)
 
     def loss(images: torch.Tensor) -> torch.Tensor:
         activations = network(images)
