@@ -44,7 +44,9 @@ def scopes(model: onnx.ModelProto) -> dict[str, Scope]:
     nodes = model.graph.node
     found = {node.output[0]: scope for node in nodes if (scope := _from_metadata(node))}
     if not found and model.producer_name == _PRODUCER:
-        parts = {n.output[0]: n.name.split("/")[1:-1] for n in nodes if n.name.startswith("/")}
+        parts = {
+            n.output[0]: tuple(n.name.split("/")[1:-1]) for n in nodes if n.name.startswith("/")
+        }
         found = _from_names(parts, {tensor.name for tensor in model.graph.initializer})
     return {o: found[node.output[0]] for node in nodes if node.output[0] in found
             for o in node.output}  # fmt: skip
@@ -70,7 +72,7 @@ def _from_metadata(node: onnx.NodeProto) -> Scope | None:
     )
 
 
-def _from_names(parts: dict[str, list[str]], tensors: set[str]) -> dict[str, Scope]:
+def _from_names(parts: dict[str, tuple[str, ...]], tensors: set[str]) -> dict[str, Scope]:
     """What the exporter by `torch.jit.trace` says in the names of nodes.
 
     Args:
@@ -78,18 +80,23 @@ def _from_names(parts: dict[str, list[str]], tensors: set[str]) -> dict[str, Sco
       tensors: Names of the weights, which tell paths of modules too.
     """
     known = {path for name in tensors for path in _prefixes(name)}
-    seen: set[tuple[str, ...]] = set()
     paths: dict[tuple[str, ...], tuple[str, ...]] = {(): ()}
+
+    def path(of_node: tuple[str, ...]) -> tuple[str, ...]:
+        outer = paths.get(of_node[:-1]) or (path(of_node[:-1]) if of_node[1:] else ())
+        return (*outer, _path(outer[-1] if outer else "", of_node[-1], known))
+
     found = {}
     for value, of_node in parts.items():
-        called, call = _call(tuple(of_node), seen)
-        for end in range(1, len(called) + 1):
-            part = called[:end]
-            seen.add(part)
-            if part not in paths:
-                before = paths[part[:-1]]
-                paths[part] = (*before, _path(before[-1] if before else "", part[-1], known))
-        found[value] = Scope(paths[called], call=call)
+        match = _NUMBERED.fullmatch(of_node[-1]) if of_node else None
+        base = (*of_node[:-1], match[1]) if match else ()
+        call = 0
+        # The second call of "relu" is "relu_1", unless that is a module itself.
+        if match and base in paths and path(of_node)[-1] not in known:
+            of_node, call = base, int(match[2])
+        for end in range(1, len(of_node) + 1):
+            paths.setdefault(of_node[:end], path(of_node[:end]))
+        found[value] = Scope(paths[of_node], call=call)
     return found
 
 
@@ -97,15 +104,6 @@ def _prefixes(name: str) -> list[str]:
     """Paths of the modules that have a weight."""
     words = name.split(".")
     return [".".join(words[:end]) for end in range(1, len(words))]
-
-
-def _call(parts: tuple[str, ...], seen: set[tuple[str, ...]]) -> tuple[tuple[str, ...], int]:
-    """The scope without the number that its second and later calls have, and that number."""
-    match = _NUMBERED.fullmatch(parts[-1]) if parts else None
-    if match is None or parts in seen:
-        return parts, 0
-    base = (*parts[:-1], match[1])
-    return (base, int(match[2])) if base in seen else (parts, 0)
 
 
 def _path(parent: str, part: str, known: set[str]) -> str:
