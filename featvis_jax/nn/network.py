@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -23,8 +24,8 @@ class Layer(NamedTuple):
     """What one layer puts out.
 
     Attributes:
-      name: The module's path, ``block1/conv`` for a nested one, the name of an ONNX node, or what
-        a function calls it.
+      name: The module's path, ``block1/conv`` for a nested one in Flax and ``block1.conv`` in
+        PyTorch, the name of an ONNX node, or what a function calls it.
       operator: The module's class, or the operator of an ONNX node.
       shape: Of the output for one image, ``(*spatial, channels)`` or ``(channels,)``.
       receptive_field: Input voxels per axis that reach one output; ``None`` where all do.
@@ -58,6 +59,7 @@ class Network(NamedTuple):
       image_shape: ``(*spatial, channels)`` of the input.
       layers: Every layer in the order of the forward pass.
       refused: Names of what cannot be taken for a layer, each with the reason.
+      aliases: Other names of layers, such as those that a file has for them.
     """
 
     activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
@@ -66,18 +68,21 @@ class Network(NamedTuple):
     image_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
     refused: tuple[tuple[str, str], ...] = ()
+    aliases: Mapping[str, str] = MappingProxyType({})
 
     def layer(self, name: str) -> Layer:
-        """The layer of this name; ``NAME/relu`` is layer NAME after a ReLU.
+        """The layer of this name or alias; ``NAME/relu`` is layer NAME after a ReLU.
+
+        Its own name is in what is returned, with ``/relu`` where that was asked for.
 
         Raises:
           ValueError: There is none, and why; the nearest names are offered.
         """
         names = [layer.name for layer in self.layers]
-        base, _ = split_relu(name, names)
+        base, after_relu = split_relu(name, names, self.aliases)
         for layer in self.layers:
             if layer.name == base:
-                return layer._replace(name=name)
+                return layer._replace(name=base + _RELU) if after_relu else layer
         for refused, why in self.refused:
             if refused == base:
                 raise ValueError(f"Layer {base!r} cannot be taken: {why}")
@@ -117,24 +122,35 @@ def permuted_weights(key: Key, variables: Variables) -> Variables:
     return jax.tree.unflatten(structure, permuted)
 
 
-def split_relu(name: str, names: Iterable[str]) -> tuple[str, bool]:
+def split_relu(
+    name: str, names: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, bool]:
     """Which layer a name means, and whether after a ReLU.
 
     Args:
-      name: A layer's name, or one with ``/relu`` appended.
+      name: A layer's name or alias, or one with ``/relu`` appended.
       names: All layers; one whose own name ends in ``/relu`` is taken as it is.
+      aliases: Other names of layers; a slash in front of one does not count.
 
     Example:
       >>> split_relu("conv1/relu", ["conv1"]), split_relu("block/relu", ["block/relu"])
       (('conv1', True), ('block/relu', False))
+      >>> split_relu("/Conv_3/relu", ["conv1"], {"Conv_3": "conv1"})
+      ('conv1', True)
     """
-    if name.endswith(_RELU) and name not in names:
-        return name.removesuffix(_RELU), True
-    return name, False
+    for asked, after_relu in ((name, False), (name.removesuffix(_RELU), name.endswith(_RELU))):
+        if asked in names:
+            return asked, after_relu
+        if asked.strip("/") in aliases:
+            return aliases[asked.strip("/")], after_relu
+    return name.removesuffix(_RELU), name.endswith(_RELU)
 
 
 def select(
-    outputs: dict[str, Array], asked: Iterable[str], names: Iterable[str]
+    outputs: dict[str, Array],
+    asked: Iterable[str],
+    names: Iterable[str],
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Array]:
     """The outputs that were asked for, after a ReLU where the name says so.
 
@@ -142,9 +158,10 @@ def select(
       outputs: By the layers' own names.
       asked: Names as `Network.layer` takes them.
       names: All layers.
+      aliases: Other names of layers.
     """
     found = {}
     for name in asked:
-        base, after_relu = split_relu(name, names)
+        base, after_relu = split_relu(name, names, aliases)
         found[name] = jax.nn.relu(outputs[base]) if after_relu else outputs[base]
     return found

@@ -133,6 +133,11 @@ def _common(
     """What operands that are broadcast have in common along one axis of the output."""
     from_behind = place - len(shape)
     met = [axes[from_behind] for axes in operands if axes is not None and len(axes) >= -from_behind]
+    return _one_of(facts, place, met)
+
+
+def _one_of(facts: Facts, place: int, met: Sequence[Axis]) -> Axis:
+    """What an axis of the output is that comes from one or more axes of operands."""
     size = facts.shape[place]
     fitting = list(dict.fromkeys(axis for axis in met if axis and length(axis) == size))
     if not fitting:
@@ -224,6 +229,14 @@ def _gathered(facts: Facts) -> Sequence[Axis]:
     return [*before, *(facts.unknown(axis + i) for i in range(rank)), *behind]
 
 
+def _gathered_nd(facts: Facts) -> Sequence[Axis]:
+    indices = facts.constants[1]
+    if indices is None or facts.step.node.attributes.get("batch_dims", 0):
+        return []
+    new = indices.ndim - 1
+    return [*(facts.unknown(i) for i in range(new)), *facts.data[indices.shape[-1] :]]
+
+
 def _reduced(facts: Facts) -> Sequence[Axis]:
     rank = len(facts.data)
     along = facts.integers(1, "axes")
@@ -274,10 +287,55 @@ def _gemm(facts: Facts) -> Sequence[Axis]:
     return _product(facts._replace(operands=sides))
 
 
+def _einsum(facts: Facts) -> Sequence[Axis]:
+    ranks = [_rank(facts, position) for position in range(len(facts.operands))]
+    *sides, result = _letters(facts.step.node.attributes["equation"], ranks)
+    made: list[Axis] = []
+    for place, letter in enumerate(result):
+        met = [
+            axes[side.index(letter)]
+            for axes, side in zip(facts.operands, sides, strict=True)
+            if axes is not None and letter in side
+        ]
+        if met:
+            made.append(_one_of(facts, place, met))
+            continue
+        # New, from constants: channels, unless those that there were are left.
+        left = [
+            axis
+            for axes, side in zip(facts.operands, sides, strict=True)
+            for axis, each in zip(axes or (), side, strict=False)
+            if each in result
+        ]
+        has_channels = any(CHANNELS in roles(axis) for axis in left)
+        made.append(facts.unknown(place) if has_channels else whole(CHANNELS, facts.shape[place]))
+    return made
+
+
+def _letters(equation: str, ranks: Sequence[int]) -> list[str]:
+    """A letter for each axis of the operands and of the result."""
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    sides = given.split(",")
+    if not arrow:
+        counted = given.replace(",", "").replace(".", "")
+        result = "..." + "".join(sorted(x for x in set(counted) if counted.count(x) == 1))
+    # Axes that an ellipsis stands for are aligned at the end.
+    lengths = [rank - len(side.replace(".", "")) for side, rank in zip(sides, ranks, strict=True)]
+    others = "".join(chr(0x100 + i) for i in range(max(lengths, default=0)))
+    expanded = [
+        side.replace("...", others[len(others) - n :])
+        for side, n in zip(sides, lengths, strict=True)
+    ]
+    has_ellipsis = "..." in given
+    return [*expanded, result.replace("...", others if has_ellipsis else "")]
+
+
 _RULES: dict[str, Rule] = {
     "Concat": _concatenated,
+    "Einsum": _einsum,
     "Flatten": _reshaped,
     "Gather": _gathered,
+    "GatherND": _gathered_nd,
     "Gemm": _gemm,
     "MatMul": _product,
     "Reshape": _reshaped,
@@ -292,4 +350,4 @@ _RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduced),
 }  # fmt: skip
-_OF_ANY_OPERAND = (_broadcast, _concatenated, _gemm, _product)
+_OF_ANY_OPERAND = (_broadcast, _concatenated, _einsum, _gemm, _product)

@@ -6,6 +6,7 @@ ONNX's own reference implementation. Floating-point constants that meet the imag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ from featvis_jax.importers.onnx.operators.registry import (
     channels_last,
     with_rank,
 )
+
+# What may leave nothing: of a roll by no place, one of two slices is empty.
+_CUTTING = ("Slice", "Split")
 
 
 class Value(NamedTuple):
@@ -221,8 +225,9 @@ def _output_shapes(
         raise
     except Exception as error:  # Whatever JAX and NumPy say of shapes that do not fit.
         raise node.refuse(f"its operands or attributes do not fit: {error}.") from error
+    is_cut = node.operator in _CUTTING or any(not math.prod(x.shape) for x in dynamic.values())
     for shape in found:
-        if not all(shape.shape):
+        if not all(shape.shape) and not is_cut:
             raise node.refuse(
                 f"its output has the shape {shape.shape}, without elements: the image is too small."
             )

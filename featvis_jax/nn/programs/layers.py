@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,8 @@ def network_of(
     function: Callable[[Variables, Array], Any],
     variables: Variables,
     image_shape: Sequence[int],
+    *,
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> Network:
     """The network of a function that calls some of the values it computes layers.
 
@@ -57,6 +60,7 @@ def network_of(
       function: ``(variables, images) -> anything``, of a batch of one image.
       variables: Its weights.
       image_shape: ``(*spatial, channels)`` of one image.
+      aliases: Other names of layers.
 
     Raises:
       ValueError: Nothing in it is called a layer.
@@ -93,7 +97,7 @@ def network_of(
     ) -> dict[str, Array]:
         if image.shape != image_shape:
             raise ValueError(f"The image has shape {image.shape}; expected {image_shape}.")
-        names = tuple(dict.fromkeys(split_relu(name, readings)[0] for name in asked))
+        names = tuple(dict.fromkeys(split_relu(name, readings, aliases)[0] for name in asked))
         how = plan(jax.sharding.get_abstract_mesh(), names, axes)
         leaves = [image, *jax.tree.leaves(variables)]
         given = [
@@ -102,7 +106,7 @@ def network_of(
         ]
         found = how.run(given, sources, apply_fast)
         outputs = {n: readings[n].read(value) for n, value in zip(names, found, strict=True)}
-        return select(outputs, asked, readings)
+        return select(outputs, asked, readings, aliases)
 
     def activations(
         variables: Variables, image: Image, layers: tuple[str, ...]
@@ -120,7 +124,7 @@ def network_of(
         axes = _Axes.CHANNEL if place is None else _Axes.CHANNEL_AND_GRID
         return compute(variables, image, (layer,), axes, channel=channel, **places)
 
-    return Network(activations, one_channel, variables, image_shape, layers, refused=refused)
+    return Network(activations, one_channel, variables, image_shape, layers, refused, aliases)
 
 
 class _Axes(enum.Enum):

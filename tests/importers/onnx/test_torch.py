@@ -219,16 +219,17 @@ def test_every_value_and_the_gradient_of_what_pytorch_exports(rng, tmp_path, nam
     layers = tuple(layer.name for layer in network.layers)
     found = QUICK_JIT(network.activations, static_argnums=2)(network.variables, image, layers)
     nodes = {n.name.strip("/"): n.output for n in file.graph.node}
-    compared = 0
-    for layer in layers:
-        value = nodes[layer][0] if layer in nodes else layer
+    compared = set()
+    for alias, layer in network.aliases.items():
+        value = nodes[alias][0] if alias in nodes else alias
         if value in expected:
             # What was flattened over space lies on its grid again.
             reference = as_layer(expected[value]).reshape(network.layer(layer).shape)
             error = np.abs(found[layer] - reference).max() / np.abs(reference).max()
             assert error < 1e-4, f"{layer}: {error}"
-            compared += 1
-    assert compared > 0.7 * len(layers)
+            compared.add(layer)
+    # Containers return what their last module does.
+    assert len(compared) > 0.7 * len(layers)
 
     last = layers[-1]
     cotangent = rng.standard_normal(found[last].shape).astype(np.float32)

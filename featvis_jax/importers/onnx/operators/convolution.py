@@ -1,4 +1,4 @@
-"""Convolutions and their transposes."""
+"""Convolutions, their transposes, and products of matrices."""
 
 from __future__ import annotations
 
@@ -118,9 +118,14 @@ def _matmul(node: Node, a: Array, b: Array) -> Array:
     return jnp.matmul(a, b)
 
 
+def _einsum(node: Node, *xs: Array) -> Array:
+    return jnp.einsum(node.attributes["equation"].replace(" ", ""), *xs)
+
+
 OPERATORS = {
     "Conv": Operator(_conv, Layout.CHANNELS_LAST),
     "ConvTranspose": Operator(_conv_transpose, Layout.CHANNELS_LAST),
+    "Einsum": Operator(_einsum),
     "Gemm": Operator(_gemm),
     "MatMul": Operator(_matmul),
 }

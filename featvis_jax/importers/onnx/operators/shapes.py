@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from featvis_jax.importers.onnx.operators.registry import Layout, Node, Operator
@@ -125,7 +126,16 @@ def _pad(
 def _gather(node: Node, x: Array, indices: np.ndarray) -> Array:
     axis = node.attributes.get("axis", 0) % x.ndim
     chosen = np.where(indices < 0, indices + x.shape[axis], indices)
+    if chosen.ndim == 0:
+        return lax.index_in_dim(x, int(chosen), axis, keepdims=False)
     return jnp.take(x, chosen.astype(np.int32), axis=axis)
+
+
+def _gather_nd(node: Node, x: Array, indices: np.ndarray) -> Array:
+    batch = node.attributes.get("batch_dims", 0)
+    places = [np.arange(n).reshape(-1, *(1,) * (indices.ndim - 2 - i))
+              for i, n in enumerate(indices.shape[:batch])]  # fmt: skip
+    return x[(*places, *np.moveaxis(indices, -1, 0).astype(np.int32))]
 
 
 def _depth_to_space(node: Node, x: Array) -> Array:
@@ -178,6 +188,7 @@ OPERATORS = {
     "Expand": Operator(_expand, static=(1,)),
     "Flatten": Operator(_flatten),
     "Gather": Operator(_gather, static=(1,)),
+    "GatherND": Operator(_gather_nd, static=(1,)),
     "Pad": Operator(_pad, Layout.AS_IT_COMES, static=(1, 2, 3)),
     "ReduceL2": _reduction(_norm),
     "ReduceMax": _reduction(jnp.max),

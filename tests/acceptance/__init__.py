@@ -1,0 +1,1 @@
+"""Networks that others have, from PyTorch to layers and gradients."""
