@@ -178,7 +178,7 @@ def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
         networks.load(path + ":broken")
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
         networks.load(str(tmp_path / "absent.onnx"))
-    with pytest.raises(FileNotFoundError, match="neither a directory"):
+    with pytest.raises(FileNotFoundError, match=r"no model of the zoo.*your-network\.md tells how"):
         networks.load("absent")
     with pytest.raises(ValueError, match=r"--input_shape=4: expected X,Y,CHANNELS"):
         networks.load(path + ":model", input_shape=(4,))

@@ -1,0 +1,109 @@
+"""The two exporters of PyTorch: the new one, and the older one where that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import numpy_helper
+
+from featvis_jax.importers.torch.complaints import complaint, depends_on_values
+
+
+def export(
+    network: torch.nn.Module | torch.export.ExportedProgram,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    *,
+    shown: str,
+) -> None:
+    """Write a network as ONNX that takes one image.
+
+    Every operation stays a node of its own: neither exporter may fuse a normalization into the
+    convolution before it, whose output then were another one than the module's.
+
+    Args:
+      network: In evaluation mode.
+      inputs: The image first; all others become constants.
+      path: Of the file.
+      shown: What the network came from, for errors.
+
+    Raises:
+      ValueError: Neither exporter can.
+    """
+    with _quietly():
+        # The new one does not take TorchScript.
+        if isinstance(network, torch.jit.ScriptModule):
+            failed = _traced(network, inputs, path)
+        else:
+            failed = _captured(network, inputs, path)
+            if failed is not None and not depends_on_values(failed):
+                module = network if isinstance(network, torch.nn.Module) else network.module()
+                failed = failed if _traced(module, inputs, path) is not None else None
+    if failed is not None:
+        raise ValueError(f"{shown}: {complaint(failed)}") from failed
+    _hold(path, inputs[1:])
+
+
+def _captured(
+    network: torch.nn.Module | torch.export.ExportedProgram,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+) -> Exception | None:
+    # It takes long to import, and is not needed where an export is kept.
+    from onnxscript import optimizer
+
+    try:
+        program = torch.onnx.export(network, inputs, dynamo=True, optimize=False, verbose=False)
+        assert program is not None
+        model = program.model
+        # Shapes are known, and what is computed from them alone is a constant.
+        optimizer.inline(model)
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        optimizer.remove_unused_nodes(model)
+        program.save(str(path))
+    except Exception as error:
+        return error
+    return None
+
+
+def _traced(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path
+) -> Exception | None:
+    # Else it folds normalizations into convolutions. The mode of the module itself stays.
+    training = torch.onnx.TrainingMode.PRESERVE
+    try:
+        torch.onnx.export(module, inputs, str(path), dynamo=False, training=training)
+    except Exception as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the exporters' advice to themselves: on each other, and on what does not matter here."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _hold(path: Path, others: tuple[torch.Tensor, ...]) -> None:
+    """Make all inputs but the image constants of the file."""
+    if not others:
+        return
+    model = onnx.load_model(path, load_external_data=False)
+    names = [value.name for value in model.graph.input][1:]
+    for name, tensor in zip(names, others, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
+    del model.graph.input[1:]
+    path.write_bytes(model.SerializeToString())
