@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -66,11 +67,24 @@ def _captured(
         # Shapes are known, and what is computed from them alone is a constant.
         optimizer.inline(model)
         optimizer.fold_constants(model, onnx_shape_inference=True)
+        _drop_zero_biases(model)
         optimizer.remove_unused_nodes(model)
         program.save(str(path))
     except Exception as error:
         return error
     return None
+
+
+def _drop_zero_biases(model: Any) -> None:
+    """Take away the biases that the exporter gives to convolutions that have none.
+
+    In 3-D it gives them one of a wrong shape, which its own optimizer takes away unseen.
+    """
+    for node in model.graph:
+        if node.op_type == "Conv" and len(node.inputs) == 3 and node.inputs[2] is not None:
+            bias = node.inputs[2].const_value
+            if bias is not None and not bias.numpy().any():
+                node.replace_input_with(2, None)
 
 
 def _traced(
