@@ -28,7 +28,7 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     """
     existing_file(path, expected="a Python file")
     module_name = f"_featvis_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    spec = importlib.util.spec_from_file_location(module_name, path.resolve())
     if spec is None or spec.loader is None:
         raise ValueError(f"{path}: expected a Python file, NAME.py.")
     module = importlib.util.module_from_spec(spec)
@@ -80,5 +80,5 @@ def said(error: BaseException) -> str:
 def _line(error: BaseException, path: Path) -> str:
     """Where in the user's file it happened."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     return f" ({path.name}:{lines[-1]})" if lines else ""

@@ -152,9 +152,10 @@ class Captured(NamedTuple):
             ) from error
         names = [(name, type(part).__qualname__) for name, part in self.module.named_modules()]
         writers = [importlib.metadata.version(name) for name in ("torch", "onnxscript")]
-        # Two programs may do the same and name it differently.
-        graph = "" if self.program is None else str(self.program.graph_module.code)
-        record.digest.update(f"{names} {writers} {graph}".encode())
+        # Two programs may do the same on an image, and differ in names and in what they leave open.
+        graph = "" if self.program is None else str(self.program)
+        shape = tuple(self.inputs[0].shape)
+        record.digest.update(f"{shape} {names} {writers} {graph}".encode())
         record.digest.update(Path(exporters.__file__).read_bytes())
         return record.digest.hexdigest()[:40]
 

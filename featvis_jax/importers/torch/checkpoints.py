@@ -18,6 +18,8 @@ _LIGHTNING = "pytorch-lightning_version"
 class _Standin:
     """Stands for an object that would take running code to make."""
 
+    name = ""
+
     def __init__(self, *args: Any, **kwargs: Any):
         self.state: Any = None
 
@@ -39,9 +41,14 @@ def held(path: Path) -> Weights:
     try:
         found, objects = _read(path)
     except Exception as error:
+        if type(error).__name__ == "UnpicklingError":
+            raise ValueError(
+                f"{path} cannot be read as weights alone, and nothing else is unpickled here: save "
+                "them again with torch.save(module.state_dict(), ...)."
+            ) from error
         raise ValueError(f"{path} cannot be read as a file of torch.save: {said(error)}") from error
     if isinstance(found, _Standin):
-        return Weights(0, "", (), _kernel(found), module=objects[0], objects=objects)
+        return Weights(0, "", (), _kernel(found), module=found.name, objects=objects)
     under, tensors = max(state_dicts(found), key=lambda pair: len(pair[1]), default=("", {}))
     if not tensors:
         raise ValueError(
@@ -58,7 +65,9 @@ def _read(path: Path) -> tuple[Any, list[str]]:
         objects = get_unsafe_globals_in_checkpoint(path)
     except ValueError:  # Written before 2020: it has no table of contents.
         return torch.load(path, map_location="meta", weights_only=True), []
-    standins: list[Any] = [(type("_Standin", (_Standin,), {}), name) for name in objects]
+    standins: list[Any] = [
+        (type("_Standin", (_Standin,), {"name": name}), name) for name in objects
+    ]
     with safe_globals(standins):
         return torch.load(path, map_location="meta", weights_only=True), objects
 

@@ -17,6 +17,7 @@ _OPERATORS = (
     r"target=torch\.ops\.([\w.]+)",
     r"\b((?:aten|prim|prims|torchvision)::\w+)",
 )
+_ON_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException")
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parents[2])
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
@@ -41,8 +42,8 @@ def depends_on_values(error: BaseException) -> bool:
 
     The older exporter would write down the way that the example takes, and say nothing.
     """
-    names = {type(part).__name__ for part in _chain(error)}
-    return "GuardOnDataDependentSymNode" in names
+    text = "\n".join(f"{type(part).__name__}: {part}" for part in _chain(error))
+    return any(name in text for name in _ON_VALUES)
 
 
 def complaint(error: BaseException) -> str:

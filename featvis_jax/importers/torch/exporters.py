@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import onnx
 import torch
 from onnx import numpy_helper
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from featvis_jax.importers.torch.complaints import complaint, depends_on_values
 
@@ -39,9 +42,8 @@ def export(
       ValueError: Neither exporter can.
     """
     with _quietly():
-        # The new one does not take TorchScript.
         if isinstance(network, torch.jit.ScriptModule):
-            failed = _traced(network, inputs, path)
+            failed = _scripted(network, inputs, path)
         else:
             failed = _captured(network, inputs, path)
             if failed is not None and not depends_on_values(failed):
@@ -75,6 +77,44 @@ def _captured(
     return None
 
 
+def _scripted(
+    module: torch.jit.ScriptModule, inputs: tuple[torch.Tensor, ...], path: Path
+) -> Exception | None:
+    """Export TorchScript, which the new exporter does not take.
+
+    The older one knows each operation's module, but it keeps loops and branches, such as a
+    normalization that looks at the sizes of what it gets. With sizes known, a run has none.
+    """
+    failed = _traced(module, inputs, path)
+    if failed is None:
+        operators = {node.op_type for node in onnx.load_model(path).graph.node}
+        if not operators & {"If", "Loop"}:
+            return None
+    try:
+        straight = _straight(module, inputs)
+    except Exception as error:
+        return error
+    return _captured(straight, inputs, path)
+
+
+def _straight(
+    module: torch.jit.ScriptModule, inputs: tuple[torch.Tensor, ...]
+) -> torch.fx.GraphModule:
+    """The operations of a run, in their order; what takes a weight is named by its module."""
+    record = make_fx(module, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
+    with torch.no_grad():
+        straight = record(*inputs)
+    names = {id(tensor): name for name, tensor in module.named_parameters()}
+    names.update((id(tensor), name) for name, tensor in module.named_buffers())
+    for node in straight.graph.nodes:
+        for taken in node.all_input_nodes:
+            name = names.get(id(getattr(straight, str(taken.target), None)))
+            if node.op == "call_function" and taken.op == "get_attr" and name is not None:
+                part = name.rpartition(".")[0]
+                node.meta["nn_module_stack"] = {"": ("", "Module"), part: (part, "Module")}
+    return straight
+
+
 def _drop_zero_biases(model: Any) -> None:
     """Take away the biases that the exporter gives to convolutions that have none.
 
@@ -101,14 +141,31 @@ def _traced(
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the exporters' advice to themselves: on each other, and on what does not matter here."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
+    """Keep the exporters' words to themselves: advice on each other, and graphs where they fail.
+
+    Some are printed by C++, which no more than the file descriptors can silence.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    logging.disable(logging.CRITICAL)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            logging.disable(logging.NOTSET)
+    finally:
+        logging.disable(logging.NOTSET)
+        for descriptor, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, descriptor)
+            os.close(before)
+        os.close(nowhere)
 
 
 def _hold(path: Path, others: tuple[torch.Tensor, ...]) -> None:

@@ -36,9 +36,10 @@ _OPERATOR = re.compile(
     r"torch\.ops\.(?!\w*\.from_file)[a-z]\w*\.[A-Za-z]\w*(\.[A-Za-z]\w*)?"
     r"|torch\.sym_\w+|torch\._sym_\w+|_operator\.(?!attrgetter|methodcaller)[a-z]\w*|math\.[a-z]\w*"
 )
+# Numbers, symbols and classes of SymPy, all of which begin with a capital; no function of Python.
 _SIZE = re.compile(
-    r"(?:\b(?:[suz]+\d+|[Mm]ax|[Mm]in|\w*Mod|\w*Div|CeilToInt|FloorToInt|ModularIndexing|Where|"
-    r"PowByNatural|Eq|Ne|Le|Lt|Ge|Gt|oo|int_oo)\b|\d+|[-+*/%(),<>=\s])*"
+    r"(?:Symbol\('\w+'(?:, \w+=(?:True|False))*\)|\b(?:[A-Z]\w*|[suz]\w*\d|oo|int_oo|true|false)\b"
+    r"|\b\d+\b|[-+*/%(),<>\s])*"
 )
 # What PyTorch keeps as text: where a node came from, and values that are written down quoted.
 _TEXT = {
