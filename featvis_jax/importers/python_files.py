@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,11 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     # Under its name from the start: dataclasses and pickling by reference look themselves up.
     sys.modules[module_name] = module
-    sys.path.insert(0, str(path.parent.resolve()))
     try:
-        spec.loader.exec_module(module)
+        with _neighbours(path):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"{path} does not run: {said(error)}") from error
-    finally:
-        sys.path.pop(0)
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"{path}: expected it to define a function {name!r}; it has none.")
@@ -60,11 +59,23 @@ def call_function(path: Path, name: str) -> Any:
     """
     function = load_function(path, name)
     try:
-        return function()
+        with _neighbours(path):
+            return function()
     except Exception as error:
         raise ValueError(
             f"{path}:{name}: {name}() failed with {said(error)}{_line(error, path)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _neighbours(path: Path) -> Iterator[None]:
+    """Let a file import what lies beside it."""
+    directory = str(path.parent.resolve())
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)
 
 
 def said(error: BaseException) -> str:
