@@ -205,7 +205,7 @@ def test_networks_of_pytorch(torch_files, tmp_path, monkeypatch, spec, shape):
     assert [layer.shape for layer in model.network.layers] == [(5, 4, 3, 3)] * 2
     assert [layer.operator for layer in model.network.layers] == ["Conv", "Relu"]
     if shape is None:
-        with pytest.raises(ValueError, match=r"--input_shape=7,6,6,2: |\(7, 6, 6, 2\) does not fit"):
+        with pytest.raises(ValueError, match=r"--input_shape=7,6,6,2: |, 6, 2\) does not fit"):
             networks.load(str(torch_files / spec), input_shape=(7, 6, 6, 2))
 
 
@@ -232,9 +232,7 @@ def test_weights_of_another_network_are_told_with_the_file_that_loads_them(torch
     assert "\n" not in told
     assert "return module, (X, Y, Z, 2)" in code
     save_file({"encoder.weight": np.zeros((3, 1, 3, 3), np.float32)}, tmp_path / "w.safetensors")
-    with pytest.raises(
-        ValueError, match=r"--model=.*holds 1 weight, encoder\.weight \(3, 1, "
-    ):
+    with pytest.raises(ValueError, match=r"--model=.*holds 1 weight, encoder\.weight \(3, 1, "):
         networks.load(str(tmp_path / "w.safetensors"), input_shape=(40, 44, 1))
 
 
