@@ -76,19 +76,19 @@ def _python(spec: str, shape: Shape) -> tuple[Network, Path]:
     named = function_name(spec)
     if named is None:
         raise ValueError(f"--model={spec}: name the function too, {spec}:FUNCTION.")
-    made = None
+    made, asked = None, False
     with errors_of("--model="):
         try:
             with stopping_at_torch():
                 made = call_function(*named)
         except TorchAskedFor:
-            pass
+            asked = True
         except ValueError as error:
             cause = error.__cause__
             if isinstance(cause, ModuleNotFoundError) and cause.name == "torch":
                 raise ValueError(f"{error}: {INSTALL}") from error
             raise
-        if made is None or is_module(made):
+        if asked or is_module(made):
             network = function_network(*named, image_shape=shape)
             if network is not None:
                 return network, named.path
