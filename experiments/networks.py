@@ -1,5 +1,6 @@
 """What --model names, as a network: ours, anybody's, and what a launcher must know about each."""
 
+import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,28 +8,22 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import linen, nnx
 
-from experiments.python_files import function_name, load_function
+from experiments.model_kinds import KINDS
 from featvis_jax import memory
-from featvis_jax.checkpoints import load_model, weights_hash
+from featvis_jax.checkpoints import load_model, weights_hash, zoo_names
 from featvis_jax.data.grids import Grid, coincide, described
 from featvis_jax.data.volumes import read_grid
-from featvis_jax.importers.onnx import onnx_network
-from featvis_jax.importers.torch_weights import load_torch_weights
 from featvis_jax.nn.network import Network, permuted_weights
-from featvis_jax.nn.taps import function_network, linen_network, nnx_network
+from featvis_jax.nn.taps import linen_network
 from featvis_jax.visualize import planning
 
 MODEL_HELP = (
     "A zoo name; the directory of a trained model; NET.onnx; FILE.py:FUNCTION, which returns "
-    "(Linen module, variables, image_shape), (NNX module, image_shape) or (function of weights and "
-    "images, weights, image_shape); or WEIGHTS.safetensors of the paper's network in PyTorch's "
-    "layout."
-)
-_RETURNS = (
-    "(Linen module, variables, image_shape), (NNX module, image_shape), "
-    "(function, weights, image_shape), or a Network"
+    "(Linen module, variables, image_shape), (NNX module, image_shape), (function of weights and "
+    "images, weights, image_shape), or a PyTorch module, alone or with an example of its input; "
+    "NET.pt2 or TorchScript; the directory of a MONAI bundle; or WEIGHTS.safetensors of the "
+    "paper's network in PyTorch's layout."
 )
 
 
@@ -82,23 +77,10 @@ def load(
         raise ValueError(
             f"--input_shape={','.join(map(str, shape))}: expected X,Y,CHANNELS or X,Y,Z,CHANNELS."
         )
-    python = function_name(spec)
-    if python is not None:
-        path = python.path
-        network = _from_python(path, python.name, spec)
-    elif spec.endswith(".onnx"):
-        path = Path(spec)
-        network = onnx_network(path, image_shape=shape)
-    elif spec.endswith(".safetensors"):
-        path = Path(spec)
-        if shape is None:
-            raise ValueError(f"--model={spec}: weights do not tell the grid: give --input_shape.")
-        weights = load_torch_weights(path, shape)
-        network = linen_network(weights.module, weights.variables, shape)
-    elif spec.endswith(".py"):
-        raise ValueError(f"--model={spec}: name the function too, {spec}:FUNCTION.")
-    else:
+    kind = next((kind for kind in KINDS if kind.fits(spec)), None)
+    if kind is None:
         return _ours(spec, shape)
+    network, path = kind.load(spec, shape)
     _refuse_other_shape(spec, network, shape)
     card = {"name": spec, "weights_sha256": _fingerprint(path, network)}
     return Model(network, card, None, intensity_range)
@@ -151,43 +133,32 @@ def with_permuted_weights(model: Model, seed: int) -> Model:
 
 
 def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
+    if spec not in zoo_names():
+        _refuse_unknown(Path(spec))
     trained = load_model(spec)
     network = linen_network(trained.module, trained.variables, trained.image_shape)
     _refuse_other_shape(spec, network, shape)
     return Model(network, trained.card, trained.affine, trained.intensity_range, trained.spectrum)
 
 
-def _from_python(path: Path, name: str, spec: str) -> Network:
-    """What a function of the user's returns, as a network."""
-    function = load_function(path, name, flag="--model")
-    try:
-        made = function()
-    except Exception as error:
-        raise ValueError(
-            f"--model={spec}: {name}() failed with {type(error).__name__}: {error}"
-        ) from error
-    try:
-        match made:
-            case Network():
-                return made
-            case (linen.Module() as module, variables, shape):
-                return linen_network(module, variables, _shape(shape))
-            case (nnx.Module() as module, shape):
-                return nnx_network(module, _shape(shape))
-            case (function, weights, shape) if callable(function):
-                return function_network(function, weights, _shape(shape))
-    except ValueError as error:
-        raise ValueError(f"--model={spec}: this is no network: {error}") from error
-    raise ValueError(
-        f"--model={spec}: {name}() returned {type(made).__name__}; expected {_RETURNS}."
+def _refuse_unknown(path: Path) -> None:
+    """Refuse what is nothing that --model takes."""
+    cards = (path / "card.json", path / "model" / "card.json")
+    if any(card.is_file() or card.is_symlink() for card in cards):
+        return
+    if path.is_dir():
+        told = "a directory without a model that experiments.train has left, and no MONAI bundle"
+    elif path.exists():
+        told = "a file of no kind that is known here"
+    else:
+        told = "no model of the zoo and no file or directory"
+    meant = difflib.get_close_matches(str(path).lower().replace("_", "-"), zoo_names(), n=1)
+    nearest = f". Did you mean {meant[0]}?" if meant else "."
+    raise FileNotFoundError(
+        f"--model={path}: {told}{nearest} It takes a name of the zoo ({zoo_names()[0]}, ...), the "
+        f"directory of a trained model, {', '.join(kind.shown for kind in KINDS)}. "
+        "docs/your-network.md tells how."
     )
-
-
-def _shape(given: Any) -> tuple[int, ...]:
-    shape = tuple(int(n) for n in given)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"image_shape is {shape}; expected (*spatial, channels).")
-    return shape
 
 
 def _refuse_other_shape(spec: str, network: Network, shape: tuple[int, ...] | None) -> None:

@@ -1,1 +1,1 @@
-"""Networks that were trained elsewhere: ONNX graphs, and PyTorch weights of the paper's CNN."""
+"""Networks that were trained elsewhere: ONNX graphs, and PyTorch's modules, files and weights."""

@@ -1,5 +1,8 @@
-"""What --model takes: models of ours, Python files, ONNX files, weights; and what it refuses."""
+"""What --model takes: models of ours, and every kind of networks of others; and what it refuses."""
 
+import json
+import sys
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -47,6 +50,17 @@ class Net(nnx.Module):
 
 def model():
     return Net(nnx.Rngs(0)), (6, 7, 8, 1)
+"""
+
+TORCH = """
+import torch
+
+def alone():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv3d(2, 3, 3), torch.nn.ReLU())
+
+def with_example():
+    return alone(), (7, 6, 5, 2)
 """
 
 
@@ -145,6 +159,109 @@ def test_an_onnx_file_and_weights_of_pytorch(tmp_path):
     assert found["conv1"].shape == (38, 42, 2)
 
 
+def test_an_onnx_file_by_a_name_in_capitals_with_its_weights_in_another(tmp_path):
+    model = onnx.load_model(onnx_file(tmp_path))
+    (tmp_path / "net.onnx").unlink()
+    path = tmp_path / "NET.ONNX"
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="NET.ONNX.data", size_threshold=0
+    )
+    assert (tmp_path / "NET.ONNX.data").stat().st_size
+    assert networks.load(str(path)).network.layer("stem").shape == (7, 6, 3)
+
+
+@pytest.fixture(scope="module")
+def torch_files(tmp_path_factory):
+    """A network of PyTorch as its users have it: a Python file, and what PyTorch saves."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    directory = tmp_path_factory.mktemp("torch")
+    write(directory, "mine.py", TORCH)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 3), torch.nn.ReLU()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of TorchScript, which users still have.
+        torch.jit.save(torch.jit.script(module), directory / "net.pth")
+    torch.export.save(
+        torch.export.export(module, (torch.zeros(1, 2, 7, 6, 5),)), directory / "net.pt2"
+    )
+    torch.save({"state_dict": module.state_dict()}, directory / "weights.pth")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        ("mine.py:with_example", None),
+        ("mine.py:alone", (7, 6, 5, 2)),
+        ("net.pt2", None),
+        ("net.pth", (7, 6, 5, 2)),
+    ],
+)
+def test_networks_of_pytorch(torch_files, tmp_path, monkeypatch, spec, shape):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = networks.load(str(torch_files / spec), input_shape=shape)
+    assert model.image_shape == (7, 6, 5, 2)
+    assert [layer.shape for layer in model.network.layers] == [(5, 4, 3, 3)] * 2
+    assert [layer.operator for layer in model.network.layers] == ["Conv", "Relu"]
+    if shape is None:
+        with pytest.raises(ValueError, match=r"--input_shape=7,6,6,2: |, 6, 2\) does not fit"):
+            networks.load(str(torch_files / spec), input_shape=(7, 6, 6, 2))
+
+
+def test_a_bundle_of_monai(tmp_path, monkeypatch):
+    nets = pytest.importorskip("monai.networks.nets")
+    torch = pytest.importorskip("torch")
+    options = {"in_shape": [1, 8, 8], "classes": 2, "channels": [2], "strides": [2]}
+    for part in ("configs", "models"):
+        (tmp_path / part).mkdir()
+    config = {"network_def": {"_target_": "Classifier", **options}}
+    (tmp_path / "configs" / "inference.json").write_text(json.dumps(config))
+    torch.save(nets.Classifier(**options).state_dict(), tmp_path / "models" / "model.pt")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = networks.load(str(tmp_path), input_shape=(8, 8, 1))
+    assert model.network.layers[-1].shape == (2,)
+
+
+def test_weights_of_another_network_are_told_with_the_file_that_loads_them(torch_files, tmp_path):
+    path = torch_files / "weights.pth"
+    with pytest.raises(ValueError, match=r"--model=.*pth holds 2 weights under 'state") as refused:
+        networks.load(str(path))
+    told, _, code = str(refused.value).partition("\n\n")
+    assert "0.weight (3, 2, 3, 3, 3) first" in told
+    assert "\n" not in told
+    assert "return module, (X, Y, Z, 2)" in code
+    save_file({"encoder.weight": np.zeros((3, 1, 3, 3), np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"--model=.*holds 1 weight, encoder\.weight \(3, 1, "):
+        networks.load(str(tmp_path / "w.safetensors"), input_shape=(40, 44, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("net.keras", "--keras {path} --output net.onnx"),
+        ("NET.H5", "--keras {path} --output NET.onnx"),
+        ("saved", "--saved-model {path} --output saved.onnx"),
+    ],
+)
+def test_networks_of_keras_go_by_way_of_onnx(tmp_path, name, told):
+    path = tmp_path / name
+    if name == "saved":
+        path.mkdir()
+        (path / "saved_model.pb").touch()
+    with pytest.raises(ValueError, match=r"pip install tf2onnx; python -m tf2onnx") as refused:
+        networks.load(str(path))
+    assert told.format(path=path) in str(refused.value)
+
+
+def test_missing_torch_is_told_with_the_extra(torch_files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for spec in ("net.pt2", "net.pth", "weights.pth", "mine.py:alone"):
+        with pytest.raises(ValueError, match=r"pip install featvis_jax\[torch\]") as refused:
+            networks.load(str(torch_files / spec), input_shape=(7, 6, 5, 2))
+        assert "\n" not in str(refused.value)
+
+
 def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
     lines = networks.layers_text(networks.load(onnx_file(tmp_path)).network).splitlines()
     assert lines[0].split() == [
@@ -178,8 +295,21 @@ def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
         networks.load(path + ":broken")
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
         networks.load(str(tmp_path / "absent.onnx"))
-    with pytest.raises(FileNotFoundError, match="neither a directory"):
-        networks.load("absent")
+    for name, told in {
+        "absent": r"no model of the zoo and no file .*\. It takes.*your-network\.md tells",
+        "square_lesions": r"\. Did you mean square-lesion\?",
+        str(tmp_path): "a directory without a model",
+        str(tmp_path / "scan.nii"): "a file of no kind that is known here",
+    }.items():
+        if name.endswith(".nii"):
+            Path(name).touch()
+        with pytest.raises(FileNotFoundError, match=told):
+            networks.load(name)
+    (tmp_path / "net.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"net\.pt: PyTorch has not written this file"):
+        networks.load(str(tmp_path / "net.pt"))
+    with pytest.raises(FileNotFoundError, match=r"--model=.*absent\.pt2: there is no such file"):
+        networks.load(str(tmp_path / "absent.pt2"))
     with pytest.raises(ValueError, match=r"--input_shape=4: expected X,Y,CHANNELS"):
         networks.load(path + ":model", input_shape=(4,))
     with pytest.raises(ValueError, match=r"--input_shape=9,9,1: the images .* \(9, 8, 1\)"):

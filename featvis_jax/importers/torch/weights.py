@@ -29,11 +29,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from featvis_jax.data.pointers import existing_file
 from featvis_jax.nn.cnn import CNN
+
+_NAMED = re.compile(r"(conv[1-5]|logits)\.(weight|bias)")
+_NUMBERED = re.compile(r"(?:.*\.)?(\d+)\.(weight|bias)")
 
 
 class TorchWeights(NamedTuple):
@@ -102,11 +105,33 @@ def load_torch_weights(
     return TorchWeights(module, {"params": params, "statistics": statistics})
 
 
+def foreign_shapes(path: Path | str) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of the weights in a safetensors file of another network than the paper's.
+
+    Args:
+      path: The safetensors file.
+
+    Returns:
+      None where they can be those of the paper's network, and where the file cannot be read:
+      `load_torch_weights` says what is wrong with either.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError):
+        return None
+    own = shapes.keys() - {"mean", "std"}
+    parts = {match[1] for name in own if (match := _NUMBERED.fullmatch(name))}
+    is_sequential = len(parts) == 6 and all(map(_NUMBERED.fullmatch, own))
+    return None if is_sequential or all(map(_NAMED.fullmatch, own)) else shapes
+
+
 def _with_our_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Names such as ``conv1.weight`` for those of a Sequential."""
     if "conv1.weight" in arrays:
         return arrays
-    numbered = [re.fullmatch(r"(?:.*\.)?(\d+)\.(weight|bias)", name) for name in arrays]
+    numbered = [_NUMBERED.fullmatch(name) for name in arrays]
     if not arrays or not all(numbered):
         raise ValueError(
             f"its arrays are {', '.join(sorted(arrays)) or 'none'}; expected conv1.weight, "

@@ -10,7 +10,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import save_file
 
-from featvis_jax.importers.torch_weights import load_torch_weights
+from featvis_jax.importers.torch.weights import load_torch_weights
 from featvis_jax.nn.cnn import CNN
 
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

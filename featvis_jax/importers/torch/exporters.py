@@ -1,0 +1,180 @@
+"""The two exporters of PyTorch: the new one, and the older one where that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from featvis_jax.importers.torch.complaints import complaint, depends_on_values
+
+
+def export(
+    network: torch.nn.Module | torch.export.ExportedProgram,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    *,
+    shown: str,
+) -> None:
+    """Write a network as ONNX that takes one image.
+
+    Every operation stays a node of its own: neither exporter may fuse a normalization into the
+    convolution before it, whose output then were another one than the module's.
+
+    Args:
+      network: In evaluation mode.
+      inputs: The image first; all others become constants.
+      path: Of the file.
+      shown: What the network came from, for errors.
+
+    Raises:
+      ValueError: Neither exporter can.
+    """
+    with _quietly():
+        if isinstance(network, torch.jit.ScriptModule):
+            failed = _scripted(network, inputs, path)
+        else:
+            failed = _captured(network, inputs, path)
+            if failed is not None and not depends_on_values(failed):
+                module = network if isinstance(network, torch.nn.Module) else network.module()
+                failed = failed if _traced(module, inputs, path) is not None else None
+    if failed is not None:
+        raise ValueError(f"{shown}: {complaint(failed)}") from failed
+    _hold(path, inputs[1:])
+
+
+def _captured(
+    network: torch.nn.Module | torch.export.ExportedProgram,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+) -> Exception | None:
+    # It takes long to import, and is not needed where an export is kept.
+    from onnxscript import optimizer
+
+    try:
+        program = torch.onnx.export(network, inputs, dynamo=True, optimize=False, verbose=False)
+        assert program is not None
+        model = program.model
+        # Shapes are known, and what is computed from them alone is a constant.
+        optimizer.inline(model)
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        _drop_zero_biases(model)
+        optimizer.remove_unused_nodes(model)
+        program.save(str(path))
+    except Exception as error:
+        return error
+    return None
+
+
+def _scripted(
+    module: torch.jit.ScriptModule, inputs: tuple[torch.Tensor, ...], path: Path
+) -> Exception | None:
+    """Export TorchScript, which the new exporter does not take.
+
+    The older one knows each operation's module, but it keeps loops and branches, such as a
+    normalization that looks at the sizes of what it gets. With sizes known, a run has none.
+    """
+    failed = _traced(module, inputs, path)
+    if failed is None:
+        operators = {node.op_type for node in onnx.load_model(path).graph.node}
+        if not operators & {"If", "Loop"}:
+            return None
+    try:
+        straight = _straight(module, inputs)
+    except Exception as error:
+        return error
+    return _captured(straight, inputs, path)
+
+
+def _straight(
+    module: torch.jit.ScriptModule, inputs: tuple[torch.Tensor, ...]
+) -> torch.fx.GraphModule:
+    """The operations of a run, in their order; what takes a weight is named by its module."""
+    record = make_fx(module, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
+    with torch.no_grad():
+        straight = record(*inputs)
+    names = {id(tensor): name for name, tensor in module.named_parameters()}
+    names.update((id(tensor), name) for name, tensor in module.named_buffers())
+    for node in straight.graph.nodes:
+        for taken in node.all_input_nodes:
+            name = names.get(id(getattr(straight, str(taken.target), None)))
+            if node.op == "call_function" and taken.op == "get_attr" and name is not None:
+                part = name.rpartition(".")[0]
+                node.meta["nn_module_stack"] = {"": ("", "Module"), part: (part, "Module")}
+    return straight
+
+
+def _drop_zero_biases(model: Any) -> None:
+    """Take away the biases that the exporter gives to convolutions that have none.
+
+    In 3-D it gives them one of a wrong shape, which its own optimizer takes away unseen.
+    """
+    for node in model.graph:
+        if node.op_type == "Conv" and len(node.inputs) == 3 and node.inputs[2] is not None:
+            bias = node.inputs[2].const_value
+            if bias is not None and not bias.numpy().any():
+                node.replace_input_with(2, None)
+
+
+def _traced(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path
+) -> Exception | None:
+    # Else it folds normalizations into convolutions. The mode of the module itself stays.
+    training = torch.onnx.TrainingMode.PRESERVE
+    try:
+        torch.onnx.export(module, inputs, str(path), dynamo=False, training=training)
+    except Exception as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the exporters' words to themselves: advice on each other, and graphs where they fail.
+
+    Some are printed by C++, which no more than the file descriptors can silence.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    logging.disable(logging.CRITICAL)
+    try:
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        for descriptor, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, descriptor)
+            os.close(before)
+        os.close(nowhere)
+
+
+def _hold(path: Path, others: tuple[torch.Tensor, ...]) -> None:
+    """Make all inputs but the image constants of the file."""
+    if not others:
+        return
+    model = onnx.load_model(path, load_external_data=False)
+    names = [value.name for value in model.graph.input][1:]
+    for name, tensor in zip(names, others, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
+    del model.graph.input[1:]
+    path.write_bytes(model.SerializeToString())
