@@ -94,7 +94,6 @@ def main(_: Sequence[str]) -> None:
         return
     out, shard = ascent_flags.out_directory(), _shard()
     channels = channel_flags.input_channels(model)
-    channel_flags.tell_unnamed(model)
     layers = ascent_flags.chosen_layers(network)
     work = Work(
         network,
@@ -109,6 +108,7 @@ def main(_: Sequence[str]) -> None:
     if batch_size is not None:
         configuration["batch"] = batch_size
     tensorboard.library()  # Missing, it is missed before anything is compiled.
+    channel_flags.tell_unnamed(model)
     if FLAGS.dry_run:
         refuse_foreign(out)
         done = shards.done_elsewhere(out, configuration) if batch_size else frozenset()

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from featvis_jax.results.pixels import picture
+from featvis_jax.results.channels import ONE, InputChannels
+from featvis_jax.results.panels import picture
 
 _INK, _MUTED = "#1c1e21", "#6e7278"
 _TILE_INCHES = 1.15
@@ -18,13 +19,14 @@ _LABEL_POINTS = 7.5
 
 
 def comparison(
-    images: Sequence[Sequence[Float[np.ndarray, "*spatial 1"]]],
+    images: Sequence[Sequence[Float[np.ndarray, "*spatial channels"]]],
     *,
     rows: Sequence[str],
     columns: Sequence[str],
     window: tuple[float, float],
     title: str,
     max_columns: int = 9,
+    channels: InputChannels = ONE,
 ) -> dict[str, bytes]:
     """Draw images side by side under one shared window.
 
@@ -35,6 +37,7 @@ def comparison(
       window: Intensities that are black and white.
       title: Above everything.
       max_columns: More columns than this continue in a further block below.
+      channels: What the channels of the images are.
 
     Returns:
       The figure as ``"png"`` and ``"pdf"``, deterministic for the same images.
@@ -54,7 +57,7 @@ def comparison(
             f"There are images for {[len(row) for row in images]} columns in {len(images)} rows; "
             f"expected {len(columns)} columns in {len(rows)} rows."
         )
-    tiles = [[picture(image, window=window) for image in row] for row in images]
+    tiles = [[picture(image, channels, window=window) for image in row] for row in images]
     blocks = [
         range(start, min(start + max_columns, len(columns)))
         for start in range(0, len(columns), max_columns)

@@ -133,6 +133,31 @@ def picture(
     return np.asarray(page)
 
 
+def stacked(
+    rows: Sequence[UInt8[np.ndarray, "_ _ 3"]], labels: Sequence[str]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Put pictures of one width one below the other, each under its label.
+
+    Args:
+        rows: in colour.
+        labels: one for each; a picture whose label is empty has no room for one.
+
+    >>> stacked([np.zeros((9, 40, 3), np.uint8)] * 2, ["T1w", "FLAIR"]).shape
+    (64, 40, 3)
+    """
+    found = []
+    for row, label in zip(rows, labels, strict=True):
+        if label:
+            band = Pillow.new("RGB", (row.shape[1], round(1.5 * LABEL_PIXELS)), (255,) * 3)
+            where = 0, round(1.1 * LABEL_PIXELS)
+            ImageDraw.Draw(band).text(where, label, (_INK,) * 3, font(LABEL_PIXELS), anchor="ls")
+            found.append(np.asarray(band))
+        found.append(row)
+        if label:
+            found.append(np.full((_GAP, row.shape[1], 3), 255, np.uint8))
+    return np.concatenate(found[:-1] if len(found) > 1 else found)
+
+
 def write_labels(
     draw: ImageDraw.ImageDraw,
     panels: Panels,
