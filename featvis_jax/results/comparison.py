@@ -36,7 +36,8 @@ def comparison(
       columns: A label for every column.
       window: Intensities that are black and white.
       title: Above everything.
-      max_columns: More columns than this continue in a further block below.
+      max_columns: More columns than this continue in a further block below; of several contrasts
+        side by side fewer.
       channels: What the channels of the images are.
 
     Returns:
@@ -58,14 +59,16 @@ def comparison(
             f"expected {len(columns)} columns in {len(rows)} rows."
         )
     tiles = [[picture(image, channels, window=window) for image in row] for row in images]
+    # Contrasts of slices lie side by side, and want as much room each.
+    abreast = len(channels.labels) if images[0][0].ndim == 3 else 1
+    inches, most = _TILE_INCHES * abreast, max(1, max_columns // abreast)
     blocks = [
-        range(start, min(start + max_columns, len(columns)))
-        for start in range(0, len(columns), max_columns)
+        range(start, min(start + most, len(columns))) for start in range(0, len(columns), most)
     ]
     height, width = tiles[0][0].shape[:2]
-    tile_height = _TILE_INCHES * height / width
+    tile_height = inches * height / width
     per_block = len(rows) * (tile_height + 0.06) + 0.42
-    size = (len(blocks[0]) * (_TILE_INCHES + 0.06) + 0.75, len(blocks) * per_block + 0.5)
+    size = (len(blocks[0]) * (inches + 0.06) + 0.75, len(blocks) * per_block + 0.5)
     with rc_context({"font.family": "DejaVu Sans", "pdf.fonttype": 42}):
         figure = Figure(size, facecolor="white")
         figure.text(0.01, 1 - 0.12 / size[1], title, color=_INK, size=11, weight="bold", va="top")
@@ -82,9 +85,9 @@ def comparison(
         for number, block in enumerate(blocks):
             top = size[1] - 0.5 - number * per_block - 0.36
             for j, column in enumerate(block):
-                left = 0.7 + j * (_TILE_INCHES + 0.06)
+                left = 0.7 + j * (inches + 0.06)
                 figure.text(
-                    (left + _TILE_INCHES / 2) / size[0],
+                    (left + inches / 2) / size[0],
                     (top + 0.05) / size[1],
                     columns[column].replace("_", " "),
                     size=_LABEL_POINTS,
@@ -99,7 +102,7 @@ def comparison(
                         (
                             left / size[0],
                             bottom / size[1],
-                            _TILE_INCHES / size[0],
+                            inches / size[0],
                             tile_height / size[1],
                         )
                     )

@@ -12,27 +12,12 @@ from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.comparison import comparison
 from featvis_jax.results.gallery import build_comparison, build_gallery
 from featvis_jax.results.sheets import contact_sheet
-from tests.results.gallery_runs import SLICE, VOLUME, VOLUME_AFFINE, Page, pages, unit, write_run
+from tests.results.gallery_runs import SLICE, VOLUME, Page, contrasts, pages, random_image, unit
 
 NAMES = ("T1w", "T1ce", "T2w", "FLAIR")
 CONTRASTS = InputChannels(NAMES, held={"T2w": "5f3a"})
 COLOUR = InputChannels(channels.RGB, is_colour=True)
 WINDOW = (0.0, 1.0)
-
-
-def image(shape, seed=0):
-    return np.random.default_rng(seed).random(shape).astype(np.float32)
-
-
-def run_of(directory, given, shape, **settings):
-    affine = VOLUME_AFFINE if len(shape) == 3 else None
-    units = [
-        unit("conv1", number, image=image((*shape, len(given.names)), number)) for number in (0, 1)
-    ]
-    return write_run(
-        directory, units, wanted={"conv1": [0, 1]}, shape=shape, affine=affine,
-        input_channels=given.setting(), **settings,
-    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------- their names
@@ -72,8 +57,8 @@ def test_a_configuration_tells_what_the_channels_are(given):
 
 @pytest.mark.parametrize("shape", [SLICE, VOLUME], ids=["2-D", "3-D"])
 def test_every_channel_has_its_file_and_comes_back(tmp_path, shape):
-    run = run_of(tmp_path, CONTRASTS, shape)
-    expected = image((*shape, 4), 1)
+    run = contrasts(tmp_path, CONTRASTS, shape=shape)
+    expected = random_image((*shape, 4), 1)
     found, affine = run.image("conv1", 1)
     np.testing.assert_array_equal(found, expected)
     assert (affine is None) == (shape == SLICE)
@@ -85,7 +70,7 @@ def test_every_channel_has_its_file_and_comes_back(tmp_path, shape):
 
 
 def test_a_channel_with_a_name_keeps_the_file_of_one_without(tmp_path):
-    run = run_of(tmp_path, InputChannels(("T1w",)), SLICE)
+    run = contrasts(tmp_path, InputChannels(("T1w",)))
     assert [path.name for path in run.image_paths("conv1", 0)] == ["0000.nii.gz"]
 
 
@@ -97,7 +82,7 @@ def test_an_image_of_other_channels_is_refused_and_nothing_written(tmp_path):
 
 
 def test_a_transparency_map_has_all_channels(tmp_path):
-    given = image((*SLICE, 4))
+    given = random_image((*SLICE, 4))
     made = dataclasses.replace(unit("conv1", 0, image=given), transparency=2 * given)
     with store.open_run(tmp_path, {"input_channels": CONTRASTS.setting()}, environment={}) as run:
         run.write_units([made], affine=None)
@@ -106,7 +91,7 @@ def test_a_transparency_map_has_all_channels(tmp_path):
 
 
 def test_a_lost_channel_is_told_by_its_file(tmp_path):
-    run = run_of(tmp_path, CONTRASTS, SLICE)
+    run = contrasts(tmp_path, CONTRASTS)
     run.image_paths("conv1", 0)[2].write_bytes(b"not a NIfTI file")
     with pytest.raises(ValueError, match=r"0000_T2w.nii.gz: not a complete"):
         run.image("conv1", 0)
@@ -117,7 +102,7 @@ def test_a_lost_channel_is_told_by_its_file(tmp_path):
 
 @pytest.mark.parametrize("shape", [SLICE, VOLUME], ids=["2-D", "3-D"])
 def test_panels_hold_each_contrast_as_it_is_drawn_alone(shape):
-    given = image((*shape, 4))
+    given = random_image((*shape, 4))
     parts = panels.planes(given, CONTRASTS)
     found = panels.arranged(parts, CONTRASTS, window=WINDOW, scale=2)
     frames = len(found.frames) // 4
@@ -136,14 +121,14 @@ def test_panels_hold_each_contrast_as_it_is_drawn_alone(shape):
 
 def test_narrow_panels_leave_room_for_their_labels():
     given = InputChannels(("T1w", "averylongname"))
-    found = panels.picture(image((5, 6, 2)), given, window=WINDOW)
+    found = panels.picture(random_image((5, 6, 2)), given, window=WINDOW)
     ink = np.flatnonzero((found < pixels.PAPER).any(axis=0))
     assert ink.max() < found.shape[1]
     assert found.shape[1] > panels.font(panels.LABEL_PIXELS).getlength("averylongname")
 
 
 def test_a_picture_in_colour_is_as_photographs_are():
-    given = image((5, 7, 3))
+    given = random_image((5, 7, 3))
     drawn = panels.picture(given, COLOUR, window=WINDOW)
     np.testing.assert_array_equal(drawn, np.rint(given * 255).astype(np.uint8))
     given[1, 2, 0] = np.nan
@@ -154,7 +139,7 @@ def test_a_picture_in_colour_is_as_photographs_are():
     ("given", "shape"), [(CONTRASTS, SLICE), (CONTRASTS, VOLUME), (COLOUR, SLICE)]
 )
 def test_sheets_and_figures_show_every_channel(given, shape):
-    images = [image((*shape, len(given.names)), number) for number in range(3)]
+    images = [random_image((*shape, len(given.names)), number) for number in range(3)]
     sheet = contact_sheet(
         images, titles="012", statuses=["alive"] * 3, title="conv1", window=WINDOW, columns=3,
         scale=1, channels=given,
@@ -180,7 +165,7 @@ def test_sheets_and_figures_show_every_channel(given, shape):
 
 @pytest.mark.parametrize("shape", [SLICE, VOLUME], ids=["2-D", "3-D"])
 def test_pages_show_contrasts_apart_and_let_choose(tmp_path, shape):
-    index = build_gallery(run_of(tmp_path, CONTRASTS, shape))
+    index = build_gallery(contrasts(tmp_path, CONTRASTS, shape=shape))
     for page in pages(index.parent):
         for address in page.addresses():
             assert address.startswith(("data:", "#")) or page.target(address).exists(), address
@@ -204,31 +189,33 @@ def test_pages_show_contrasts_apart_and_let_choose(tmp_path, shape):
 
 
 def test_a_page_of_one_channel_has_no_choice_of_contrasts(tmp_path):
-    index = build_gallery(run_of(tmp_path, channels.ONE, VOLUME))
+    index = build_gallery(contrasts(tmp_path, channels.ONE, shape=VOLUME))
     for page in pages(index.parent):
         assert not page.all("input", name="contrast")
         assert not page.all("span", class_="part")
 
 
 def test_pages_of_colour_show_one_picture_with_rows_down(tmp_path):
-    index = build_gallery(run_of(tmp_path, COLOUR, SLICE))
+    index = build_gallery(contrasts(tmp_path, COLOUR))
     page = Page(index.parent / "units" / "conv1" / "0001.html")
     assert not page.all("div", class_="part")
     assert "R, G, B, in colour" in page.text
     shared = page.target(page.all("img", class_="shared")[0]["src"])
     with Pillow.open(shared) as opened:
         drawn = np.asarray(opened)
-    np.testing.assert_array_equal(drawn, np.rint(image((*SLICE, 3), 1) * 255).astype(np.uint8))
+    np.testing.assert_array_equal(
+        drawn, np.rint(random_image((*SLICE, 3), 1) * 255).astype(np.uint8)
+    )
     # Columns to the right, rows down.
     assert f".ij{{--w:{SLICE[1]};--h:{SLICE[0]}}}" in (index.parent / "gallery.css").read_text()
 
 
 def test_runs_of_the_same_channels_are_compared_and_others_refused(tmp_path):
-    first = run_of(tmp_path / "a", CONTRASTS, SLICE, regularization="a")
-    second = run_of(tmp_path / "b", CONTRASTS.unheld, SLICE, regularization="b")
+    first = contrasts(tmp_path / "a", CONTRASTS, regularization="a")
+    second = contrasts(tmp_path / "b", CONTRASTS.unheld, regularization="b")
     page = Page(build_comparison([first, second]))
     assert [option["value"] for option in page.all("input", name="contrast")] == ["", *NAMES]
     other = InputChannels(("PD", *NAMES[1:]))
-    third = run_of(tmp_path / "c", other, SLICE, regularization="c")
+    third = contrasts(tmp_path / "c", other, regularization="c")
     with pytest.raises(ValueError, match=r"same input channels; got .*T1w, .*PD, "):
         build_comparison([first, third])
