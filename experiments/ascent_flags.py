@@ -113,12 +113,6 @@ def chosen_channels(layer: Layer) -> list[int]:
 
 def recipe(model: Model, layer: str, regularization: str) -> ascent.Recipe:
     """The recipe that the flags spell out for a layer, checked."""
-    if model.image_shape[-1] != 1:
-        raise ValueError(
-            f"--model={FLAGS.model} takes images of {model.image_shape[-1]} channels, and the "
-            "pictures that launchers write have one: give FILE.py:FUNCTION, a module that takes "
-            "one and fills in the others, or use featvis_jax.visualize.layer from Python."
-        )
     start = image_flags.start_image(model)
     strategy = presets.strategy(
         regularization,

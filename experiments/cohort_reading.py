@@ -18,9 +18,10 @@ from featvis_jax.data import pipeline
 from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, Subject, named, read_cohort
 from featvis_jax.data.errors import CohortError
-from featvis_jax.data.grids import Grid, GridError, described
+from featvis_jax.data.grids import Grid, GridError, coincide, described
 from featvis_jax.data.masks import brain_mask
-from featvis_jax.data.pipeline import Source
+from featvis_jax.data.pipeline import Slices, Source, Volumes
+from featvis_jax.results.channels import InputChannels
 
 # Of how many people's brains it is measured what is cut off, and when that is told and refused.
 _LOOKED_AT, _TOLD_OUTSIDE, _MOST_OUTSIDE = 2, 0.1, 0.5
@@ -125,35 +126,63 @@ def cached_volumes(subjects: Sequence[Subject], directory: Path) -> dict[str, Ca
         return cache_volumes(subjects, directory, progress=on_scans)
 
 
-def flagged_source(name: str, grid: Grid, *, channels: int) -> Source | None:
+def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source | None:
     """The images of the cohort that a flag names, on a network's grid; None without the flag.
 
     Args:
       name: Of the flag, without the dashes.
       grid: Of the network's input.
-      channels: Of the network's input.
+      channels: Of the network's input. The scans of each of several are those whose files end in
+        its name.
 
     Raises:
       FileNotFoundError: There is no such cohort.
       CohortError: It cannot be read.
-      ValueError: Its grid is not the network's, which may also take more than scans have.
+      ValueError: Its grid is not the network's, its contrasts have different ones, or the network
+        takes colours.
     """
     path = flags.FLAGS[name].value
     if path is None:
         return None
     flag = f"--{name}={path}"
-    if channels != 1:
+    origin = str(Path(path).resolve())
+    if len(channels.names) == 1:
+        cohort = read(path, flag=f"--{name}")
+        return _all_images(cohort, grid, flag=flag, origin=origin)
+    if channels.is_colour:
+        raise ValueError(f"{flag}: scans have no colours, which the network takes: leave it out.")
+    if not Path(path).is_dir():
         raise ValueError(
-            f"{flag}: scans have one channel and the network takes {channels}: leave the flag out."
+            f"{flag}: expected a BIDS directory, in which the scans of each of the network's "
+            f"channels end in its name: {', '.join(channels.names)}."
         )
-    cohort = read(path, flag=f"--{name}")
-    place = volumes_directory(cohort, source=str(Path(path).resolve()))
-    cached = cached_volumes(cohort.subjects, place)
+    cohorts, sources = [], []
+    for contrast in channels.names:
+        pattern = DEFAULT_PATTERN.replace("T1w", contrast)
+        told = f"--{name} (scans of {contrast}, by --channel_names)"
+        cohorts.append(read(path, flag=told, pattern=pattern))
+        place = f"{origin}\n{pattern}"
+        sources.append(_all_images(cohorts[-1], grid, flag=f"{flag}, {contrast}", origin=place))
+    first, *others = (Grid(cohort.shape, cohort.affine) for cohort in cohorts)
+    for contrast, other in zip(channels.names[1:], others, strict=True):
+        if not coincide(other, first):
+            raise ValueError(
+                f"{flag}: the scans of {contrast} have {described(other)}, those of "
+                f"{channels.names[0]} {described(first)}: resample them to one grid."
+            )
+    return pipeline.Contrasts(sources)
+
+
+def _all_images(cohort: Cohort, grid: Grid, *, flag: str, origin: str) -> Slices | Volumes:
+    """The images of all of a cohort's subjects."""
+    cached = cached_volumes(cohort.subjects, volumes_directory(cohort, source=origin))
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
     return source(cohort, volumes, grid, flag=flag)
 
 
-def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag: str) -> Source:
+def source(
+    cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag: str
+) -> Slices | Volumes:
     """The images of some of a cohort's subjects on a network's grid, by their place in the world.
 
     Args:
@@ -189,7 +218,7 @@ def source(cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, flag:
     return found
 
 
-def _share_outside(source: Source, volume: CachedVolume) -> float:
+def _share_outside(source: Slices | Volumes, volume: CachedVolume) -> float:
     """How much of a subject's brain is cut off."""
     if source.placement is None:
         return 0.0

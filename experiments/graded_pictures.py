@@ -64,6 +64,11 @@ def open_runs(paths: Sequence[str], *, flag: str) -> list[RunView]:
             raise FileNotFoundError(f"{flag}={path}: {error}") from error
         if not run.records():
             raise ValueError(f"{flag}={path}: the run has no finished picture: let it end first.")
+        if len(run.input_channels.names) > 1:
+            raise ValueError(
+                f"{flag}={path}: its pictures have the channels {run.input_channels.told}; grading "
+                "plants shapes in scans of one contrast, and expects pictures of one channel."
+            )
         for layer in dict.fromkeys(record.layer for record in run.records()):
             asked = question(run.configuration, layer)
             if asked.suppresses or not asked.is_of_channels:

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 from absl import flags
 
+from experiments import channel_flags
 from experiments.flag_values import errors_of
 from experiments.grid_flags import read_image
 from experiments.networks import Model
@@ -43,10 +44,12 @@ _BY_AFFINE = (
 flags.DEFINE_string(
     "start_image",
     None,
-    "NIfTI file to start from; for a network of several channels with as many volumes. "
-    + _BY_AFFINE,
+    "NIfTI file to start from; for a network of several channels with as many volumes, or as many "
+    "files, joined with commas. " + _BY_AFFINE,
 )
-flags.DEFINE_string("mask", None, "NIfTI mask: nothing changes outside. " + _BY_AFFINE)
+flags.DEFINE_string(
+    "mask", None, "NIfTI mask: nothing changes outside, in no channel. " + _BY_AFFINE
+)
 flags.DEFINE_float(
     "learning_rate", None, "Of Adam (of NAdam for phase); by default what suits the start."
 )
@@ -61,8 +64,8 @@ def start_image(model: Model) -> np.ndarray | None:
     """
     if FLAGS.start_image is None:
         return None
-    start = read_image("start_image", model, channels=model.image_shape[-1])
-    _refuse_other_range(start, model)
+    start = channel_flags.read_channels("start_image", FLAGS.start_image, model)
+    _refuse_other_range(f"--start_image={FLAGS.start_image}", start, model)
     return start
 
 
@@ -125,17 +128,29 @@ def parameterization(
         mask = read_image("mask", model)[..., 0]
         with errors_of(f"--mask={FLAGS.mask}: "):
             chosen = parameterizations.inside(mask, chosen, outside=outside)
-    return chosen
+    return _holding(model, chosen)
 
 
-def _refuse_other_range(start: np.ndarray, model: Model) -> None:
+def _holding(model: Model, chosen: Parameterization) -> Parameterization:
+    """With the channels of --hold put in, if there are any."""
+    held = channel_flags.held(model)
+    if not held:
+        return chosen
+    image = np.zeros(model.image_shape, np.float32)
+    for channel, scan in held.items():
+        _refuse_other_range(f"--hold={','.join(FLAGS.hold)}", scan, model)
+        image[..., channel : channel + 1] = scan
+    return parameterizations.holding(image, held, chosen)
+
+
+def _refuse_other_range(given: str, image: np.ndarray, model: Model) -> None:
     """A scan in a scanner's units would be white all over, once clipped."""
     low, high = model.intensity_range
     slack = 1e-3 * (high - low)
-    if start.min() < low - slack or start.max() > high + slack:
+    if image.min() < low - slack or image.max() > high + slack:
         raise ValueError(
-            f"--start_image={FLAGS.start_image}: intensities from {start.min():g} to "
-            f"{start.max():g}; the network's images are in [{low:g}, {high:g}]: scale it to that "
+            f"{given}: intensities from {image.min():g} to "
+            f"{image.max():g}; the network's images are in [{low:g}, {high:g}]: scale it to that "
             "range, as featvis_jax.data.intensities.rescale does for [0, 1], or give the range of "
             "a foreign network by --intensity_range."
         )

@@ -150,11 +150,12 @@ def text(
     if batch_size is None:
         batch_size, programs = largest_size(work)
     probes = _probes(work, batch_size, programs)
-    shape = "x".join(map(str, work.network.image_shape[:-1]))
+    *sides, count = work.network.image_shape
+    shape = f"{'x'.join(map(str, sides))} voxels" + (f" of {count} channels" if count > 1 else "")
     num_devices = min(batch_size, jax.local_device_count())
     free = memory.free_bytes(num_devices=num_devices) / 2**30
     lines = [
-        f"Images of {shape} voxels, {steps} steps, --batch={batch_size}"
+        f"Images of {shape}, {steps} steps, --batch={batch_size}"
         + (" (the largest useful one that fits)." if found is None else "."),
         f"{'layer':<16} {'channels':>8} {'batches':>9} {'memory':>10} {'batch step':>11} "
         f"{'time':>14}",

@@ -10,12 +10,12 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Int, UInt8
 
-from experiments import cohort_reading
+from experiments import channel_flags, cohort_reading
 from experiments.networks import Model
 from experiments.progress import callback
 from featvis_jax.data.pipeline import Source
 from featvis_jax.evaluation.examples import receptive_box, top_examples
-from featvis_jax.results import pixels, tables
+from featvis_jax.results import panels, pixels, tables
 from featvis_jax.results.files import atomic_write_bytes, make_directory
 from featvis_jax.results.store import RunView
 
@@ -24,7 +24,8 @@ flags.DEFINE_string(
     "real_examples",
     None,
     "A cohort whose scans drive each channel most, shown on its page without subject ids. They are "
-    "participant data: off by default.",
+    "participant data: off by default. Of several input channels the scans of each end in its "
+    "name: --channel_names=T1w,FLAIR takes sub-*/anat/*_T1w.nii.gz and *_FLAIR.nii.gz.",
 )
 
 _EXAMPLES = 4
@@ -41,7 +42,7 @@ def source(model: Model) -> Source | None:
       ValueError: Its grid is not the model's.
     """
     return cohort_reading.flagged_source(
-        "real_examples", model.grid, channels=model.image_shape[-1]
+        "real_examples", model.grid, channels=channel_flags.input_channels(model)
     )
 
 
@@ -73,14 +74,18 @@ def write(
                 progress=on_images,
             )
         for channel in wanted:
-            pictures = []
+            # A row for every contrast, and in each the same images.
+            contrasts: list[list[np.ndarray]] = [[] for _ in run.input_channels.labels]
             for number, place in zip(found.image[channel], found.place[channel], strict=True):
                 box = receptive_box(layer, place, model.image_shape)
-                image = source[int(number)]
-                pictures.append(_framed(image, box, window=model.intensity_range))
+                seen = run.input_channels.seen(source[int(number)])
+                for pictures, image in zip(contrasts, seen, strict=True):
+                    pictures.append(_framed(image, box, window=model.intensity_range))
             path = run.real_path(name, channel)
             make_directory(path.parent)
-            atomic_write_bytes(path, pixels.encode_png(_in_a_row(pictures)))
+            rows_of = [_in_a_row(pictures) for pictures in contrasts]
+            shown = panels.stacked(rows_of, run.input_channels.labels)
+            atomic_write_bytes(path, pixels.encode_png(shown))
             rows.append(
                 {
                     "layer": name,

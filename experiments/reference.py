@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Float32
 
-from experiments import cohort_reading, objective_flags
+from experiments import channel_flags, cohort_reading, objective_flags
 from experiments.networks import Model
 from experiments.plan import Work
 from experiments.progress import callback
@@ -119,7 +119,7 @@ class Inputs(NamedTuple):
             "percentile": self.percentile,
         }
 
-    def images(self) -> Iterator[Float32[np.ndarray, "*spatial 1"]]:
+    def images(self) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
         """Every image, without lesions and with them; one that has no room for any as it is."""
         for position in self.positions:
             image = self.source[position]
@@ -146,7 +146,7 @@ def inputs(model: Model) -> Inputs | None:
             if FLAGS[name].value != FLAGS[name].default:
                 raise ValueError(f"--{name} is about the scans of --reference, and there are none.")
         return None
-    channels = model.image_shape[-1]
+    channels = channel_flags.input_channels(model)
     source = cohort_reading.flagged_source("reference", model.grid, channels=channels)
     assert source is not None
     if len(source) == 0:
@@ -322,11 +322,12 @@ def _task(model: Model) -> tuple[LesionTask | OutlineTask | None, str | None]:
 
 def _warn(found: Inputs, model: Model) -> None:
     """Tell of what makes a comparison doubtful; it is made all the same."""
-    scans = len(found.source.volumes)
-    if scans < _FEW_SCANS:
+    people = len({volume.participant_id for volume in found.source.volumes})
+    if people < _FEW_SCANS:
+        whose = "1 person" if people == 1 else f"{people} people"
         _tell(
-            f"{scans} scan{'' if scans == 1 else 's'}; the strongest image of fewer than "
-            f"{_FEW_SCANS} people says little of what real inputs can do"
+            f"scans of {whose}; the strongest image of fewer than {_FEW_SCANS} people says "
+            "little of what real inputs can do"
         )
     seen = np.stack(list(pipeline.spread(found.source, max_images=_LOOKED_AT)))
     low, high = model.intensity_range

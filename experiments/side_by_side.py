@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Float32
 
-from experiments import ascent_flags, reference
+from experiments import ascent_flags, channel_flags, reference
 from experiments.networks import Model
 from experiments.progress import each
 from featvis_jax.evaluation.appearance import appearance
@@ -92,6 +92,7 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
     out = ascent_flags.out_directory()
     refuse_foreign(out, "comparison.tsv", what="comparison", before=("images",))
     inputs = reference.inputs(model)
+    seen_as = channel_flags.input_channels(model)
     make_directory(out)
     beside = None if inputs is None else _beside(model, layer, recipes, inputs)
     found: dict[str, Column] = {}
@@ -108,8 +109,10 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
         measure = measures[recipe.objective.description]
         looks = []
         for unit, selective in zip(found[name].units, found[name].selectivity, strict=True):
-            encoded = encode_nifti(unit.image, model.affine, window=model.intensity_range)
-            atomic_write_bytes(directory / f"{unit.channel:04d}.nii.gz", encoded)
+            parts = np.split(unit.image, model.image_shape[-1], axis=-1)
+            for suffix, part in zip(seen_as.suffixes, parts, strict=True):
+                encoded = encode_nifti(part, model.affine, window=model.intensity_range)
+                atomic_write_bytes(directory / f"{unit.channel:04d}{suffix}.nii.gz", encoded)
             key, number = jax.random.key(unit.channel), Unit(jnp.int32(unit.channel))
             moved = float(measure(model.network.variables, key, unit.image, number))
             looks.append({**_row(unit, moved, beside), "selectivity": float(selective)})
@@ -122,6 +125,7 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
         rows=[str(channel) for channel in channels],
         columns=[name.replace(",", " + ") for name in recipes],
         window=model.intensity_range,
+        channels=seen_as,
         title=title(model.card["name"], layer.name, recipes, steps=FLAGS.steps),
     )
     for kind, data in figure.items():

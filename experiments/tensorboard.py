@@ -29,9 +29,11 @@ class Events:
             self._writer.add_scalar(name, value, step)
 
     def image(self, name: str, picture: np.ndarray, *, step: int) -> None:
-        """Write a grey picture, uint8 (rows, columns)."""
+        """Write a picture, uint8 (rows, columns), in colour (rows, columns, 3)."""
         if self._writer is not None:
-            self._writer.add_image(name, picture, step, dataformats="HW")
+            self._writer.add_image(
+                name, picture, step, dataformats="HW" if picture.ndim == 2 else "HWC"
+            )
 
     def flush(self) -> None:
         """Put what was written on the disk."""

@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from experiments import (
     ascent_flags,
+    channel_flags,
     cluster,
     image_flags,
     networks,
@@ -40,7 +41,8 @@ from experiments.plan import Work
 from experiments.progress import Progress
 from experiments.unit_results import unit_result
 from featvis_jax.nn.network import Layer, Network
-from featvis_jax.results import pixels, shards, tables
+from featvis_jax.results import panels, shards, tables
+from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import make_directory
 from featvis_jax.results.gallery import build_gallery
 from featvis_jax.results.store import Run, open_run, read_run, refuse_foreign
@@ -91,6 +93,7 @@ def main(_: Sequence[str]) -> None:
         print(networks.layers_text(network))
         return
     out, shard = ascent_flags.out_directory(), _shard()
+    channels = channel_flags.input_channels(model)
     layers = ascent_flags.chosen_layers(network)
     work = Work(
         network,
@@ -99,10 +102,13 @@ def main(_: Sequence[str]) -> None:
     )
     inputs = reference.inputs(model)
     configuration = _configuration(model, work, inputs)
+    if (told := channels.setting()) is not None:
+        configuration["input_channels"] = told
     batch_size = _batch_size()
     if batch_size is not None:
         configuration["batch"] = batch_size
     tensorboard.library()  # Missing, it is missed before anything is compiled.
+    channel_flags.tell_unnamed(model)
     if FLAGS.dry_run:
         refuse_foreign(out)
         done = shards.done_elsewhere(out, configuration) if batch_size else frozenset()
@@ -196,7 +202,7 @@ def _visualize(
             for record in tables.leading(result.record for result in stored):
                 progress.count(record.status)
             for result in stored:
-                _log(log, result, model.intensity_range)
+                _log(log, result, results.input_channels, model.intensity_range)
             log.flush()
 
 
@@ -242,13 +248,18 @@ def _run(
         raise plan.explained(error, layer, program.batch_size) from error
 
 
-def _log(log: tensorboard.Events, result: UnitResult, window: tuple[float, float]) -> None:
+def _log(
+    log: tensorboard.Events,
+    result: UnitResult,
+    channels: InputChannels,
+    window: tuple[float, float],
+) -> None:
     """Tell TensorBoard of a finished image."""
     name = tensorboard.image_name(result.record, variants=FLAGS.variants)
     for step, (objective, penalty) in enumerate(zip(result.objective, result.penalty, strict=True)):
         log.scalar(f"{name}/objective", float(objective), step=step)
         log.scalar(f"{name}/penalty", float(penalty), step=step)
-    log.image(name, pixels.picture(result.image, window=window), step=FLAGS.steps)
+    log.image(name, panels.picture(result.image, channels, window=window), step=FLAGS.steps)
 
 
 def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) -> None:
@@ -360,7 +371,7 @@ def _configuration(model: Model, work: Work, inputs: reference.Inputs | None) ->
 def _flags_text() -> str:
     """The flags of this launcher, one a line, for --flagfile."""
     names = ("model", "grid", "batch", "tensorboard", "objective", "parameterization", "precision")
-    names = (*names, "reference")
+    names = (*names, "reference", "channel_names")
     modules = {FLAGS.find_module_defining_flag(name) for name in names}
     own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
     # None belongs to the run: two write nothing, a shard is one process of several, and where

@@ -74,7 +74,10 @@ class Slices:
 
     def __getitem__(self, position: int) -> Float32[np.ndarray, "x y 1"]:
         """One slice, read from disk."""
-        number, z = self.index[position]
+        return self.plane(*self.index[position])
+
+    def plane(self, number: int, z: int) -> Float32[np.ndarray, "x y 1"]:
+        """The slice of a volume at an index along its third axis, usable or not."""
         plane = np.asarray(self.volumes[number].open()[z], np.float32)
         placed = self.placement or centred(plane.shape, self.shape)
         return placed(plane)[..., None]
@@ -121,12 +124,55 @@ class Volumes:
         return self.owner(position)
 
 
-Source = Slices | Volumes
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contrasts:
+    """Several scans of each subject, as the channels of one image.
+
+    Attributes:
+      sources: One for each contrast, all of the same subjects in one order and on one grid. Which
+        slices are usable, the first one decides.
+    """
+
+    sources: Sequence[Slices] | Sequence[Volumes]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.sources[0])
+
+    def __getitem__(self, position: int) -> Float32[np.ndarray, "*spatial channels"]:
+        """One image of all contrasts, read from disk."""
+        first = self.sources[0]
+        if isinstance(first, Slices):
+            number, z = first.index[position]
+            planes = (each.plane(number, z) for each in self.sources if isinstance(each, Slices))
+            return np.concatenate(list(planes), axis=-1)
+        return np.concatenate([each[position] for each in self.sources], axis=-1)
+
+    @property
+    def volumes(self) -> Sequence[CachedVolume]:
+        """The volumes of all subjects and contrasts."""
+        return [volume for each in self.sources for volume in each.volumes]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape of every image."""
+        return self.sources[0].shape
+
+    def owner(self, position: int) -> str:
+        """The participant whose image this is."""
+        return self.sources[0].owner(position)
+
+    def place(self, position: int) -> str:
+        """What the image is called in a message."""
+        return self.sources[0].place(position)
+
+
+Source = Slices | Volumes | Contrasts
 
 
 def source(
     volumes: Sequence[CachedVolume], shape: Sequence[int], *, placement: Placement | None = None
-) -> Source:
+) -> Slices | Volumes:
     """The images of some subjects: axial slices for a shape of two numbers, volumes for three.
 
     Args:
@@ -302,7 +348,9 @@ def intensity_statistics(source: Source, *, max_images: int = 500) -> tuple[floa
     return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
 
 
-def spread(source: Source, *, max_images: int) -> Iterator[Float32[np.ndarray, "*spatial 1"]]:
+def spread(
+    source: Source, *, max_images: int
+) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
     """Images spread evenly over a source.
 
     Args:
@@ -310,7 +358,7 @@ def spread(source: Source, *, max_images: int) -> Iterator[Float32[np.ndarray, "
       max_images: At most this many are read.
 
     Yields:
-      Images, ``(*spatial, 1)``.
+      Images, ``(*spatial, channels)``.
     """
     for position in np.linspace(0, len(source) - 1, min(len(source), max_images)).astype(int):
         yield source[int(position)]

@@ -47,7 +47,8 @@ def appearance(image: Float[np.ndarray, "*spatial channels"], *, border: int = 8
     """Measure an image.
 
     Args:
-      image: ``(*spatial, channels)``; channels are averaged.
+      image: ``(*spatial, channels)``; each channel is measured by itself, and each number is the
+        mean over them.
       border: Width in voxels of the band that counts as the image's edge.
 
     Raises:
@@ -59,7 +60,12 @@ def appearance(image: Float[np.ndarray, "*spatial channels"], *, border: int = 8
       >>> abs(found.spectrum_slope) < 0.1, 0.9 < found.edge_artefact < 1.1
       (True, True)
     """
-    plane = np.asarray(image, np.float64).mean(axis=-1)
+    channels = np.moveaxis(np.asarray(image, np.float64), -1, 0)
+    found = [dataclasses.astuple(_of_channel(channel, border)) for channel in channels]
+    return Appearance(*(float(value) for value in np.mean(found, axis=0)))
+
+
+def _of_channel(plane: np.ndarray, border: int) -> Appearance:
     if not 0 < 2 * border < min(plane.shape):
         raise ValueError(
             f"border is {border}; expected 1 to {(min(plane.shape) - 1) // 2} for an image of "

@@ -57,6 +57,9 @@ def status(
       in all directions, have nearly the same power (`flatness` of at least 0.85).
     * ``alive``: the objective rose and came to rest, and the ascent made a pattern.
 
+    Of an image of several channels each is looked at by itself, and the one that moved most or
+    holds most decides.
+
     Args:
       image: The final image.
       start: The first one.
@@ -84,17 +87,20 @@ def status(
     if target is not None:
         if not response > 0 or not response >= target - _SHORT_OF_TARGET * abs(target):
             return "weak"
-        return "uniform" if np.ptp(image) < _FLAT_SHARE * width else "driven"
+        spans = np.ptp(image, axis=tuple(range(image.ndim - 1)))
+        return "uniform" if spans.max() < _FLAT_SHARE * width else "driven"
     limit = UNIFORM_SHARE * width
     if 2 * border < min(image.shape[:-1]):
         inner = (slice(border, -border or None),) * (image.ndim - 1)
         image, start = image[inner], start[inner]
-    moved = np.sqrt(np.mean(np.square(image - start)))
+    spatial = tuple(range(image.ndim - 1))
+    # A unit may look at one of several channels alone: the others say nothing against it.
+    moved = np.sqrt(np.mean(np.square(image - start), axis=spatial)).max()
     if rise <= _FLUCTUATIONS * _fluctuation(objective_trace) or moved < limit:
         return "unmoved"
     if _last_gain(objective_trace) > _LAST_GAIN:
         return "unsettled"
-    if image.std() < limit:
+    if image.std(axis=spatial).max() < limit:
         return "uniform"
     added = np.moveaxis(_without(image, start), -1, 0)
     seen = [channel for channel in added if channel.std() >= limit]

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from featvis_jax.results.pixels import picture
+from featvis_jax.results.channels import ONE, InputChannels
+from featvis_jax.results.panels import picture
 
 _INK, _MUTED = "#1c1e21", "#6e7278"
 _TILE_INCHES = 1.15
@@ -18,13 +19,14 @@ _LABEL_POINTS = 7.5
 
 
 def comparison(
-    images: Sequence[Sequence[Float[np.ndarray, "*spatial 1"]]],
+    images: Sequence[Sequence[Float[np.ndarray, "*spatial channels"]]],
     *,
     rows: Sequence[str],
     columns: Sequence[str],
     window: tuple[float, float],
     title: str,
     max_columns: int = 9,
+    channels: InputChannels = ONE,
 ) -> dict[str, bytes]:
     """Draw images side by side under one shared window.
 
@@ -34,7 +36,9 @@ def comparison(
       columns: A label for every column.
       window: Intensities that are black and white.
       title: Above everything.
-      max_columns: More columns than this continue in a further block below.
+      max_columns: More columns than this continue in a further block below; of several contrasts
+        side by side fewer.
+      channels: What the channels of the images are.
 
     Returns:
       The figure as ``"png"`` and ``"pdf"``, deterministic for the same images.
@@ -54,15 +58,17 @@ def comparison(
             f"There are images for {[len(row) for row in images]} columns in {len(images)} rows; "
             f"expected {len(columns)} columns in {len(rows)} rows."
         )
-    tiles = [[picture(image, window=window) for image in row] for row in images]
+    tiles = [[picture(image, channels, window=window) for image in row] for row in images]
+    # Contrasts of slices lie side by side, and want as much room each.
+    abreast = len(channels.labels) if images[0][0].ndim == 3 else 1
+    inches, most = _TILE_INCHES * abreast, max(1, max_columns // abreast)
     blocks = [
-        range(start, min(start + max_columns, len(columns)))
-        for start in range(0, len(columns), max_columns)
+        range(start, min(start + most, len(columns))) for start in range(0, len(columns), most)
     ]
     height, width = tiles[0][0].shape[:2]
-    tile_height = _TILE_INCHES * height / width
+    tile_height = inches * height / width
     per_block = len(rows) * (tile_height + 0.06) + 0.42
-    size = (len(blocks[0]) * (_TILE_INCHES + 0.06) + 0.75, len(blocks) * per_block + 0.5)
+    size = (len(blocks[0]) * (inches + 0.06) + 0.75, len(blocks) * per_block + 0.5)
     with rc_context({"font.family": "DejaVu Sans", "pdf.fonttype": 42}):
         figure = Figure(size, facecolor="white")
         figure.text(0.01, 1 - 0.12 / size[1], title, color=_INK, size=11, weight="bold", va="top")
@@ -79,9 +85,9 @@ def comparison(
         for number, block in enumerate(blocks):
             top = size[1] - 0.5 - number * per_block - 0.36
             for j, column in enumerate(block):
-                left = 0.7 + j * (_TILE_INCHES + 0.06)
+                left = 0.7 + j * (inches + 0.06)
                 figure.text(
-                    (left + _TILE_INCHES / 2) / size[0],
+                    (left + inches / 2) / size[0],
                     (top + 0.05) / size[1],
                     columns[column].replace("_", " "),
                     size=_LABEL_POINTS,
@@ -96,7 +102,7 @@ def comparison(
                         (
                             left / size[0],
                             bottom / size[1],
-                            _TILE_INCHES / size[0],
+                            inches / size[0],
                             tile_height / size[1],
                         )
                     )

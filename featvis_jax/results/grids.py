@@ -46,18 +46,25 @@ class Plane(NamedTuple):
 
         >>> planes(np.eye(4), (4, 5))[0].ways, planes(None, (4, 5))[0].ways
         ('A up, L on the left', 'i to the right, j up')
+        >>> planes(None, (4, 5), is_picture=True)[0].ways
+        'i down, j to the right'
         """
         if self.left:
             return f"{self.top} up, {self.left} on the left"
+        if self.bottom:
+            return f"{self.bottom} down, {self.right} to the right"
         return f"{self.right} to the right, {self.top} up"
 
 
-def planes(affine: Affine | None, shape: tuple[int, ...]) -> list[Plane]:
+def planes(
+    affine: Affine | None, shape: tuple[int, ...], *, is_picture: bool = False
+) -> list[Plane]:
     """Return the planes of a grid, in the order in which `pixels.middle_planes` shows them.
 
     Args:
         affine: from voxel indices to millimetres, invertible; None if nobody knows.
         shape: (x, y) of a slice, or (x, y, z) of a volume.
+        is_picture: whether it is of (rows, columns), and lies nowhere in a body.
 
     Returns:
         One plane for a slice, three for a volume.
@@ -69,6 +76,9 @@ def planes(affine: Affine | None, shape: tuple[int, ...]) -> list[Plane]:
     >>> [plane.name for plane in planes(None, (2, 3, 4))]
     ['ij', 'ik', 'jk']
     """
+    if is_picture:
+        rows, columns = shape
+        return [Plane("ij", 2, columns, rows, "", "j", "", "i")]
     codes = None if affine is None else nibabel.aff2axcodes(affine)
     found = []
     for right, up, normal in ((0, 1, 2), (0, 2, 1), (1, 2, 0))[: 1 if len(shape) == 2 else 3]:

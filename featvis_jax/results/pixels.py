@@ -1,10 +1,14 @@
 """Grey levels: how intensities become pixels, for one image or one plane.
 
-Pictures are grey and use whole pixels: a voxel is a square of `scale` x `scale` pixels, never an
-interpolation, because what a channel looks for can be as fine as one voxel. Images are shown with
-the second axis up (anterior, or superior in the coronal and the sagittal plane) and the first one
-to the right, so that in RAS coordinates the left of the subject is on the left. Pixels that are not
-a number become a checkerboard, which no window turns into an ordinary grey.
+Pictures are grey or, of red, green and blue, in colour, and use whole pixels: a voxel is a square
+of `scale` x `scale` pixels, never an interpolation, because what a channel looks for can be as fine
+as one voxel. Images are shown with the second axis up (anterior, or superior in the coronal and the
+sagittal plane) and the first one to the right, so that in RAS coordinates the left of the subject
+is on the left. Pixels that are not a number become a checkerboard, which no window turns into an
+ordinary grey.
+
+A picture in colour lies nowhere in a body: its first axis runs down and its second to the right, as
+those of photographs do.
 """
 
 import io
@@ -23,18 +27,18 @@ _CHECKER_VOXELS = 8
 
 
 def picture(
-    image: Float[np.ndarray, "*spatial 1"], *, window: Window, scale: int = 1
-) -> UInt8[np.ndarray, "height width"]:
-    """Draw one image in grey levels.
+    image: Float[np.ndarray, "*spatial _"], *, window: Window, scale: int = 1
+) -> UInt8[np.ndarray, "height width *colour"]:
+    """Draw one image in grey levels, or in colour.
 
     Args:
         image: shape (x, y, 1), shown as it is, or (x, y, z, 1), shown as its axial, coronal and
-            sagittal middle planes side by side.
+            sagittal middle planes side by side; or (rows, columns, 3), red, green and blue.
         window: intensities that become black and white, the first below the second.
         scale: side of a voxel in pixels, at least 1.
 
     Returns:
-        Grey levels; a 2-D image gives (y * scale, x * scale).
+        Grey levels or colours; a slice gives (y * scale, x * scale).
 
     Raises:
         ValueError: if the shape, the window or the scale is none of the above.
@@ -78,27 +82,33 @@ class Tile(NamedTuple):
     [(0, 0, 3, 4)]
     """
 
-    pixels: UInt8[np.ndarray, "height width"]
+    pixels: UInt8[np.ndarray, "height width *colour"]
     frames: list[tuple[int, int, int, int]]
 
 
-def middle_planes(image: np.ndarray) -> list[Float[np.ndarray, "_ _"]]:
+def middle_planes(image: np.ndarray) -> list[Float[np.ndarray, "_ _ ..."]]:
     """Return the planes of an image that are shown, the way up that they are shown.
 
     Args:
-        image: shape (x, y, 1), or (x, y, z, 1).
+        image: shape (x, y, 1), (x, y, z, 1), or in colour (rows, columns, 3).
 
     Returns:
-        The image itself, or its axial, coronal and sagittal middle planes.
+        The image itself, or its axial, coronal and sagittal middle planes: (height, width), in
+        colour (height, width, 3).
 
     Raises:
-        ValueError: if the shape is neither of the two.
+        ValueError: if the shape is another.
 
     >>> [plane.shape for plane in middle_planes(np.zeros((2, 3, 4, 1)))]
     [(3, 2), (4, 2), (4, 3)]
     """
+    if image.ndim == 3 and image.shape[-1] == 3 and image.size:
+        return [image.copy()]
     if image.ndim not in (3, 4) or image.shape[-1] != 1 or 0 in image.shape:
-        raise ValueError(f"image has shape {image.shape}; expected (x, y, 1) or (x, y, z, 1).")
+        raise ValueError(
+            f"image has shape {image.shape}; expected (x, y, 1) or (x, y, z, 1), or in colour "
+            "(rows, columns, 3)."
+        )
     values = image[..., 0]
     if values.ndim == 2:
         return [np.rot90(values).copy()]
@@ -106,8 +116,8 @@ def middle_planes(image: np.ndarray) -> list[Float[np.ndarray, "_ _"]]:
     return [np.rot90(plane).copy() for plane in (values[:, :, z], values[:, y, :], values[x, :, :])]
 
 
-def tile(planes: Sequence[Float[np.ndarray, "_ _"]], window: Window, scale: int) -> Tile:
-    """Turn planes into grey levels and put them side by side on one ground line.
+def tile(planes: Sequence[Float[np.ndarray, "_ _ ..."]], window: Window, scale: int) -> Tile:
+    """Turn planes into grey levels, or colours, and put them side by side on one ground line.
 
     Args:
         planes: at least one, the way up that they are shown.
@@ -129,7 +139,7 @@ def tile(planes: Sequence[Float[np.ndarray, "_ _"]], window: Window, scale: int)
     gap = 6 if len(greys) > 1 else 0
     height = max(grey.shape[0] for grey in greys)
     width = sum(grey.shape[1] for grey in greys) + gap * (len(greys) - 1)
-    pixels = np.full((height, width), PAPER, np.uint8)
+    pixels = np.full((height, width, *greys[0].shape[2:]), PAPER, np.uint8)
     frames, x = [], 0
     for grey in greys:
         y = height - grey.shape[0]
@@ -140,12 +150,12 @@ def tile(planes: Sequence[Float[np.ndarray, "_ _"]], window: Window, scale: int)
 
 
 def grey_levels(
-    values: Float[np.ndarray, "height width"], window: Window
-) -> UInt8[np.ndarray, "height width"]:
+    values: Float[np.ndarray, "height width *colour"], window: Window
+) -> UInt8[np.ndarray, "height width *colour"]:
     """Map a window of intensities to grey levels, and what is not a number to a checkerboard.
 
     Args:
-        values: intensities.
+        values: intensities; of colour one of each channel.
         window: those that become black and white, the first below the second.
 
     Returns:
@@ -162,7 +172,7 @@ def grey_levels(
         raise ValueError(f"window must be two finite intensities in rising order; got {window}.")
     finite = np.isfinite(values)
     share = (np.where(finite, values, low).astype(np.float64) - low) / (high - low)
-    rows, columns = (index // _CHECKER_VOXELS for index in np.indices(values.shape))
+    rows, columns, *_ = (index // _CHECKER_VOXELS for index in np.indices(values.shape))
     checkerboard = np.where((rows + columns) % 2, 225, 150)
     return np.where(finite, np.rint(share.clip(0, 1) * 255), checkerboard).astype(np.uint8)
 

@@ -3,19 +3,18 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
 from itertools import groupby
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from featvis_jax.results import grids, pixels
+from featvis_jax.results import grids, panels, pixels
+from featvis_jax.results.channels import ONE, InputChannels
 from featvis_jax.results.nifti import Affine
+from featvis_jax.results.panels import Panels
 from featvis_jax.results.pixels import Window
 from featvis_jax.results.tables import SOUND, UnitRecord
 
@@ -71,7 +70,7 @@ def times(strength: float) -> str:
 
 
 def contact_sheet(
-    images: Iterable[Float[np.ndarray, "*spatial 1"]],
+    images: Iterable[Float[np.ndarray, "*spatial channels"]],
     *,
     titles: Sequence[str],
     statuses: Sequence[str],
@@ -82,6 +81,7 @@ def contact_sheet(
     scale: int | None = None,
     groups: Sequence[object] | None = None,
     affine: Affine | None = None,
+    channels: InputChannels = ONE,
 ) -> bytes:
     """Draw many images on one page, with a number and a status under each.
 
@@ -89,7 +89,7 @@ def contact_sheet(
     generator of volumes needs the memory of one volume.
 
     Args:
-        images: at least one, all of one shape, each (x, y, 1) or (x, y, z, 1).
+        images: at least one, all of one shape, each (x, y, channels) or (x, y, z, channels).
         titles: one per image, such as the number of the channel.
         statuses: one per image; "driven" and "alive" stay unmarked, others are named and drawn with
             a symbol.
@@ -104,6 +104,7 @@ def contact_sheet(
             channel, stay together. By default each image stands alone.
         affine: of the grid that the images lie on, which tells what is up and what is left; None if
             nobody knows.
+        channels: what the channels of the images are; one by default.
 
     Returns:
         The bytes of a .png file; equal arguments give equal bytes.
@@ -118,16 +119,18 @@ def contact_sheet(
     >>> sheet[1:4]
     b'PNG'
     """
-    planes = [pixels.middle_planes(image) for image in images]
+    planes = [panels.planes(image, channels) for image in images]
     if not planes or not len(planes) == len(titles) == len(statuses):
         raise ValueError(
             f"got {len(planes)} images, {len(titles)} titles and {len(statuses)} statuses; "
             "expected at least one image, and one title and one status for each."
         )
-    if len({tuple(plane.shape for plane in one) for one in planes}) > 1:
-        raise ValueError(f"images on one page must have one shape; got {planes[0][0].shape} first.")
+    if len({tuple(plane.shape for part in one for plane in part) for one in planes}) > 1:
+        shape = planes[0][0][0].shape
+        raise ValueError(f"images on one page must have one shape; got {shape} first.")
     windows = _windows(planes, statuses, window)
-    unit_width, unit_height = pixels.tile(planes[0], (0.0, 1.0), 1).pixels.shape[::-1]
+    smallest = panels.arranged(planes[0], channels, window=(0.0, 1.0))
+    unit_height, unit_width = smallest.pixels.shape[:2]
     sizes = _group_sizes(groups, len(planes))
     block = _Block.fit(max(sizes), unit_width + 16, unit_height + 38)
     if columns is None:
@@ -137,9 +140,11 @@ def contact_sheet(
         raise ValueError(f"columns must be at least 1; got {columns}.")
     if scale is None:
         room = (_WIDEST_PAGE * 2 // 3) // (columns * unit_width)
-        scale = max(1, min(room, 400 // max(unit_width // len(planes[0]), unit_height), 12))
+        parts, each = len(planes[0]), len(planes[0][0])
+        across, down = (parts, 1) if each == 1 else (each, parts)
+        scale = max(1, min(room, 400 // max(unit_width // across, unit_height // down), 12))
     tiles = [
-        pixels.tile(one, pixels.opened(each), scale)
+        panels.arranged(one, channels, window=pixels.opened(each), scale=scale)
         for one, each in zip(planes, windows, strict=True)
     ]
     layout = _Layout.fit(tiles[0], len(sizes), block, columns, own=window == "own")
@@ -155,9 +160,10 @@ def contact_sheet(
         for x, y, width, height in tile.frames:
             corner = left + x - 1, top + y - 1
             draw.rectangle((*corner, left + x + width, top + y + height), outline=_HAIRLINE)
+        panels.write_labels(draw, tile, (left, top), _MUTED)
         _draw_caption(draw, layout, (left, top), titles[index], statuses[index], windows[index])
     shared = None if window == "own" else pixels.opened(windows[0])
-    _draw_footer(draw, page, layout, shared, _notes(affine, len(planes[0])))
+    _draw_footer(draw, page, layout, shared, _notes(affine, len(planes[0][0]), channels))
     return pixels.encode_png(np.asarray(page))
 
 
@@ -169,16 +175,17 @@ def _group_sizes(groups: Sequence[object] | None, count: int) -> list[int]:
 
 
 def _windows(
-    planes: Sequence[Sequence[Float[np.ndarray, "_ _"]]],
+    planes: Sequence[Sequence[panels.Planes]],
     statuses: Sequence[str],
     window: Literal["shared", "own"] | Window,
 ) -> list[Window]:
     """Return the window of every tile, closed where there is one intensity only."""
     if window == "own":
-        return [pixels.value_range(one) for one in planes]
+        return [pixels.value_range([plane for part in one for plane in part]) for one in planes]
     if window == "shared":
         sound = [one for one, status in zip(planes, statuses, strict=True) if status != "diverged"]
-        return [pixels.value_range([plane for one in sound for plane in one])] * len(planes)
+        shown = [plane for one in sound for part in one for plane in part]
+        return [pixels.value_range(shown)] * len(planes)
     if isinstance(window, str) or not window[0] < window[1]:
         raise ValueError(f'window must be "shared", "own" or a rising pair; got {window!r}.')
     return [(float(window[0]), float(window[1]))] * len(planes)
@@ -226,12 +233,10 @@ class _Layout(NamedTuple):
     room: int
 
     @classmethod
-    def fit(
-        cls, tile: pixels.Tile, count: int, block: _Block, columns: int, *, own: bool
-    ) -> "_Layout":
+    def fit(cls, tile: Panels, count: int, block: _Block, columns: int, *, own: bool) -> "_Layout":
         """Size the page, and the text with it, to groups of tiles like this one."""
         columns = min(max(columns // block.columns, 1), count)
-        height, width = tile.pixels.shape
+        height, width = tile.pixels.shape[:2]
         text = min(max(round(width / 11), 13), 18)
         caption = round((2.9 if own else 1.6) * text)
         gap = round((1.1 if len(tile.frames) == 1 else 2.2) * text)
@@ -267,14 +272,6 @@ class _Layout(NamedTuple):
         return left, self.top + row * below + down * self.cell[1]
 
 
-@cache
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Load the font that comes with matplotlib: the same letters on every machine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-
-
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """Return a text in printable characters that is no wider than given, ended by an ellipsis."""
     text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
@@ -290,7 +287,7 @@ def _draw_heading(
 ) -> None:
     """Write the heading and, under it, how many channels there are of each kind."""
     room, x = float(layout.page_width - 2 * layout.margin), float(layout.margin)
-    large, plain = _font(round(1.7 * layout.text), bold=True), _font(layout.text)
+    large, plain = panels.font(round(1.7 * layout.text), bold=True), panels.font(layout.text)
     draw.text((x, 3 * layout.text), _shorten(title, large, room), _INK, large, anchor="ls")
     baseline = round(4.8 * layout.text)
     draw.text((x, baseline), subtitle, _MUTED, plain, anchor="ls")
@@ -313,7 +310,7 @@ def _draw_caption(
     """Write the number of a channel and its status under its tile."""
     left, baseline = corner[0], corner[1] + layout.tile[1] + round(1.35 * layout.text)
     room = float(layout.room)
-    font = _font(layout.text)
+    font = panels.font(layout.text)
     if status not in SOUND:
         symbol, color = _MARKS.get(status, ("\u00b7", _MUTED))
         words = f"{symbol} {status}"
@@ -325,7 +322,7 @@ def _draw_caption(
     if layout.cell[1] - layout.tile[1] > 3.5 * layout.text:
         low, high = (f"{value + 0.0:.3g}" for value in window)
         words = f"{low} to {high}" if low != high else f"{low} throughout"
-        small = _font(max(11, layout.text - 2))
+        small = panels.font(max(11, layout.text - 2))
         draw.text((left, baseline + 1.3 * layout.text), words, _MUTED, small, anchor="ls")
 
 
@@ -337,7 +334,7 @@ def _draw_footer(
     notes: list[str],
 ) -> None:
     """Draw the colour bar of a shared window, and the longest note that fits."""
-    font, text = _font(max(11, layout.text - 1)), layout.text
+    font, text = panels.font(max(11, layout.text - 1)), layout.text
     top, x = layout.page_height - 3 * text, float(layout.margin)
     baseline = top + round(0.95 * text)
     if window is None:
@@ -362,10 +359,10 @@ def _draw_footer(
         draw.text((right, baseline), fitting[0], _MUTED, font, anchor="rs")
 
 
-def _notes(affine: Affine | None, plane_count: int) -> list[str]:
+def _notes(affine: Affine | None, plane_count: int, channels: InputChannels) -> list[str]:
     """Say which way up the planes of every tile are, the longest words first."""
     shape = (1,) * (2 if plane_count == 1 else 3)
-    planes = grids.planes(affine, shape)
+    planes = grids.planes(affine, shape, is_picture=channels.is_colour)
     if affine is None:
         if plane_count == 1:
             return [planes[0].ways]

@@ -10,6 +10,8 @@
     images/<layer>/0012.png     the same for the eye
     images/<layer>/0012-variant2.nii.gz, .png
                                 its second image, if the run was asked for variants
+    images/<layer>/0012_T1w.nii.gz, 0012_FLAIR.nii.gz, 0012.png
+                                of a network of several input channels, a file for each
     transparency/<layer>/       for all, where the network was looking, if the run was asked
     traces/<layer>.npz          channel (n,), variant (n,), objective (n, steps), penalty (n, steps)
     sheets/<layer>.png          every finished channel of the layer on one page
@@ -29,7 +31,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import asked, files, manifest, nifti, pixels, sheets, tables
+from featvis_jax.results import asked, files, manifest, nifti, panels, pixels, sheets, tables
+from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import (
     SHARDS,
     atomic_write_bytes,
@@ -46,7 +49,7 @@ from featvis_jax.results.tables import (
     UnitRecord,
     UnitResult,
 )
-from featvis_jax.results.view import RunView, read_run
+from featvis_jax.results.view import ImageKind, RunView, read_run
 
 __all__ = ["Run", "RunView", "open_run", "read_run", "refuse_foreign"]
 
@@ -97,8 +100,8 @@ class Run(RunView):
             window: intensities that are black and white in the PNG, and proposed to NIfTI viewers.
 
         Raises:
-            ValueError: if an image comes twice or is done already, or the traces of one layer
-                differ in length. Nothing is written then.
+            ValueError: if an image comes twice or is done already, has other channels than the
+                run's, or the traces of one layer differ in length. Nothing is written then.
             OSError: if something cannot be written. The units before are intact, and none of
                 these is done.
         """
@@ -109,38 +112,45 @@ class Run(RunView):
         if len(set(keys)) < len(keys):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             raise ValueError(f"units are done already or come twice: {twice}. Leave them out.")
+        channels = self.input_channels
+        for result in results:
+            channels.refuse_other(result.image)
         layers = dict.fromkeys(result.record.layer for result in results)
         of_layer = {
             layer: [result for result in results if result.record.layer == layer]
             for layer in layers
         }
         traces = {layer: self._merged_traces(layer, new) for layer, new in of_layer.items()}
-        for layer, new in of_layer.items():
+        for new in of_layer.values():
             for result in new:
-                volume = nifti.encode_nifti(result.image, affine, window=window)
-                grey = pixels.picture(result.image, window=window)
-                channel, variant = result.record.channel, result.record.variant
-                self._write(self.image_path(layer, channel, ".nii.gz", variant), volume)
-                png = self.image_path(layer, channel, ".png", variant)
-                self._write(png, pixels.encode_png(grey))
-                if result.transparency is not None:
-                    self._write_transparency(result.record.key, result.transparency, affine)
+                key = result.record.key
+                self._write_image("images", key, result.image, channels, affine, window)
+                seen = result.transparency
+                if seen is not None:
+                    # From nothing to the most: its unit is that of a gradient, which no two units
+                    # share.
+                    most = 0.0, float(seen.max()) or 1.0
+                    self._write_image("transparency", key, seen, channels, affine, most)
         for layer, merged in traces.items():
             self._write(self.traces_path(layer), tables.encode_arrays(merged._asdict()))
         rows = sorted([*rows, *(result.record for result in results)], key=tables.natural_order)
         self._write(self.directory / "units.tsv", tables.encode_table(rows, UnitRecord))
 
-    def _write_transparency(
-        self, key: Key, values: Float[np.ndarray, "*spatial 1"], affine: nifti.Affine | None
+    def _write_image(
+        self,
+        kind: ImageKind,
+        key: Key,
+        image: Float[np.ndarray, "*spatial channels"],
+        channels: InputChannels,
+        affine: nifti.Affine | None,
+        window: pixels.Window,
     ) -> None:
-        layer, channel, variant = key
-        # From nothing to the most: its unit is that of a gradient, which no two units share.
-        window = (0.0, float(values.max()) or 1.0)
-        grey = pixels.picture(values, window=window)
-        encoded = nifti.encode_nifti(values, affine, window=window)
-        self._write(self.transparency_path(layer, channel, ".nii.gz", variant), encoded)
-        png = self.transparency_path(layer, channel, ".png", variant)
-        self._write(png, pixels.encode_png(grey))
+        """Store an image: a NIfTI file for every channel, and a picture."""
+        for index, path in enumerate(self.image_paths(*key, of=kind)):
+            channel = image[..., index : index + 1]
+            self._write(path, nifti.encode_nifti(channel, affine, window=window))
+        shown = panels.picture(image, channels, window=window)
+        self._write(self.picture_path(*key, of=kind), pixels.encode_png(shown))
 
     def write_layers(self, rows: Sequence[LayerRecord]) -> None:
         """Store the layers of the network, in the order given."""
@@ -186,6 +196,7 @@ class Run(RunView):
             window=window,
             groups=[row.channel for row in rows],
             affine=self.image(*rows[0].key)[1],
+            channels=self.input_channels,
         )
         self._write(self.sheet_path(layer), page)
         return self.sheet_path(layer)

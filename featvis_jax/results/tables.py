@@ -158,16 +158,16 @@ class ReferenceRecord:
 
 @dataclass(frozen=True, eq=False)
 class UnitResult:
-    """A finished image: its row, its voxels (*spatial, 1), and its values at every step (steps,).
+    """A finished image: its row, its voxels (*spatial, channels), its values at every step.
 
     `transparency` is a second image, where the network was looking, or None.
     """
 
     record: UnitRecord
-    image: Float[np.ndarray, "*spatial 1"]
+    image: Float[np.ndarray, "*spatial channels"]
     objective: Float[np.ndarray, " steps"]
     penalty: Float[np.ndarray, " steps"]
-    transparency: Float[np.ndarray, "*spatial 1"] | None = None
+    transparency: Float[np.ndarray, "*spatial channels"] | None = None
 
 
 class Traces(NamedTuple):

@@ -1,15 +1,20 @@
 """A run directory as readers see it: what `featvis_jax.results.store` wrote, checked."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import manifest, nifti, tables
+from featvis_jax.results import channels, manifest, nifti, tables
+from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.tables import LayerRecord, ReferenceRecord, Traces, UnitRecord
+
+ImageKind = Literal["images", "transparency"]
+"""What a unit has images of: the image that drives it, and where the network was looking."""
 
 
 class RunView:
@@ -45,6 +50,11 @@ class RunView:
         asked_for = self.configuration.get("variants")
         return asked_for if isinstance(asked_for, int) and asked_for > 1 else 1
 
+    @property
+    def input_channels(self) -> InputChannels:
+        """What the channels of its images are."""
+        return channels.of_run(self.configuration)
+
     def records(self) -> list[UnitRecord]:
         """Return the row of every finished image, by layer, channel and variant."""
         return tables.read_table(self.directory / "units.tsv", UnitRecord)
@@ -62,19 +72,18 @@ class RunView:
         keys = (row.key for row in self.records() if row.layer == layer)
         return frozenset(channel for _, channel in tables.complete(keys, variants=self.variants))
 
-    def image_path(
-        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"], variant: int = 1
+    def picture_path(
+        self, layer: str, channel: int, variant: int = 1, *, of: ImageKind = "images"
     ) -> Path:
-        """Return where an image of a unit lies."""
-        name = tables.image_name(channel, variant)
-        return self.directory / "images" / file_name(layer) / f"{name}{suffix}"
+        """Return where the picture of an image of a unit lies, all input channels on it."""
+        return self.directory / of / file_name(layer) / f"{tables.image_name(channel, variant)}.png"
 
-    def transparency_path(
-        self, layer: str, channel: int, suffix: Literal[".nii.gz", ".png"], variant: int = 1
-    ) -> Path:
-        """Return where the transparency map of an image lies, if the run has any."""
-        name = tables.image_name(channel, variant)
-        return self.directory / "transparency" / file_name(layer) / f"{name}{suffix}"
+    def image_paths(
+        self, layer: str, channel: int, variant: int = 1, *, of: ImageKind = "images"
+    ) -> list[Path]:
+        """Return where an image of a unit lies: a file for every input channel."""
+        stem, place = tables.image_name(channel, variant), self.directory / of / file_name(layer)
+        return [place / f"{stem}{suffix}.nii.gz" for suffix in self.input_channels.suffixes]
 
     def sheet_path(self, layer: str) -> Path:
         """Return where the contact sheet of a layer lies."""
@@ -90,16 +99,16 @@ class RunView:
 
     def image(
         self, layer: str, channel: int, variant: int = 1
-    ) -> tuple[Float[np.ndarray, "*spatial 1"], nifti.Affine | None]:
-        """Return an image (*spatial, 1) of a unit, and its affine in mm, None if it has none."""
-        return _decoded(self.image_path(layer, channel, ".nii.gz", variant))
+    ) -> tuple[Float[np.ndarray, "*spatial channels"], nifti.Affine | None]:
+        """Return an image (*spatial, channels) of a unit, and its affine in mm if it has one."""
+        return _decoded(self.image_paths(layer, channel, variant))
 
     def transparency(
         self, layer: str, channel: int, variant: int = 1
-    ) -> Float[np.ndarray, "*spatial 1"] | None:
-        """Return the transparency map (*spatial, 1) of an image; None if it has none."""
-        path = self.transparency_path(layer, channel, ".nii.gz", variant)
-        return _decoded(path)[0] if path.is_file() else None
+    ) -> Float[np.ndarray, "*spatial channels"] | None:
+        """Return the transparency map of an image, of its shape; None if it has none."""
+        paths = self.image_paths(layer, channel, variant, of="transparency")
+        return _decoded(paths)[0] if paths[0].is_file() else None
 
     def traces(self, layer: str) -> Traces:
         """Return objective and penalty before every step, for the finished images of a layer."""
@@ -117,11 +126,21 @@ class RunView:
         return Traces(*(array[kept] for array in traces))
 
 
-def _decoded(path: Path) -> tuple[Float[np.ndarray, "*spatial 1"], nifti.Affine | None]:
-    try:
-        return nifti.decode_nifti(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
+def _decoded(
+    paths: Sequence[Path],
+) -> tuple[Float[np.ndarray, "*spatial channels"], nifti.Affine | None]:
+    """Read the channels of an image, each from its file."""
+    found: list[np.ndarray] = []
+    affine = None
+    for path in paths:
+        try:
+            channel, affine = nifti.decode_nifti(path.read_bytes())
+            if found and channel.shape != found[0].shape:
+                raise ValueError(f"has shape {channel.shape}; expected {found[0].shape}.")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
+        found.append(channel)
+    return found[0] if len(found) == 1 else np.concatenate(found, axis=-1), affine
 
 
 def read_run(directory: str | os.PathLike[str]) -> RunView:

@@ -209,7 +209,8 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         given, pressure = recipe.drive, state.pressure
         if given is None or pressure is None:
             return on_image, None
-        cost = jax.grad(lambda image: given.cost.value({}, image, unit))(image)
+        hold = recipe.parameterization.hold
+        cost = jax.grad(lambda image: given.cost.value({}, hold(image), unit))(image)
         plain = lax.cond(
             step % drive.PLAIN_EVERY == 0,
             lambda: respond_plainly(variables, image, unit)[0],
@@ -224,7 +225,8 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
 
         def loss(image: Image) -> tuple[Scalar, tuple[Scalar, Scalar, list[Scalar]]]:
-            seen = _applied(recipe.robustness, jax.random.fold_in(key, 0), image, step, state)
+            held = recipe.parameterization.hold(image)
+            seen = _applied(recipe.robustness, jax.random.fold_in(key, 0), held, step, state)
             values = read(variables, seen, unit)
             objective, penalty = _with_penalty(values[: len(recipe.terms)])
             response = values[len(recipe.terms) :]

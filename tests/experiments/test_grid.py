@@ -28,7 +28,6 @@ AFFINE = np.array([[-2.0, 0, 0, 9], [0, 0, 2, 31], [0, 2, 0, -7], [0, 0, 0, 1]])
 def files(tmp_path_factory):
     place = tmp_path_factory.mktemp("grid")
     (place / "net.py").write_text(NETWORK)
-    (place / "several.py").write_text(NETWORK.replace("8, 1)", "8, 4)"))
     mask = np.zeros((10, 8, 1), np.uint8)
     mask[:5, 2:] = 1
     image = nibabel.Nifti1Image(mask, AFFINE)
@@ -57,8 +56,6 @@ def outcomes(drive, files):
         name: [*common, f"--out={files / name}", *(flag.format(place=files) for flag in own)]
         for name, own in commands.items()
     }
-    several = [flag for flag in common if not flag.startswith("--model=")]
-    flags["several"] = [*several, f"--model={files / 'several.py'}:net", f"--out={files / 'no'}"]
     # The same directory with another grid is another run.
     flags["again"] = [*flags["known"][:-2], "--grid={}".format(files / "other.nii.gz")]
     return dict(zip(flags, drive("visualize", list(flags.values())), strict=True))
@@ -85,11 +82,6 @@ def test_without_a_reference_pictures_have_no_orientation(outcomes, files):
     assert configuration["affine"] is None
     known = nibabel.load(files / "known" / "images" / "stem" / "0000.nii.gz")
     np.testing.assert_array_equal(image.dataobj, known.dataobj)  # The mask as it is stored.
-
-
-def test_several_channels_are_refused_before_the_ascents(outcomes, refused, files):
-    refused(outcomes["several"], ["several.py:net takes images of 4 channels"])
-    assert not (files / "no").exists()
 
 
 def test_another_grid_is_refused(outcomes, refused, files):

@@ -141,7 +141,10 @@ def test_what_it_was_is_told_and_nobody_is_named(outcomes, root):
     page = (root / "run" / "gallery" / "layers" / "conv2.html").read_text()
     assert "that to the strongest of 20 real slices, with and without lesions" in page
     assert "median strength" in outcomes["first"]["output"]
-    assert "6 scans; the strongest image of fewer than 20 people" in outcomes["first"]["errors"]
+    assert (
+        "scans of 6 people; the strongest image of fewer than 20 people"
+        in outcomes["first"]["errors"]
+    )
     assert "--reference=" in (root / "run" / "flags.txt").read_text()
 
 
@@ -251,4 +254,4 @@ def test_a_brightness_that_the_network_has_not_seen_is_told(
     errors = capsys.readouterr().err
     assert ("may answer to the brightness alone" in errors) == told
     assert not told or "with a standard deviation of 0.29, those" in errors
-    assert "8 scans; the strongest image of fewer than 20 people" in errors
+    assert "scans of 8 people; the strongest image of fewer than 20 people" in errors

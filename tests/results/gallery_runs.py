@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from featvis_jax.results import store, tables
+from featvis_jax.results.channels import InputChannels
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&/../conv"
 SLICE_AFFINE = np.array([[1.0, 0, 0, -9.5], [0, 1, 0, -16], [0, 0, 1, 12], [0, 0, 0, 1]])
@@ -140,6 +141,24 @@ def volumes(directory: Path, *, affine: np.ndarray | None = VOLUME_AFFINE) -> st
     units += [unit(HOSTILE, 2, shape=VOLUME)]
     wanted = {"conv1": [0, 1], HOSTILE: [2]}
     return write_run(directory, units, wanted=wanted, shape=VOLUME, affine=affine)
+
+
+def contrasts(directory: Path, given: InputChannels, *, shape=SLICE, **settings) -> store.RunView:
+    """A run of two channels, whose images have as many channels as given."""
+    units = [
+        unit("conv1", number, image=random_image((*shape, len(given.names)), number))
+        for number in (0, 1)
+    ]
+    return write_run(
+        directory, units, wanted={"conv1": [0, 1]}, shape=shape,
+        affine=VOLUME_AFFINE if len(shape) == 3 else None,
+        input_channels=given.setting(), **settings,
+    )  # fmt: skip
+
+
+def random_image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """White noise on [0, 1]."""
+    return np.random.default_rng(seed).random(shape).astype(np.float32)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from featvis_jax.results.channels import RGB, InputChannels
 from featvis_jax.results.gallery import build_comparison, build_gallery
 from tests.results import gallery_runs as runs
 
@@ -17,6 +18,8 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+CONTRASTS = InputChannels(("T1w", "T2w", "FLAIR"), held={"T2w": "5f3a"})
+COLOUR = InputChannels(RGB, is_colour=True)
 WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
 
 
@@ -55,6 +58,8 @@ def sites(tmp_path_factory) -> dict[str, Path]:
             runs.variants(root / "unplaced", shape=runs.VOLUME, affine=None)
         ).parent,
         "both": build_comparison([variants, against]).parent,
+        "contrasts": build_gallery(runs.contrasts(root / "c", CONTRASTS, shape=runs.VOLUME)).parent,
+        "colour": build_gallery(runs.contrasts(root / "rgb", COLOUR)).parent,
     }
 
 
@@ -108,7 +113,10 @@ def order(page: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("size", WIDTHS)
-@pytest.mark.parametrize("name", ["flat", "deep", "compared", "variants", "unplaced", "both"])
+@pytest.mark.parametrize(
+    "name",
+    ["flat", "deep", "compared", "variants", "unplaced", "both", "contrasts", "colour"],
+)
 def test_no_page_complains_and_every_page_fits(sites, visit, name, size):
     for path in sorted(sites[name].rglob("*.html")):
         with visit(path, size=size) as page:
@@ -196,6 +204,24 @@ def test_every_variant_is_seen_in_one_view(sites, visit, size, scheme):
             )
 
 
+def test_contrasts_are_seen_side_by_side_or_one_alone(sites, visit):
+    names = [f"{unit}_{name}-axial-shared.png" for unit in ("0000", "0001")
+             for name in CONTRASTS.names]  # fmt: skip
+    with visit(sites["contrasts"] / "layers" / "conv1.html") as page:
+        assert shown(page, ".tile img") == names
+        page.click("label[for=contrast-FLAIR]")
+        assert shown(page, ".tile img") == names[2::3]
+        # The choice goes along to the page of a channel, and back to all.
+        page.click(".tile:visible a")
+        page.wait_for_selector(".stage")
+        assert {name.split("-")[0] for name in shown(page, ".stage img")} == {"0000_FLAIR"}
+        page.click("label[for=contrast-]")
+        assert len(shown(page, ".stage img")) == 9
+        assert page.locator(".stage .part-name:visible").all_inner_texts() == [
+            "T1w", "T2w, held", "FLAIR"
+        ]  # fmt: skip
+
+
 def test_an_address_keeps_what_was_chosen(sites, visit):
     layer = sites["flat"] / "layers" / "conv1.html"
     with visit(layer) as page:
@@ -275,6 +301,23 @@ def test_the_viewer_has_letters_only_where_sides_are_known_and_one_for_each_vari
         assert page.evaluate("featvisGallery.niivue.volumes[0].name").startswith(
             "conv1, channel 5, variant 2"
         )
+
+
+def test_the_viewer_exchanges_contrasts(sites, visit):
+    name = "featvisGallery.niivue.volumes.map((volume) => volume.name).join()"
+    with visit(sites["contrasts"] / "units" / "conv1" / "0001.html") as page:
+        assert not page.locator(".viewer select").is_visible()
+        page.click(".viewer button")
+        page.wait_for_selector(".viewer[data-state=open]", timeout=120_000)
+        assert page.evaluate(name) == "conv1, channel 1, T1w.nii.gz"
+        for number, text in ((2, "FLAIR"), (1, "T2w, held"), (0, "T1w")):
+            page.select_option(".viewer select", index=number)
+            wanted = f"conv1, channel 1, {text}.nii.gz"
+            for _ in range(200):  # The page's policy forbids what playwright would wait by.
+                if page.evaluate(name) == wanted:
+                    break
+                page.wait_for_timeout(100)
+            assert page.evaluate(name) == wanted
 
 
 def test_without_webgl_the_viewer_says_so_and_the_page_stays(sites, chromium):

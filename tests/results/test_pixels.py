@@ -63,7 +63,7 @@ def test_a_window_that_is_none_is_refused(window):
         pixels.picture(np.zeros((3, 3, 1)), window=window)
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (3, 3, 3), (3, 3, 3, 2)])
+@pytest.mark.parametrize("shape", [(3, 3), (3, 3, 2), (3, 3, 3, 2)])
 def test_a_shape_that_is_no_image_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected \(x, y, 1\)"):
         inspect.unwrap(pixels.picture)(np.zeros(shape), window=(0.0, 1.0))

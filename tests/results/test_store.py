@@ -473,7 +473,7 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line_and_left_as_it_is(tm
 def test_a_damaged_image_names_its_file(tmp_path):
     with open_run(tmp_path) as run:
         run.write_units([unit()], affine=AFFINE)
-        path = run.image_path("conv1", 0, ".nii.gz")
+        (path,) = run.image_paths("conv1", 0)
         path.write_bytes(path.read_bytes()[:50])
         with pytest.raises(ValueError, match=r"0000\.nii\.gz"):
             run.image("conv1", 0)

@@ -3,15 +3,16 @@
 import json
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from featvis_jax.results import grids, nifti, pixels
+from featvis_jax.results import grids, nifti, panels
 from featvis_jax.results.asked import compared_with
+from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import charts, contents, similarity, viewer, views
-from featvis_jax.results.gallery.contents import Layer, Variant
+from featvis_jax.results.gallery.contents import Layer, Part, Variant
 from featvis_jax.results.gallery.pictures import write_picture, write_planes, write_projections
 from featvis_jax.results.gallery.site import Site, link
 from featvis_jax.results.pixels import Window
@@ -27,6 +28,7 @@ class _Grid(NamedTuple):
     shape: tuple[int, ...]
     planes: list[grids.Plane]
     window: Window
+    channels: InputChannels
 
 
 def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True) -> Path:
@@ -55,9 +57,10 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
     """
     records = run.records()
     layers = contents.layers(run, records)
-    grid = _Grid(*contents.grid(run, records), contents.shared_window(run, records))
+    window = contents.shared_window(run, records)
+    grid = _Grid(*contents.grid(run, records), window, run.input_channels)
     with Site(out or run.directory / "gallery") as site:
-        site.looks(grid.planes)
+        site.looks(grid.planes, grid.channels.labels)
         with_viewer = volumes and len(grid.planes) > 1
         if with_viewer:
             _write_viewer(site)
@@ -95,6 +98,8 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
         "is_transformed": contents.is_transformed(configuration),
         "other_layers": [row for row in run.layers() if row.layer not in names],
         "view_options": contents.view_options(grid.planes),
+        "contrast_options": contents.contrast_options(grid.channels),
+        "channels": grid.channels,
         "planes": grid.planes,
         "shape": grid.shape,
         "voxel_size_mm": grids.voxel_size_mm(grid.affine, grid.shape),
@@ -123,28 +128,21 @@ def _write_pictures(
         for variant in unit.variants:
             image, _ = run.image(*variant.record.key)
             stem = f"{folder}/{variant.name}"
-            projected.append(
-                write_planes(
-                    site, variant, image, stem=stem, planes=grid.planes, window=grid.window
-                )
-            )
+            projected += write_planes(
+                site, variant, image, stem=stem, planes=grid.planes, window=grid.window,
+                channels=grid.channels,
+            )  # fmt: skip
             if variant is unit.leader:
-                described.append(similarity.features(pixels.middle_planes(image)))
-            _write_depth(site, variant, image, grid, stem=stem)
-            layer_name, channel, number = variant.record.key
-            seen = run.transparency_path(layer_name, channel, ".png", number)
+                apart = panels.planes(image, grid.channels.apart)
+                described.append(similarity.features([plane for some in apart for plane in some]))
+            for part, image_part in zip(variant.parts, grid.channels.seen(image), strict=True):
+                _write_depth(site, part, image_part, grid, stem=f"{folder}/{variant.name}")
+                if with_viewer:
+                    _write_volume(site, layer, variant, part, image_part, grid)
+            seen = run.picture_path(*variant.record.key, of="transparency")
             if seen.is_file():
                 variant.transparency = f"{stem}-transparency.png"
                 site.write(variant.transparency, seen.read_bytes())
-            if with_viewer:
-                name = f"{layer.name}, channel {channel}"
-                name += f", variant {number}" if layer.variants > 1 else ""
-                own = variant.pictures[0].own_window
-                data = viewer.encode_volume(
-                    image, grid.affine, name=name, shared=grid.window, own=own
-                )
-                variant.volume = f"volumes/{file_name(layer.name)}/{variant.name}.js"
-                site.write(variant.volume, data)
         real = run.real_path(layer.name, unit.record.channel)
         if real.is_file():
             unit.real = f"{folder}/{unit.record.channel:04d}-real.png"
@@ -159,15 +157,29 @@ def _write_pictures(
             unit.alike = [layer.units[index] for index in alike]
 
 
-def _write_depth(
-    site: Site, variant: Variant, image: np.ndarray, grid: _Grid, *, stem: str
+def _write_volume(
+    site: Site, layer: Layer, variant: Variant, part: Part, image: np.ndarray, grid: _Grid
 ) -> None:
+    """Write what the viewer shows."""
+    _, channel, number = variant.record.key
+    name = f"{layer.name}, channel {channel}"
+    name += f", variant {number}" if layer.variants > 1 else ""
+    name += f", {part.caption}" if part.name else ""
+    own = part.pictures[0].own_window
+    data = viewer.encode_volume(image, grid.affine, name=name, shared=grid.window, own=own)
+    suffix = f"_{part.name}" if part.name else ""
+    part.volume = f"volumes/{file_name(layer.name)}/{variant.name}{suffix}.js"
+    site.write(part.volume, data)
+
+
+def _write_depth(site: Site, part: Part, image: np.ndarray, grid: _Grid, *, stem: str) -> None:
     """Draw the series of slices through a volume; a slice has none."""
     if len(grid.planes) == 1:
         return
-    mosaic, own = views.mosaic(image), variant.pictures[0].own_window
-    variant.mosaic = write_picture(site, stem, "slices", mosaic.values, grid.window, own)
-    variant.slices = [
+    mosaic, own = views.mosaic(image), part.pictures[0].own_window
+    stem += f"_{part.name}" if part.name else ""
+    part.mosaic = write_picture(site, stem, "slices", mosaic.values, grid.window, own)
+    part.slices = [
         (*corner, grids.position(grid.affine, grid.shape, normal=2, index=index))
         for corner, index in zip(mosaic.corners, mosaic.indices, strict=True)
     ]
@@ -201,13 +213,7 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
     traces = run.traces_path(layer.name).relative_to(run.directory)
     for before, unit, after in contents.neighbours(layer.units):
         record = unit.record
-        files = {
-            variant.name: {
-                suffix: link(_image_path(run, variant, suffix).as_posix())
-                for suffix in (".nii.gz", ".png")
-            }
-            for variant in unit.variants
-        }
+        files = {variant.name: _files(run, variant) for variant in unit.variants}
         command = text and contents.unit_command(text, record, batch=run.configuration.get("batch"))
         site.page(
             unit.page,
@@ -224,10 +230,12 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
         )
 
 
-def _image_path(run: RunView, variant: Variant, suffix: Literal[".nii.gz", ".png"]) -> Path:
-    """Return where an image lies, from the directory of the run."""
-    layer, channel, number = variant.record.key
-    return run.image_path(layer, channel, suffix, number).relative_to(run.directory)
+def _files(run: RunView, variant: Variant) -> list[tuple[str, str]]:
+    """Return where an image lies, from the directory of the run, and what each file is called."""
+    paths, names = run.image_paths(*variant.record.key), run.input_channels.apart.labels
+    named = [(f"NIfTI {name}".strip(), path) for name, path in zip(names, paths, strict=True)]
+    named.append(("PNG", run.picture_path(*variant.record.key)))
+    return [(name, link(path.relative_to(run.directory).as_posix())) for name, path in named]
 
 
 def _write_viewer(site: Site) -> None:

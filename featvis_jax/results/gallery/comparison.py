@@ -47,7 +47,8 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
 
     Raises:
         RunInUse: if another process is building the same pages.
-        ValueError: if there are fewer than two runs, or their images differ in shape.
+        ValueError: if there are fewer than two runs, or their images differ in shape or in what
+            their channels are.
         OSError: if a page cannot be written.
 
     >>> import tempfile
@@ -68,22 +69,31 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
     if len(shapes) > 1:
         each = ", ".join(f"{run.directory}: {grid[1]}" for run, grid in known)
         raise ValueError(f"runs to compare must have images of one shape; got {each}.")
+    channels = runs[0].input_channels
+    for run in runs[1:]:
+        if run.input_channels.unheld != channels.unheld:
+            raise ValueError(
+                f"runs to compare must have the same input channels; got {runs[0].directory}: "
+                f"{channels.told}, {run.directory}: {run.input_channels.told}."
+            )
     shape = known[0][1][1] if known else ()
     affine = grids.same([grid[0] for _, grid in known]) if known else None
-    planes = grids.planes(affine, shape) if known else []
+    is_picture = channels.is_colour
+    planes = grids.planes(affine, shape, is_picture=is_picture) if known else []
     windows = [contents.shared_window(run, rows) for run, rows in zip(runs, records, strict=True)]
     window = pixels.value_range([np.array(windows)])
     layers = [contents.layers(run, rows) for run, rows in zip(runs, records, strict=True)]
     columns = _columns(runs, layers)
     names = list(dict.fromkeys(layer.name for some in layers for layer in some))
     with Site(out or runs[0].directory / "comparison") as site:
-        site.looks(planes)
+        site.looks(planes, channels.labels)
         about = {
             "title": " and ".join(dict.fromkeys(_model(run) for run in runs)),
             "columns": columns,
             "settings": list(dict.fromkeys(name for c in columns for name in c.differences)),
             "planes": planes,
             "view_options": contents.view_options(planes),
+            "contrast_options": contents.contrast_options(channels.unheld),
             "places": [
                 grids.position(affine, shape, normal=p.normal, index=(*shape, 1)[p.normal] // 2)
                 for p in planes
@@ -127,9 +137,10 @@ def _write_pictures(
         for variant in (variant for unit in units for variant in unit.variants):
             image, _ = run.image(*variant.record.key)
             stem = f"pictures/{file_name(variant.record.layer)}/{variant.name}-{number}"
-            projected.append(
-                write_planes(site, variant, image, stem=stem, planes=planes, window=window)
-            )
+            projected += write_planes(
+                site, variant, image, stem=stem, planes=planes, window=window,
+                channels=run.input_channels,
+            )  # fmt: skip
     write_projections(site, projected)
 
 

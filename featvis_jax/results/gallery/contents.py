@@ -10,6 +10,7 @@ import numpy as np
 
 from featvis_jax.results import grids, nifti, pixels, tables
 from featvis_jax.results.asked import Question, question
+from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery.charts import Chart
 from featvis_jax.results.pixels import Window
@@ -55,6 +56,37 @@ class Picture(NamedTuple):
 
 
 @dataclass(eq=False)
+class Part:
+    """What is seen of an image by itself, as the templates see it: a contrast, or all there is.
+
+    >>> Part("T1w", "T1w, held").pictures
+    []
+    """
+
+    name: str
+    """of the contrast; empty where there is one part"""
+    caption: str
+    pictures: list[Picture] = field(default_factory=list)
+    slices: list[tuple[int, int, str]] = field(default_factory=list)
+    """left and top pixel of every slice of the mosaic, and where it lies"""
+    mosaic: Picture | None = None
+    volume: str | None = None
+    """script with the volume, below the gallery"""
+
+    def planes(self) -> list[Picture]:
+        """Return the middle planes."""
+        return [picture for picture in self.pictures if picture.view == picture.plane]
+
+    def projections(self) -> list[Picture]:
+        """Return the maximum-intensity projections; none for a slice."""
+        return [picture for picture in self.pictures if picture.view != picture.plane]
+
+    def tiles(self) -> list[Picture]:
+        """Return the pictures that stand for it on a sheet: the planes and one projection."""
+        return self.planes() + self.projections()[:1]
+
+
+@dataclass(eq=False)
 class Variant:
     """A finished image of a channel, as the templates see it.
 
@@ -64,14 +96,9 @@ class Variant:
     """
 
     record: UnitRecord
-    pictures: list[Picture] = field(default_factory=list)
-    slices: list[tuple[int, int, str]] = field(default_factory=list)
-    """left and top pixel of every slice of the mosaic, and where it lies"""
-    mosaic: Picture | None = None
+    parts: list[Part] = field(default_factory=list)
     transparency: str | None = None
     """picture of where the network was looking, below the gallery"""
-    volume: str | None = None
-    """script with the volume, below the gallery"""
     chart: Chart | None = None
     penalty_chart: Chart | None = None
 
@@ -79,15 +106,6 @@ class Variant:
     def name(self) -> str:
         """Its part of a file name."""
         return tables.image_name(self.record.channel, self.record.variant)
-
-    def tiles(self) -> list[Picture]:
-        """Return the pictures that stand for it on a sheet: the planes and one projection."""
-        planes = [picture for picture in self.pictures if picture.view == picture.plane]
-        return planes + self.projections()[:1]
-
-    def projections(self) -> list[Picture]:
-        """Return the maximum-intensity projections; none for a slice."""
-        return [picture for picture in self.pictures if picture.view != picture.plane]
 
 
 @dataclass(eq=False)
@@ -141,6 +159,8 @@ class Layer:
     """what was asked of them"""
     variants: int = 1
     """how many images of each were asked for"""
+    parts: int = 1
+    """how many contrasts an image has"""
     units: list[Unit] = field(default_factory=list)
     chart: Chart | None = None
 
@@ -174,9 +194,9 @@ class Layer:
         """Return channels for one row, and whether they are there before a status is chosen.
 
         Evenly spaced ones come first to mind; the others are there for their status. Where a
-        channel has many images, fewer channels fill the row.
+        channel has many images or contrasts, fewer channels fill the row.
         """
-        most = max(1, most // self.variants)
+        most = max(1, most // (self.variants * self.parts))
         front = spaced(self.units, most)
         shown = {id(unit) for unit in front}
         for status in STATUSES:
@@ -253,7 +273,8 @@ def layers(run: RunView, records: Sequence[UnitRecord]) -> list[Layer]:
                 variants.setdefault(record.channel, []).append(Variant(record))
         units = [Unit(same) for same in variants.values()]
         total, asked_for = max(wanted[name], len(units)), question(configuration, name)
-        found.append(Layer(name, rows.get(name), total, asked_for, run.variants, units))
+        parts = len(run.input_channels.labels)
+        found.append(Layer(name, rows.get(name), total, asked_for, run.variants, parts, units))
     return found
 
 
@@ -305,7 +326,7 @@ def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
     """
     if records:
         layer, channel, variant = records[0].key
-        path = run.image_path(layer, channel, ".nii.gz", variant)
+        path = run.image_paths(layer, channel, variant)[0]
         proposed = nifti.proposed_window(path.read_bytes())
         if proposed:
             return round(proposed[0], 6), round(proposed[1], 6)
@@ -322,7 +343,7 @@ def grid(
         return None, (), []
     image, affine = run.image(*records[0].key)
     shape = image.shape[:-1]
-    return affine, shape, grids.planes(affine, shape)
+    return affine, shape, grids.planes(affine, shape, is_picture=run.input_channels.is_colour)
 
 
 def view_options(planes: Sequence[grids.Plane]) -> list[tuple[str, str]]:
@@ -337,6 +358,22 @@ def view_options(planes: Sequence[grids.Plane]) -> list[tuple[str, str]]:
     if len(planes) < 2:
         return []
     return [*((plane.name, plane.name) for plane in planes), ("projection", "maximum intensity")]
+
+
+def contrast_options(channels: InputChannels) -> list[tuple[str, str]]:
+    """Return which contrasts can be shown, as values and words; nothing if there is no choice.
+
+    Args:
+        channels: what the channels of the images are.
+
+    >>> contrast_options(InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}))
+    [('', 'all'), ('T1w', 'T1w, held'), ('FLAIR', 'FLAIR')]
+    >>> contrast_options(InputChannels())
+    []
+    """
+    if len(channels.labels) < 2:
+        return []
+    return [("", "all"), *zip(channels.labels, channels.captions, strict=True)]
 
 
 def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:

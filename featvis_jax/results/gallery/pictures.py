@@ -7,54 +7,64 @@ import numpy as np
 from jaxtyping import Float
 
 from featvis_jax.results import grids, pixels
+from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.gallery import views
-from featvis_jax.results.gallery.contents import Picture, Variant
+from featvis_jax.results.gallery.contents import Part, Picture, Variant
 from featvis_jax.results.gallery.site import Site
 from featvis_jax.results.pixels import Window
 
 
 class Projected(NamedTuple):
-    """The projections of an image, until those of the others are known too.
+    """The projections of a part of an image, until those of the others are known too.
 
-    >>> from featvis_jax.results.tables import UnitRecord
-    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-    >>> Projected(Variant(row), "pictures/conv1/0003", {}).stem
+    >>> Projected(Part("", ""), "pictures/conv1/0003", {}, is_sound=True).stem
     'pictures/conv1/0003'
     """
 
-    variant: Variant
+    part: Part
     stem: str
-    values: dict[str, Float[np.ndarray, "_ _"]]
+    values: dict[str, Float[np.ndarray, "_ _ ..."]]
+    is_sound: bool
+    """whether the window of all should hold them: not where the ascent diverged"""
 
 
 def write_planes(
     site: Site,
     variant: Variant,
-    image: Float[np.ndarray, "*spatial 1"],
+    image: Float[np.ndarray, "*spatial channels"],
     *,
     stem: str,
     planes: Sequence[grids.Plane],
     window: Window,
-) -> Projected:
+    channels: InputChannels,
+) -> list[Projected]:
     """Draw the middle planes of an image, and compute its projections.
 
     Args:
         site: where the pictures go.
-        variant: the image, as the templates see it; its pictures are added to it.
-        image: shape (x, y, 1) or (x, y, z, 1).
+        variant: the image, as the templates see it; its parts are added to it.
+        image: shape (x, y, channels) or (x, y, z, channels).
         stem: begin of the names of the files.
         planes: of the grid.
         window: the shared one.
+        channels: what its channels are.
 
     Returns:
-        What `write_projections` takes.
+        What `write_projections` takes, for each part.
     """
-    own = views.own_window(image)
-    found = views.of_image(image, list(planes))
-    for plane in planes:
-        values = found.pop(plane.name)
-        variant.pictures.append(write_picture(site, stem, plane.name, values, window, own))
-    return Projected(variant, stem, found)
+    projected = []
+    named = zip(channels.labels, channels.captions, channels.seen(image), strict=True)
+    for name, caption, seen in named:
+        part, own = Part(name, caption), views.own_window(seen)
+        variant.parts.append(part)
+        beginning = f"{stem}_{name}" if name else stem
+        found = views.of_image(seen, list(planes))
+        for plane in planes:
+            values = found.pop(plane.name)
+            part.pictures.append(write_picture(site, beginning, plane.name, values, window, own))
+        is_sound = variant.record.status != "diverged"
+        projected.append(Projected(part, beginning, found, is_sound))
+    return projected
 
 
 def write_projections(site: Site, projected: Sequence[Projected]) -> None:
@@ -66,20 +76,20 @@ def write_projections(site: Site, projected: Sequence[Projected]) -> None:
         site: where the pictures go.
         projected: of the images that are shown together.
     """
-    sound = [each for each in projected if each.variant.record.status != "diverged"]
+    sound = [each for each in projected if each.is_sound]
     values = [some for each in sound or projected for some in each.values.values()]
     shared = pixels.opened(pixels.value_range(values))
-    for variant, stem, found in projected:
+    for part, stem, found, _ in projected:
         for view, some in found.items():
             own = views.own_window(some)
-            variant.pictures.append(write_picture(site, stem, view, some, shared, own))
+            part.pictures.append(write_picture(site, stem, view, some, shared, own))
 
 
 def write_picture(
     site: Site,
     stem: str,
     view: str,
-    values: Float[np.ndarray, "height width"],
+    values: Float[np.ndarray, "height width *colour"],
     shared: Window,
     own: Window,
 ) -> Picture:

@@ -98,14 +98,15 @@ class Site:
         text = self._templates.get_template(template).render(root=root, **context)
         return self.write(name, text.encode(errors="replace"))
 
-    def looks(self, planes: list[Plane]) -> None:
+    def looks(self, planes: list[Plane], contrasts: Sequence[str] = ("",)) -> None:
         """Write the style of the pages.
 
         Args:
             planes: of the grid that pictures lie on; they decide the sizes.
+            contrasts: what lies side by side, by name.
         """
         style = (_STATIC / "gallery.css").read_bytes()
-        self.write("gallery.css", sizes_css(planes).encode() + style)
+        self.write("gallery.css", sizes_css(planes, contrasts).encode() + style)
 
 
 def templates() -> jinja2.Environment:
@@ -129,11 +130,12 @@ def templates() -> jinja2.Environment:
     return environment
 
 
-def sizes_css(planes: list[Plane]) -> str:
+def sizes_css(planes: list[Plane], contrasts: Sequence[str] = ("",)) -> str:
     """Return the sizes of the pictures as CSS: whole pixels per voxel on desks and on phones.
 
     Args:
         planes: of the grid; none before the first picture.
+        contrasts: what lies side by side of slices, and one below the other of volumes, by name.
 
     Returns:
         Rules that the style sheet builds on.
@@ -150,13 +152,14 @@ def sizes_css(planes: list[Plane]) -> str:
     if not planes:
         return ":root{--tile:1;--tile-narrow:1;--stage:1;--stage-narrow:1;--cell:160}\n"
     widest, highest = max(p.width for p in planes), max(p.height for p in planes)
-    together = sum(plane.width for plane in planes)
-    # A single plane shares the width of the page with the facts about it.
-    room = _STAGE_WIDTH if len(planes) > 1 else _STAGE_WIDTH // 2
+    in_a_row = len(planes) if len(planes) > 1 else len(contrasts)
+    together = sum(plane.width for plane in planes) * (in_a_row // len(planes))
+    # A single picture shares the width of the page with the facts about it.
+    room = _STAGE_WIDTH if in_a_row > 1 else _STAGE_WIDTH // 2
     scales = {
         "tile": round(_TILE / widest),
         "tile-narrow": (_PHONE // 2) // widest,
-        "stage": min((room - 64 * (len(planes) - 1)) // together, _STAGE_HEIGHT // highest),
+        "stage": min((room - 64 * (in_a_row - 1)) // together, _STAGE_HEIGHT // highest),
         "stage-narrow": _PHONE // widest,
     }
     whole = ";".join(f"--{name}:{max(1, scale)}" for name, scale in scales.items())
@@ -165,6 +168,11 @@ def sizes_css(planes: list[Plane]) -> str:
     lines += [
         f'body:has(#view-{view}:checked) .tile .voxels:not([data-view="{view}"]){{display:none}}'
         for view in [*(plane.name for plane in planes), "projection"]
+    ]
+    lines += [
+        f'body:has(#contrast-{name}:checked) .part:not([data-contrast="{name}"]){{display:none}}'
+        for name in contrasts
+        if name
     ]
     return "\n".join(lines) + "\n"
 

@@ -100,7 +100,7 @@ def own_window(values: Float[np.ndarray, "*shape"]) -> Window:
     return pixels.opened(pixels.value_range([values.reshape(1, -1)]))
 
 
-def draw(values: Float[np.ndarray, "height width"], window: Window) -> bytes:
+def draw(values: Float[np.ndarray, "height width *colour"], window: Window) -> bytes:
     """Draw a picture as a PNG, one pixel per voxel.
 
     Args:
@@ -117,12 +117,12 @@ def draw(values: Float[np.ndarray, "height width"], window: Window) -> bytes:
 
 
 def of_image(
-    image: Float[np.ndarray, "*spatial 1"], planes: list[Plane]
-) -> dict[str, Float[np.ndarray, "_ _"]]:
+    image: Float[np.ndarray, "*spatial _"], planes: list[Plane]
+) -> dict[str, Float[np.ndarray, "_ _ ..."]]:
     """Return every picture of an image by the name of its view, but for the mosaic.
 
     Args:
-        image: shape (x, y, 1) or (x, y, z, 1).
+        image: shape (x, y, 1), (x, y, z, 1), or in colour (rows, columns, 3).
         planes: of its grid.
 
     Returns:

@@ -15,6 +15,7 @@ from featvis_jax.visualize.parameterizations.base import (
     Parameters,
 )
 from featvis_jax.visualize.parameterizations.coordinates import cppn
+from featvis_jax.visualize.parameterizations.holding import holding
 from featvis_jax.visualize.parameterizations.multiscale import laplacian
 from featvis_jax.visualize.parameterizations.spatial import from_image, inside, pixels
 from featvis_jax.visualize.parameterizations.spectral import (
@@ -33,6 +34,7 @@ __all__ = [
     "cppn",
     "fourier",
     "from_image",
+    "holding",
     "inside",
     "laplacian",
     "mean_magnitude_spectrum",

@@ -11,6 +11,8 @@ becomes intensities:
   upper. Contrast costs nothing, and nothing is cut off.
 * a `Ground`: an even ground, and as much contrast on it as is allowed. Contrast is what everything
   in the image competes for.
+
+Each channel of an image is brought into the range by itself, as if it were alone.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ class Ground(NamedTuple):
         figure = max(raw, 0), or -max(-raw, 0) for "dark", or raw for "both"
         image  = ground + contrast * figure / root mean square of figure, cut off at the range
 
+    in each channel.
+
     An element is paid for with contrast taken from the others: what helps the unit least fades, and
     those that stay stand apart. A penalty on contrast does the same at a price that has to be found
     for every network anew, since it weighs against the objective; a budget does not. With elements
@@ -51,7 +55,8 @@ class Ground(NamedTuple):
 
     Example:
       >>> bring = bounds("pixels", Ground("dark", level=0.6, contrast=0.1), (0.0, 1.0)).bring
-      >>> [round(float(x), 2) for x in bring(jnp.array([-2.0, 5.0, 0.0, 0.0]))]
+      >>> image = bring(jnp.array([[-2.0], [5.0], [0.0], [0.0]]))
+      >>> [round(float(x), 2) for x in image.ravel()]
       [0.4, 0.6, 0.6, 0.6]
     """
 
@@ -72,6 +77,11 @@ GROUNDS = {
 _MARGIN = 0.005
 
 
+def unchanged(parameters: Parameters) -> Parameters:
+    """For parameters without bounds of their own, and for images of which nothing is held."""
+    return parameters
+
+
 class Parameterization(NamedTuple):
     """A way to write an image down.
 
@@ -85,6 +95,8 @@ class Parameterization(NamedTuple):
       encode: ``image -> parameters`` that stand for it, as nearly as the range allows; ``None``
         where there is no telling.
       learning_rate: Of Adam, for an ascent of some hundred steps.
+      hold: ``image -> image`` with the channels that are held put in (`holding`). `decode` has done
+        so; a gradient with respect to the image goes through it once more, and is zero there.
     """
 
     description: str
@@ -94,6 +106,7 @@ class Parameterization(NamedTuple):
     is_image: bool
     encode: Callable[[Image], Parameters] | None = None
     learning_rate: float = 0.05
+    hold: Callable[[Image], Image] = unchanged
 
 
 @functools.partial(
@@ -176,9 +189,11 @@ def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, 
             return low + width * jax.nn.sigmoid(4 * raw)
         # Read from their places: the derivative of a minimum looks for voxels that equal it, and
         # a compiler that rounds them otherwise the second time leaves it none, and 0 / 0.
-        flat = raw.ravel()
-        darkest, brightest = flat[flat.argmin()], flat[flat.argmax()]
-        return low + width * (raw - darkest) / jnp.maximum(brightest - darkest, 1e-6)
+        flat = raw.reshape(-1, raw.shape[-1])
+        channel = jnp.arange(flat.shape[-1])
+        darkest, brightest = flat[flat.argmin(0), channel], flat[flat.argmax(0), channel]
+        share = (flat - darkest[None]) / jnp.maximum(brightest - darkest, 1e-6)[None]
+        return low + width * share.reshape(raw.shape)
 
     def undo(image: Image) -> Image:
         share = (image - low) / width
@@ -216,7 +231,8 @@ def _onto_ground(factory: str, ground: Ground, low: float, high: float) -> Calla
     def bring(raw: Image) -> Image:
         figure = figures[polarity](raw)
         # The small number is for an image of nothing but ground.
-        loudness = jnp.sqrt(jnp.mean(jnp.square(figure)) + 1e-12)
+        spatial = tuple(range(raw.ndim - 1))
+        loudness = jnp.sqrt(jnp.mean(jnp.square(figure), axis=spatial, keepdims=True) + 1e-12)
         return jnp.clip(low + (high - low) * (level + contrast * figure / loudness), low, high)
 
     return bring
@@ -230,8 +246,3 @@ def check_noise(factory: str, noise: float) -> None:
     """
     if not 0 <= noise <= 1:
         raise ValueError(f"{factory}: noise is {noise}; expected a share of the range in [0, 1].")
-
-
-def unchanged(parameters: Parameters) -> Parameters:
-    """For parameters without bounds of their own."""
-    return parameters

@@ -82,8 +82,9 @@ def from_image(
     Args:
       image: ``(*spatial, channels)``, intensities in the range of the parameterization.
       parameterization: What is optimized; one that can be made of an image.
-      noise: Standard deviation of Gaussian noise on the start, as a share of the image's range of
-        intensities, in [0, 1]. The variants of a unit are the same without.
+      noise: Standard deviation of Gaussian noise on the start, as a share of the range of
+        intensities that each channel of the image has, in [0, 1]. The variants of a unit are the
+        same without.
 
     Raises:
       ValueError: The image is not finite, the noise out of bounds, or the parameterization cannot
@@ -111,7 +112,7 @@ def from_image(
             f"from_image: {parameterization.description} cannot be made of an image: use pixels, "
             "fourier or laplacian, and no ground."
         )
-    contrast = float(np.ptp(values))
+    contrast = np.ptp(values, axis=tuple(range(values.ndim - 1)), keepdims=True)
 
     def init(key: Key, image_shape: tuple[int, ...]) -> Parameters:
         if values.shape != image_shape:

@@ -1,17 +1,23 @@
 """Transforms of intensities, voxel by voxel: brightness, clipping, noise, normalization."""
 
-import dm_pix
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from featvis_jax.types import Image, Key, Step
 from featvis_jax.visualize.transforms.base import DescribedTransform
-from featvis_jax.visualize.transforms.checks import check_choice, check_number
+from featvis_jax.visualize.transforms.checks import check_choice, check_number, check_numbers
 
 __all__ = ["clip", "jitter", "noise", "normalize"]
 
 
-def jitter(*, strength: float = 1.0, mode: str = "factor") -> DescribedTransform:
+def jitter(
+    *, strength: float = 1.0, mode: str = "factor", per_channel: bool = False
+) -> DescribedTransform:
     r"""Changes the brightness of the whole image by one random number.
 
     With strength b and the image x:
@@ -29,6 +35,8 @@ def jitter(*, strength: float = 1.0, mode: str = "factor") -> DescribedTransform
         strength: b, at least 0, at which modes "factor" and "shift" are the identity; above 0 in
             mode "literal".
         mode: "factor", "literal" or "shift".
+        per_channel: whether each channel has a random number of its own, as contrasts do that a
+            scanner scales one by one; colours stay what they are without.
 
     Returns:
         A transform of images on [0, 1], of any rank.
@@ -52,12 +60,17 @@ def jitter(*, strength: float = 1.0, mode: str = "factor") -> DescribedTransform
 
     def apply(key: Key, image: Image, step: Step) -> Image:
         del step
+        shape = (*[1] * (image.ndim - 1), image.shape[-1]) if per_channel else ()
         if mode == "shift":
-            return jnp.clip(dm_pix.random_brightness(key, image, strength), 0, 1)
-        factor = jax.random.uniform(key, (), image.dtype, low, high)
-        return jnp.clip(factor * image, 0, 1)
+            return jnp.clip(
+                image + jax.random.uniform(key, shape, image.dtype, -strength, strength), 0, 1
+            )
+        return jnp.clip(jax.random.uniform(key, shape, image.dtype, low, high) * image, 0, 1)
 
-    return DescribedTransform("jitter", (("strength", strength), ("mode", mode)), apply)
+    options: tuple[tuple[str, Any], ...] = (("strength", strength), ("mode", mode))
+    # One random number goes without saying: earlier runs do not tell of it.
+    options += (("per_channel", True),) if per_channel else ()
+    return DescribedTransform("jitter", options, apply)
 
 
 def clip(*, low: float = 0.0, high: float = 1.0) -> DescribedTransform:
@@ -115,21 +128,23 @@ def noise(*, standard_deviation: float = 0.1) -> DescribedTransform:
     return DescribedTransform("noise", (("standard_deviation", standard_deviation),), apply)
 
 
-def normalize(*, mean: float = 0.0, standard_deviation: float = 1.0) -> DescribedTransform:
+def normalize(
+    *, mean: float | Sequence[float] = 0.0, standard_deviation: float | Sequence[float] = 1.0
+) -> DescribedTransform:
     """Subtracts a mean and divides by a standard deviation, for networks that expect it.
 
     The networks of this package do so themselves. It belongs at the end of a robustness chain, as
     every other transform is meant for intensities on [0, 1].
 
     Args:
-        mean: what is subtracted.
-        standard_deviation: what is then divided by, above 0.
+        mean: what is subtracted; of several channels one number for all, or one for each.
+        standard_deviation: what is then divided by, above 0; likewise.
 
     Returns:
         A transform of images of any rank.
 
     Raises:
-        ValueError: where an option is out of range.
+        ValueError: where an option is out of range; and for images of another number of channels.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -137,14 +152,25 @@ def normalize(*, mean: float = 0.0, standard_deviation: float = 1.0) -> Describe
         >>> centred(jax.random.key(0), jnp.array([[0.25], [1.0]]), 0).ravel().tolist()
         [-1.0, 2.0]
     """
-    mean = check_number("normalize", "mean", mean)
-    standard_deviation = check_number(
-        "normalize", "standard_deviation", standard_deviation, low=0, open_low=True
-    )
+    options = {"mean": mean, "standard_deviation": standard_deviation}
+    checked: dict[str, float | tuple[float, ...]] = {}
+    for (name, value), positive in zip(options.items(), (False, True), strict=True):
+        low = 0.0 if positive else -math.inf
+        if isinstance(value, Sequence):
+            checked[name] = check_numbers("normalize", name, value, low=low, open_low=positive)
+        else:
+            checked[name] = check_number("normalize", name, value, low=low, open_low=positive)
 
     def apply(key: Key, image: Image, step: Step) -> Image:
         del key, step
-        return (image - mean) / standard_deviation
+        for name, value in checked.items():
+            if np.shape(value) not in ((), image.shape[-1:]):
+                raise ValueError(
+                    f"normalize: {name}={value} for an image of shape {image.shape}; "
+                    f"expected one number, or {image.shape[-1]}, one for each channel"
+                )
+        shape = [1] * (image.ndim - 1) + [-1]
+        first, second = (np.reshape(value, shape) for value in checked.values())
+        return (image - jnp.asarray(first, image.dtype)) / jnp.asarray(second, image.dtype)
 
-    options = (("mean", mean), ("standard_deviation", standard_deviation))
-    return DescribedTransform("normalize", options, apply)
+    return DescribedTransform("normalize", tuple(checked.items()), apply)

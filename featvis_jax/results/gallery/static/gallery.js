@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const choices = ["status", "view", "window", "sort"];
+  const choices = ["status", "contrast", "view", "window", "sort"];
 
   // The address keeps the choices, so that a view can be sent to someone: #c12&window=own.
   function read() {
@@ -10,7 +10,7 @@
     for (const part of location.hash.slice(1).split("&")) {
       const [name, value] = part.split("=");
       if (value === undefined) state.anchor = name;
-      else if (choices.includes(name) && /^[a-z]+$/.test(value)) state[name] = value;
+      else if (choices.includes(name) && /^[A-Za-z0-9]+$/.test(value)) state[name] = value;
     }
     return state;
   }
@@ -89,7 +89,7 @@
   function press(event) {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const target = event.target;
-    if (target.closest("input, canvas, .scroll")) return;
+    if (target.closest("input, select, canvas, .scroll")) return;
     const tile = target.closest(".tile a");
     if (tile && event.key.startsWith("Arrow")) {
       const next = move(tile, event.key);
@@ -144,6 +144,33 @@
   // One volume after the other: each script hands its volume to whoever asked last.
   let opening = Promise.resolve();
 
+  async function readVolume(source) {
+    const delivered = new Promise((resolve) => { deliver = resolve; });
+    await load(source);
+    const volume = await delivered;
+    const image = await window.niivue.NVImage.loadFromBase64({
+      base64: volume.base64,
+      name: `${volume.name}.nii.gz`,
+      colormap: "gray",
+      cal_min: volume.shared[0],
+      cal_max: volume.shared[1],
+    });
+    return { volume: image, windows: { shared: volume.shared, own: volume.own } };
+  }
+
+  // Another contrast at the same place.
+  async function exchange(viewer, source, note) {
+    try {
+      const next = await readVolume(source);
+      viewer.niivue.addVolume(next.volume);
+      viewer.niivue.removeVolume(viewer.volume);
+      Object.assign(viewer, next);
+      tellViewers();
+    } catch (error) {
+      note.textContent = `The volume does not open: ${error.message}.`;
+    }
+  }
+
   async function open(section) {
     const note = section.querySelector("[role=status]");
     const button = section.querySelector("button");
@@ -154,9 +181,7 @@
         throw new Error("this browser has no WebGL 2");
       }
       if (!window.niivue) await load(section.dataset.library);
-      const delivered = new Promise((resolve) => { deliver = resolve; });
-      await load(section.dataset.volume);
-      const volume = await delivered;
+      const first = await readVolume(section.dataset.volume);
       const frame = document.createElement("div");
       const canvas = document.createElement("canvas");
       frame.className = "canvas";
@@ -176,18 +201,19 @@
         loadingText: "",
       });
       await niivue.attachToCanvas(canvas, false);
-      const image = await window.niivue.NVImage.loadFromBase64({
-        base64: volume.base64,
-        name: `${volume.name}.nii.gz`,
-        colormap: "gray",
-        cal_min: volume.shared[0],
-        cal_max: volume.shared[1],
-      });
-      niivue.addVolume(image);
+      niivue.addVolume(first.volume);
       niivue.setSliceType(niivue.sliceTypeMultiplanar);
       window.featvisGallery.niivue = niivue;
-      viewers.push({ niivue, volume: image, windows: { shared: volume.shared, own: volume.own } });
+      const viewer = { niivue, ...first };
+      viewers.push(viewer);
       tellViewers();
+      const contrast = section.querySelector("select");
+      if (contrast) {
+        contrast.parentElement.hidden = false;
+        contrast.addEventListener("change", () => {
+          opening = opening.then(() => exchange(viewer, contrast.value, note));
+        });
+      }
       button.hidden = true;
       note.textContent = "Drag to move through the volume, right button to change the window, wheel to scroll.";
       section.dataset.state = "open";

@@ -1,0 +1,176 @@
+"""The channels of a network's input: contrasts, seen one by one, or red, green and blue."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+RGB = ("R", "G", "B")
+
+
+class InputChannels(NamedTuple):
+    """What the channels of an image are. A name is letters and digits, as a suffix of BIDS is.
+
+    Attributes:
+        names: of the channels, in order; "" for the only one of an input that nobody has named.
+        is_colour: whether they are red, green and blue of a picture, (rows, columns, 3).
+        held: SHA-256 of what is held, by the name of its channel; the ascent leaves it alone.
+
+    >>> InputChannels(("T1w", "FLAIR")).suffixes, InputChannels(("T1w",)).suffixes
+    (('_T1w', '_FLAIR'), ('',))
+    """
+
+    names: tuple[str, ...] = ("",)
+    is_colour: bool = False
+    held: Mapping[str, str] = {}
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What the names of their files end in; nothing where there is one channel."""
+        return ("",) if len(self.names) == 1 else tuple(f"_{name}" for name in self.names)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the parts of `seen`; nothing where there is one part."""
+        return ("",) if self.is_colour or len(self.names) == 1 else self.names
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What is written beside the parts of `seen`.
+
+        >>> InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}).captions
+        ('T1w, held', 'FLAIR')
+        """
+        return tuple(f"{name}, held" if name in self.held else name for name in self.labels)
+
+    @property
+    def apart(self) -> "InputChannels":
+        """The same, to be seen one by one: what is no intensity has no colour."""
+        return self._replace(is_colour=False)
+
+    @property
+    def unheld(self) -> "InputChannels":
+        """The same, whatever is held of them."""
+        return self._replace(held={})
+
+    @property
+    def told(self) -> str:
+        """What they are, in words.
+
+        >>> InputChannels(("T1w", "FLAIR")).told, InputChannels().told
+        ('T1w, FLAIR', 'one channel')
+        """
+        names = ", ".join(self.names) or "one channel"
+        return f"{names}, in colour" if self.is_colour else names
+
+    def seen(
+        self, image: Float[np.ndarray, "*spatial channels"]
+    ) -> list[Float[np.ndarray, "*spatial _"]]:
+        """Return the parts of an image that are seen by themselves.
+
+        Args:
+            image: shape (x, y, channels) or (x, y, z, channels).
+
+        Returns:
+            For each of `labels` an image of one channel, or of three in colour.
+
+        Raises:
+            ValueError: if the image has another number of channels.
+
+        >>> [part.shape for part in InputChannels(("T1w", "FLAIR")).seen(np.zeros((4, 5, 2)))]
+        [(4, 5, 1), (4, 5, 1)]
+        >>> [part.shape for part in InputChannels(RGB, is_colour=True).seen(np.zeros((4, 5, 3)))]
+        [(4, 5, 3)]
+        """
+        self.refuse_other(image)
+        return [image] if self.is_colour else np.split(image, len(self.names), axis=-1)
+
+    def refuse_other(self, image: Float[np.ndarray, "*spatial channels"]) -> None:
+        """Raise if an image has another number of channels.
+
+        Args:
+            image: with its channels last.
+
+        Raises:
+            ValueError: if it has.
+
+        >>> InputChannels().refuse_other(np.zeros((4, 5, 1)))
+        """
+        if image.shape[-1:] != (len(self.names),):
+            raise ValueError(
+                f"image has shape {image.shape}; expected {len(self.names)} channels, last"
+                + (f": {', '.join(self.names)}." if len(self.names) > 1 else ".")
+            )
+
+    def setting(self) -> dict[str, Any] | None:
+        """Return what a run's configuration says of them; None of one without a name.
+
+        >>> InputChannels(("T1w", "FLAIR")).setting()
+        {'names': ['T1w', 'FLAIR'], 'colour': False, 'held': {}}
+        """
+        if self == ONE:
+            return None
+        return {"names": list(self.names), "colour": self.is_colour, "held": dict(self.held)}
+
+
+ONE = InputChannels()
+"""A single channel without a name."""
+
+
+def of_run(configuration: Mapping[str, Any]) -> InputChannels:
+    """Return what a run's configuration says of the channels of its images.
+
+    Args:
+        configuration: of the run; one that does not tell is of one channel.
+
+    >>> of_run({"input_channels": InputChannels(("T1w", "FLAIR")).setting()}).names
+    ('T1w', 'FLAIR')
+    >>> of_run({}).names
+    ('',)
+    """
+    told = configuration.get("input_channels")
+    if told is None:
+        return ONE
+    return InputChannels(tuple(told["names"]), told["colour"], told["held"])
+
+
+def named(names: Sequence[str], *, count: int, is_picture: bool = True) -> InputChannels:
+    """Return the channels of an input by the names that a user gives them.
+
+    Args:
+        names: one for each; "rgb" alone stands for red, green and blue, to be seen as colour.
+            Without any, several are channel0, channel1 and so on.
+        count: how many there are.
+        is_picture: whether an image may be a picture: of two axes, and at no place in a body.
+
+    Raises:
+        ValueError: if there are more or fewer, "rgb" is given for what is no picture, a name cannot
+            be part of a file's name, or two are the same to a file system without capitals.
+
+    >>> named(["rgb"], count=3).is_colour, named([], count=2).names, named([], count=1).names
+    (True, ('channel0', 'channel1'), ('',))
+    """
+    if [name.lower() for name in names] == ["rgb"]:
+        if count != len(RGB):
+            raise ValueError(f"rgb stands for 3 channels; the network takes {count}: name each.")
+        if not is_picture:
+            raise ValueError(
+                "rgb stands for a picture, of two axes and at no place in a body; the network's "
+                "images are no pictures: give R,G,B to see its channels one by one."
+            )
+        return InputChannels(RGB, is_colour=True)
+    if not names:
+        return InputChannels(("",) if count == 1 else tuple(f"channel{i}" for i in range(count)))
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names; expected {count}, one for each of the channels.")
+    odd = [name for name in names if not re.fullmatch(r"[A-Za-z0-9]{1,32}", name)]
+    if odd:
+        raise ValueError(
+            f"{odd[0]!r} cannot end the name of a file in BIDS; expected at most 32 letters and "
+            "digits, such as T1w, T1ce or FLAIR."
+        )
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError("two names are the same but for capitals; expected different ones.")
+    return InputChannels(tuple(names))

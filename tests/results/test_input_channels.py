@@ -1,0 +1,221 @@
+"""Images of several channels in a run directory: their files, pictures, sheets and pages."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from featvis_jax.results import channels, nifti, panels, pixels, sheets, store
+from featvis_jax.results.channels import InputChannels
+from featvis_jax.results.comparison import comparison
+from featvis_jax.results.gallery import build_comparison, build_gallery
+from featvis_jax.results.sheets import contact_sheet
+from tests.results.gallery_runs import SLICE, VOLUME, Page, contrasts, pages, random_image, unit
+
+NAMES = ("T1w", "T1ce", "T2w", "FLAIR")
+CONTRASTS = InputChannels(NAMES, held={"T2w": "5f3a"})
+COLOUR = InputChannels(channels.RGB, is_colour=True)
+WINDOW = (0.0, 1.0)
+
+
+# ----------------------------------------------------------------------------------- their names
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "told"),
+    [
+        (["T1w"], 2, "1 names; expected 2"),
+        (["T1w", "T2_w"], 2, "'T2_w' cannot end"),
+        (["T1w", ""], 2, "'' cannot end"),
+        (["T1w", "t1W"], 2, "but for capitals"),
+        (["rgb"], 4, "rgb stands for 3 channels; the network takes 4"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(names, count, told):
+    with pytest.raises(ValueError, match=told):
+        channels.named(names, count=count)
+
+
+def test_colour_is_for_pictures_and_only_where_it_is_asked_for():
+    assert channels.named(["RGB"], count=3).is_colour
+    assert not channels.named(["R", "G", "B"], count=3).is_colour
+    assert not channels.named([], count=3).is_colour
+    with pytest.raises(ValueError, match="no pictures: give R,G,B"):
+        channels.named(["rgb"], count=3, is_picture=False)
+
+
+@pytest.mark.parametrize("given", [CONTRASTS, COLOUR, InputChannels(("T1w",)), channels.ONE])
+def test_a_configuration_tells_what_the_channels_are(given):
+    setting = given.setting()
+    assert channels.of_run({} if setting is None else {"input_channels": setting}) == given
+
+
+# ------------------------------------------------------------------------------------- the files
+
+
+@pytest.mark.parametrize("shape", [SLICE, VOLUME], ids=["2-D", "3-D"])
+def test_every_channel_has_its_file_and_comes_back(tmp_path, shape):
+    run = contrasts(tmp_path, CONTRASTS, shape=shape)
+    expected = random_image((*shape, 4), 1)
+    found, affine = run.image("conv1", 1)
+    np.testing.assert_array_equal(found, expected)
+    assert (affine is None) == (shape == SLICE)
+    files = sorted(path.name for path in (tmp_path / "images" / "conv1").glob("0001*"))
+    assert files == ["0001.png", *sorted(f"0001_{name}.nii.gz" for name in NAMES)]
+    for number, path in enumerate(run.image_paths("conv1", 1)):
+        alone, _ = nifti.decode_nifti(path.read_bytes())
+        np.testing.assert_array_equal(alone[..., 0], expected[..., number])
+
+
+def test_a_channel_with_a_name_keeps_the_file_of_one_without(tmp_path):
+    run = contrasts(tmp_path, InputChannels(("T1w",)))
+    assert [path.name for path in run.image_paths("conv1", 0)] == ["0000.nii.gz"]
+
+
+def test_an_image_of_other_channels_is_refused_and_nothing_written(tmp_path):
+    with store.open_run(tmp_path, {"input_channels": CONTRASTS.setting()}, environment={}) as run:
+        with pytest.raises(ValueError, match="expected 4 channels, last: T1w, T1ce, T2w, FLAIR"):
+            run.write_units([unit("conv1", 0)], affine=None)
+        assert not (tmp_path / "images").exists()
+
+
+def test_a_transparency_map_has_all_channels(tmp_path):
+    given = random_image((*SLICE, 4))
+    made = dataclasses.replace(unit("conv1", 0, image=given), transparency=2 * given)
+    with store.open_run(tmp_path, {"input_channels": CONTRASTS.setting()}, environment={}) as run:
+        run.write_units([made], affine=None)
+        np.testing.assert_array_equal(run.transparency("conv1", 0), 2 * given)
+        assert run.picture_path("conv1", 0, of="transparency").is_file()
+
+
+def test_a_lost_channel_is_told_by_its_file(tmp_path):
+    run = contrasts(tmp_path, CONTRASTS)
+    run.image_paths("conv1", 0)[2].write_bytes(b"not a NIfTI file")
+    with pytest.raises(ValueError, match=r"0000_T2w.nii.gz: not a complete"):
+        run.image("conv1", 0)
+
+
+# ---------------------------------------------------------------------------------- the pictures
+
+
+@pytest.mark.parametrize("shape", [SLICE, VOLUME], ids=["2-D", "3-D"])
+def test_panels_hold_each_contrast_as_it_is_drawn_alone(shape):
+    given = random_image((*shape, 4))
+    parts = panels.planes(given, CONTRASTS)
+    found = panels.arranged(parts, CONTRASTS, window=WINDOW, scale=2)
+    frames = len(found.frames) // 4
+    for number in range(4):
+        alone = pixels.picture(given[..., [number]], window=WINDOW, scale=2)
+        left, top, width, height = found.frames[number * frames]
+        drawn = found.pixels[top : top + height, left : left + width]
+        np.testing.assert_array_equal(drawn, alone[-height:, :width])
+    assert [text for _, _, text in found.labels] == ["T1w", "T1ce", "T2w, held", "FLAIR"]
+    across, down, _ = zip(*found.labels, strict=True)
+    # Slices lie in a row, volumes one below the other.
+    apart, same = (across, down) if shape == SLICE else (down, across)
+    assert list(apart) == sorted(set(apart))
+    assert len(set(same)) == 1
+
+
+def test_narrow_panels_leave_room_for_their_labels():
+    given = InputChannels(("T1w", "averylongname"))
+    found = panels.picture(random_image((5, 6, 2)), given, window=WINDOW)
+    ink = np.flatnonzero((found < pixels.PAPER).any(axis=0))
+    assert ink.max() < found.shape[1]
+    assert found.shape[1] > panels.font(panels.LABEL_PIXELS).getlength("averylongname")
+
+
+def test_a_picture_in_colour_is_as_photographs_are():
+    given = random_image((5, 7, 3))
+    drawn = panels.picture(given, COLOUR, window=WINDOW)
+    np.testing.assert_array_equal(drawn, np.rint(given * 255).astype(np.uint8))
+    given[1, 2, 0] = np.nan
+    assert panels.picture(given, COLOUR, window=WINDOW)[1, 2, 0] in (150, 225)
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"), [(CONTRASTS, SLICE), (CONTRASTS, VOLUME), (COLOUR, SLICE)]
+)
+def test_sheets_and_figures_show_every_channel(given, shape):
+    images = [random_image((*shape, len(given.names)), number) for number in range(3)]
+    sheet = contact_sheet(
+        images, titles="012", statuses=["alive"] * 3, title="conv1", window=WINDOW, columns=3,
+        scale=1, channels=given,
+    )  # fmt: skip
+    with Pillow.open(io.BytesIO(sheet)) as opened:
+        page = np.asarray(opened)
+    # Every plane of every channel is somewhere on the page, voxel by voxel.
+    plane = np.rint(pixels.middle_planes(given.seen(images[1])[-1])[0] * 255).astype(np.uint8)
+    colours = plane if plane.ndim == 3 else plane[..., None].repeat(3, -1)
+    windows = np.lib.stride_tricks.sliding_window_view(page, (*plane.shape[:2], 3))
+    assert (windows == colours).all(axis=(-3, -2, -1)).any()
+    notes = sheets._notes(None, 1, given)
+    assert notes == [("i down, j to the right" if given.is_colour else "i to the right, j up")]
+    figure = comparison(
+        [[images[0], images[1]]], rows=["3"], columns=["a", "b"], window=WINDOW, title="conv1",
+        channels=given,
+    )  # fmt: skip
+    assert figure["pdf"][:4] == b"%PDF"
+
+
+# ------------------------------------------------------------------------------------- the pages
+
+
+@pytest.mark.parametrize("shape", [SLICE, VOLUME], ids=["2-D", "3-D"])
+def test_pages_show_contrasts_apart_and_let_choose(tmp_path, shape):
+    index = build_gallery(contrasts(tmp_path, CONTRASTS, shape=shape))
+    for page in pages(index.parent):
+        for address in page.addresses():
+            assert address.startswith(("data:", "#")) or page.target(address).exists(), address
+        assert "T2w, held" in page.text
+        options = page.all("input", name="contrast")
+        assert [option["value"] for option in options] == ["", *NAMES]
+    style = (index.parent / "gallery.css").read_text()
+    hidden = 'body:has(#contrast-FLAIR:checked) .part:not([data-contrast="FLAIR"]){display:none}'
+    assert hidden in style
+    one = Page(index.parent / "units" / "conv1" / "0000.html")
+    parts = [part["data-contrast"] for part in one.all("div", class_="part")]
+    assert parts[:4] == list(NAMES)
+    assert "held at a given scan: T2w" in one.text
+    links = [link["href"].rsplit("/", 1)[-1] for link in one.all("a") if "download" in link]
+    assert links[:5] == [*(f"0000_{name}.nii.gz" for name in NAMES), "0000.png"]
+    if shape == VOLUME:
+        chosen = [option["value"].rsplit("/", 1)[-1] for option in one.all("option")]
+        assert chosen == [f"0000_{name}.js" for name in NAMES]
+        for address in one.all("option"):
+            assert one.target(address["value"]).is_file()
+
+
+def test_a_page_of_one_channel_has_no_choice_of_contrasts(tmp_path):
+    index = build_gallery(contrasts(tmp_path, channels.ONE, shape=VOLUME))
+    for page in pages(index.parent):
+        assert not page.all("input", name="contrast")
+        assert not page.all("span", class_="part")
+
+
+def test_pages_of_colour_show_one_picture_with_rows_down(tmp_path):
+    index = build_gallery(contrasts(tmp_path, COLOUR))
+    page = Page(index.parent / "units" / "conv1" / "0001.html")
+    assert not page.all("div", class_="part")
+    assert "R, G, B, in colour" in page.text
+    shared = page.target(page.all("img", class_="shared")[0]["src"])
+    with Pillow.open(shared) as opened:
+        drawn = np.asarray(opened)
+    np.testing.assert_array_equal(
+        drawn, np.rint(random_image((*SLICE, 3), 1) * 255).astype(np.uint8)
+    )
+    # Columns to the right, rows down.
+    assert f".ij{{--w:{SLICE[1]};--h:{SLICE[0]}}}" in (index.parent / "gallery.css").read_text()
+
+
+def test_runs_of_the_same_channels_are_compared_and_others_refused(tmp_path):
+    first = contrasts(tmp_path / "a", CONTRASTS, regularization="a")
+    second = contrasts(tmp_path / "b", CONTRASTS.unheld, regularization="b")
+    page = Page(build_comparison([first, second]))
+    assert [option["value"] for option in page.all("input", name="contrast")] == ["", *NAMES]
+    other = InputChannels(("PD", *NAMES[1:]))
+    third = contrasts(tmp_path / "c", other, regularization="c")
+    with pytest.raises(ValueError, match=r"same input channels; got .*T1w, .*PD, "):
+        build_comparison([first, third])
