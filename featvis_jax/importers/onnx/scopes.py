@@ -45,7 +45,9 @@ def scopes(model: onnx.ModelProto) -> dict[str, Scope]:
     found = {node.output[0]: scope for node in nodes if (scope := _from_metadata(node))}
     if not found and model.producer_name == _PRODUCER:
         parts = {
-            n.output[0]: tuple(n.name.split("/")[1:-1]) for n in nodes if n.name.startswith("/")
+            n.output[0]: tuple(filter(None, n.name.split("/")[1:-1]))
+            for n in nodes
+            if n.name.startswith("/")
         }
         found = _from_names(parts, {tensor.name for tensor in model.graph.initializer})
     return {o: found[node.output[0]] for node in nodes if node.output[0] in found
@@ -73,7 +75,7 @@ def _from_metadata(node: onnx.NodeProto) -> Scope | None:
 
 
 def _from_names(parts: dict[str, tuple[str, ...]], tensors: set[str]) -> dict[str, Scope]:
-    """What the exporter by `torch.jit.trace` says in the names of nodes.
+    """What the exporter of traced and scripted modules says in the names of nodes.
 
     Args:
       parts: The parts of a node's name between slashes, without the operator.
@@ -109,10 +111,14 @@ def _prefixes(name: str) -> list[str]:
 def _path(parent: str, part: str, known: set[str]) -> str:
     """The path of a module from that of the one that calls it and from the end of its own.
 
-    ``layer1.0`` in ``layer1`` is ``layer1.0`` and not ``layer1.layer1.0``; of ``conv`` in ``block``
-    a container may be left out, which the names of weights tell.
+    ``layer1.0`` in ``layer1`` is ``layer1.0`` and not ``layer1.layer1.0``; ``0`` in it is
+    ``layer1.0``, as scripts have it; of ``conv`` in ``block`` a container may be left out, which the
+    names of weights tell.
     """
-    if part.replace(".", "").isdigit() or not parent:
+    is_number = part.replace(".", "").isdigit()
+    if is_number and parent and not parent.replace(".", "").isdigit():
+        return f"{parent}.{part}"
+    if is_number or not parent:
         # Where no part of it is a word, it is the whole path.
         whole = [path for path in known if path.endswith(f".{part}")]
         is_left_out = part not in known and not part[0].isdigit() and len(whole) == 1
