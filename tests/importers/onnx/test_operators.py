@@ -150,6 +150,8 @@ CASES = [
     case("Gemm", kernel(3, 24), kernel(3), transB=1, shape=(1, 4, 3, 2), label="dense"),
     case("Gemm", kernel(24, 3), alpha=0.5, shape=(1, 4, 3, 2), label="scaled"),
     case("MatMul", kernel(24, 3), shape=(1, 4, 3, 2)),
+    case("Einsum", kernel(5, 4), equation="nchw, dc -> ndhw", label="new channels"),
+    case("Einsum", kernel(7), equation="...hw,h", label="implicit and with dots"),
 ]  # fmt: skip
 
 
@@ -190,7 +192,9 @@ def test_an_operator_is_what_the_reference_says(
 
 def test_every_operator_has_a_case():
     tried = {str(parameters.values[0]) for parameters in CASES}
-    in_networks = {"Equal", "Greater", "Less", "Log", "Reciprocal", "Sqrt", "Squeeze", "Where"}
+    in_networks = {
+        "Equal", "GatherND", "Greater", "Less", "Log", "Reciprocal", "Sqrt", "Squeeze", "Where"
+    }  # fmt: skip
     assert tried | in_networks == set(OPERATORS)
 
 
