@@ -172,6 +172,24 @@ def test_receptive_fields_are_as_far_as_gradients_reach(rng, case):
             assert max(extents) >= layer.receptive_field - 1, layer.name
 
 
+def test_large_patches_are_one_product_and_are_seen_whole(tmp_path, rng):
+    b = Builder(rng, (1, 2, 64, 64, 32))
+    x = b.conv("image", 2, 6, (16, 16, 8), strides=[16, 16, 8], name="patches")
+    network = onnx_network(save(b.model(x), tmp_path))
+    (layer,) = network.layers
+    assert (layer.shape, layer.receptive_field, layer.stride) == ((4, 4, 4, 6), 16, 16)
+    image = jnp.asarray(rng.standard_normal(network.image_shape), jnp.float32)
+
+    def read(variables, image, channel):
+        whole = network.activations(variables, image, ("patches",))["patches"]
+        return whole, network.one_channel(variables, image, "patches", channel)["patches"]
+
+    traced = jax.make_jaxpr(read)(network.variables, image, jnp.int32(4))
+    assert len(traced.eqns) < 50
+    whole, one = QUICK_JIT(read)(network.variables, image, jnp.int32(4))
+    np.testing.assert_allclose(one[..., 0], whole[..., 4], atol=1e-5)
+
+
 def test_receptive_fields_and_strides_of_branches(tmp_path):
     rng = np.random.default_rng(0)
     b = Builder(rng, (1, 1, 64, 64))
