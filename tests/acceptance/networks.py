@@ -91,7 +91,13 @@ def export(model, shape, path, exporter):
 
 
 def hooked(model, image):
-    """What every module returns, by path, one entry per call; those with one array of their own."""
+    """What modules with one array of their own return, one entry per call.
+
+    By the paths of a module, with spaces between them where it has several.
+    """
+    paths: dict[torch.nn.Module, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths[module] = f"{paths.get(module, '')} {path}".strip()
     seen: dict[str, list] = {}
 
     def hook(path):
@@ -103,7 +109,7 @@ def hooked(model, image):
 
         return keep
 
-    handles = [m.register_forward_hook(hook(p)) for p, m in model.named_modules() if p]
+    handles = [m.register_forward_hook(hook(p)) for m, p in paths.items() if p]
     with torch.no_grad():
         model(image)
     for handle in handles:
@@ -129,13 +135,13 @@ def difference(found, reference):
     one = reference[0] if reference.shape[0] == 1 else reference
     readings = [one, np.moveaxis(one, 0, -1), np.moveaxis(one, -1, 0)]
     fitting = [x.reshape(found.shape) for x in readings if _fits(x.shape, found.shape)]
-    # Windows are in PyTorch's batch, and where they came from on the layer's grid.
-    by_channel = [x.reshape(-1, x.shape[-1]) for x in (found, reference)]
-    pairs = [(found, x) for x in fitting]
-    if by_channel[0].shape == by_channel[1].shape:
-        pairs.append(tuple(np.sort(x, axis=0) for x in by_channel))
     scale = np.abs(reference).max() + 1e-12
-    return min((float(np.abs(x - y).max() / scale) for x, y in pairs), default=np.inf)
+    error = min((float(np.abs(found - x).max() / scale) for x in fitting), default=np.inf)
+    if error > _SAME and found.size == reference.size and found.shape[-1] == reference.shape[-1]:
+        # Windows are in PyTorch's batch, and where they came from on the layer's grid.
+        ordered = [np.sort(x.reshape(-1, x.shape[-1]), axis=0) for x in (found, reference)]
+        error = min(error, float(np.abs(ordered[0] - ordered[1]).max() / scale))
+    return error
 
 
 def _fits(shape, layer):
@@ -204,7 +210,10 @@ def report(model, shape, directory, exporter):
     twice = copy.deepcopy(model).double()
     exact = gradients(twice, image.double(), torch.from_numpy(weights))
     scale = np.abs(exact).max() + 1e-300
-    references = hooked(model, image)
+    references = {
+        next((path for path in paths.split() if path in values), paths.split()[0]): outputs
+        for paths, outputs in hooked(model, image).items()
+    }
     merged = merged_modules(network, values, references)
     stand_ins = {name for names in merged.values() for name in names}
     return found._replace(
@@ -250,7 +259,9 @@ def merged_modules(network, values, references):
             for path, outputs in references.items():
                 if path not in values and min(difference(value, x) for x in outputs) < _SAME:
                     merged.setdefault(path, []).append(layer.name)
-    return {path: layers for path, layers in merged.items() if path in references}
+    around = {p: [] for p in references if any(m.startswith(f"{p}.") for m in merged)}
+    merged = {p: found for p, found in (around | merged).items() if p in references}
+    return {path: layers for path, layers in merged.items() if path not in values}
 
 
 def wrong_layers(values, references):

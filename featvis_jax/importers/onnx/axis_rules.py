@@ -21,6 +21,7 @@ from featvis_jax.importers.onnx.axes import (
     whole,
 )
 from featvis_jax.importers.onnx.graph import Graph, Step
+from featvis_jax.importers.onnx.operators.shapes import is_all_in_order
 
 
 class Facts(NamedTuple):
@@ -224,6 +225,8 @@ def _gathered(facts: Facts) -> Sequence[Axis]:
     before, behind = facts.data[:axis], facts.data[axis + 1 :]
     indices = facts.constants[1]
     rank = 0 if indices is None else indices.ndim
+    if indices is not None and is_all_in_order(indices, length(facts.data[axis])):
+        return _reshaped(facts)
     if rank == 1:
         return [*before, facts.resized(axis, facts.data[axis]), *behind]
     return [*before, *(facts.unknown(axis + i) for i in range(rank)), *behind]

@@ -7,6 +7,7 @@ ONNX's own reference implementation. Floating-point constants that meet the imag
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jaxtyping import Array
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from featvis_jax.importers.onnx import branches
 from featvis_jax.importers.onnx.operators import OPERATORS
 from featvis_jax.importers.onnx.operators.registry import (
     Layout,
@@ -90,10 +92,19 @@ def build(model: onnx.ModelProto, input_name: str, input_shape: Sequence[int], o
     steps: list[Step] = []
     refused: list[str] = []
     lost: set[str] = set()
-    for proto in model.graph.node:
+    pending = deque(model.graph.node)
+    while pending:
+        proto = pending.popleft()
         node = _node(proto, opset)
         if lost.intersection(node.inputs):
             lost.update(node.outputs)
+            continue
+        if node.operator == "If":
+            if node.inputs[0] not in known:
+                raise node.refuse("its condition depends on the image; it has to be constant.")
+            nodes, constants = branches.chosen(proto, known[node.inputs[0]])
+            known.update(constants)
+            pending.extendleft(reversed(nodes))
             continue
         if node.operator in ("Shape", "Size") and node.inputs[0] in shapes:
             shape = np.array(shapes[node.inputs[0]].shape, np.int64)

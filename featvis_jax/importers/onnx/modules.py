@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -42,11 +43,12 @@ def calls(graph: Graph, scopes: dict[str, Scope], outputs: Iterable[str]) -> tup
       scopes: Of its nodes.
       outputs: What it returns.
     """
-    steps, of_steps = graph.steps, _of_steps(graph.steps, scopes)
+    steps = graph.steps
     users: dict[str, set[int]] = {name: {len(steps)} for name in outputs}
     for number, step in enumerate(steps):
         for name in step.node.inputs:
             users.setdefault(name, set()).add(number)
+    of_steps = _of_steps(steps, scopes, users)
     counts: Counter[str] = Counter()
     found: list[Call] = []
 
@@ -76,13 +78,26 @@ def numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}@{number}"
 
 
-def _of_steps(steps: Sequence[Step], scopes: dict[str, Scope]) -> list[Scope]:
-    """The scope of every step; one that the file says nothing of belongs to the one before."""
-    found: list[Scope] = []
-    for step in steps:
-        of_step = [scopes[name] for name in step.node.outputs if name in scopes]
-        found.append(of_step[0] if of_step else found[-1] if found else Scope())
-    return found
+def _of_steps(
+    steps: Sequence[Step], scopes: dict[str, Scope], users: dict[str, set[int]]
+) -> list[Scope]:
+    """The scope of every step; one of which the file says nothing is made where it is used."""
+    found: list[Scope] = [Scope()] * (len(steps) + 1)
+    for number, step in reversed(list(enumerate(steps))):
+        outputs = [name for name in step.node.outputs if name]
+        told = [scopes[name] for name in outputs if name in scopes]
+        if not told:
+            of_users = [found[user] for name in outputs for user in users.get(name, ())]
+            told = [functools.reduce(_common, of_users)] if of_users else [Scope()]
+        found[number] = told[0]
+    return found[:-1]
+
+
+def _common(one: Scope, other: Scope) -> Scope:
+    """The modules that both are made in."""
+    pairs = zip(one.modules, other.modules, strict=False)
+    count = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return Scope(one.modules[:count], one.classes[:count])
 
 
 def _runs(members: Sequence[int], scopes: Sequence[Scope], depth: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import onnx
@@ -44,6 +45,7 @@ def scopes(model: onnx.ModelProto) -> dict[str, Scope]:
     nodes = model.graph.node
     found = {node.output[0]: scope for node in nodes if (scope := _from_metadata(node))}
     if not found and model.producer_name == _PRODUCER:
+<<<<<<< HEAD
         parts = {
             n.output[0]: tuple(filter(None, n.name.split("/")[1:-1]))
             for n in nodes
@@ -52,6 +54,15 @@ def scopes(model: onnx.ModelProto) -> dict[str, Scope]:
         found = _from_names(parts, {tensor.name for tensor in model.graph.initializer})
     return {o: found[node.output[0]] for node in nodes if node.output[0] in found
             for o in node.output}  # fmt: skip
+=======
+        found = _from_names([node for node in nodes if node.name.startswith("/")])
+    return {
+        output: found[node.output[0]]
+        for node in nodes
+        if node.output[0] in found
+        for output in node.output
+    }
+>>>>>>> names
 
 
 def _from_metadata(node: onnx.NodeProto) -> Scope | None:
@@ -74,36 +85,54 @@ def _from_metadata(node: onnx.NodeProto) -> Scope | None:
     )
 
 
+<<<<<<< HEAD
 def _from_names(parts: dict[str, tuple[str, ...]], tensors: set[str]) -> dict[str, Scope]:
     """What the exporter of traced and scripted modules says in the names of nodes.
+=======
+def _from_names(nodes: Sequence[onnx.NodeProto]) -> dict[str, Scope]:
+    """What the exporter by `torch.jit.trace` says in the names of nodes.
+>>>>>>> names
 
-    Args:
-      parts: The parts of a node's name between slashes, without the operator.
-      tensors: Names of the weights, which tell paths of modules too.
+    A name leaves out containers that are not called, so that it may mean several modules; the
+    weights of a node, which have whole names, tell where the nodes behind it are, too.
     """
-    known = {path for name in tensors for path in _prefixes(name)}
-    paths: dict[tuple[str, ...], tuple[str, ...]] = {(): ()}
-
-    def path(of_node: tuple[str, ...]) -> tuple[str, ...]:
-        outer = paths.get(of_node[:-1]) or (path(of_node[:-1]) if of_node[1:] else ())
-        return (*outer, _path(outer[-1] if outer else "", of_node[-1], known))
-
+    known = {path for node in nodes for name in node.input for path in _prefixes(name)}
+    seen: set[tuple[str, ...]] = set()
+    paths: dict[tuple[str, ...], str] = {(): ""}
     found = {}
-    for value, of_node in parts.items():
-        match = _NUMBERED.fullmatch(of_node[-1]) if of_node else None
-        base = (*of_node[:-1], match[1]) if match else ()
-        call = 0
+    for node in nodes:
+        parts, call = tuple(node.name.split("/")[1:-1]), 0
+        match = _NUMBERED.fullmatch(parts[-1]) if parts else None
         # The second call of "relu" is "relu_1", unless that is a module itself.
-        if match and base in paths and path(of_node)[-1] not in known:
-            of_node, call = base, int(match[2])
-        for end in range(1, len(of_node) + 1):
-            paths.setdefault(of_node[:end], path(of_node[:end]))
-        found[value] = Scope(paths[of_node], call=call)
+        if match and (base := (*parts[:-1], match[1])) in seen:
+            is_own = any(f".{path}".endswith(f".{parts[-1]}") for path in known)
+            parts, call = (parts, 0) if is_own else (base, int(match[2]))
+        told = (_aligned(parts, name.rpartition(".")[0]) for name in node.input)
+        outer = next(filter(None, told), ())
+        for end in range(1, len(parts) + 1):
+            part, before = parts[:end], paths[parts[: end - 1]]
+            path = outer[end - 1] if outer else paths.get(part) or _path(before, part[-1], known)
+            if paths.get(part, path) != path:  # Another one, with others inside.
+                paths = {p: kept for p, kept in paths.items() if p[:end] != part}
+            paths[part] = path
+            seen.add(part)
+        found[node.output[0]] = Scope(tuple(paths[parts[:n]] for n in range(1, len(parts) + 1)),
+                                      call=call)  # fmt: skip
     return found
 
 
+def _aligned(parts: tuple[str, ...], path: str) -> tuple[str, ...]:
+    """The paths of modules inside of one another of which the last is known."""
+    found: list[str] = []
+    for part in reversed(parts):
+        outer = [path] if not found else reversed(_prefixes(found[-1]))
+        fitting = (p for p in outer if f".{p}".endswith(f".{part}"))
+        found.append(next(fitting, ""))
+    return tuple(reversed(found)) if found and all(found) else ()
+
+
 def _prefixes(name: str) -> list[str]:
-    """Paths of the modules that have a weight."""
+    """Paths of the modules that have a weight, or another module."""
     words = name.split(".")
     return [".".join(words[:end]) for end in range(1, len(words))]
 

@@ -210,6 +210,42 @@ def test_windows_that_are_taken_apart_lie_where_they_were(tmp_path, rng):
     assert_close(found["merged"], values["merged"][0])
 
 
+def test_heads_by_einsum_and_what_they_attend_to(tmp_path, rng):
+    b = Builder(rng, (1, 1, 8, 6))
+    x = b.conv("image", 1, 6, (2, 2), strides=[2, 2])
+    x = b.node("Transpose", b.node("Reshape", x, np.array([1, 6, 12])), perm=[0, 2, 1])
+    heads = b.node("Reshape", x, np.array([1, 12, 2, 3]))
+    keys = b.node("Einsum", x, b.normal(6, 2, 3), equation="bnc,chd->bnhd", name="keys")
+    scores = b.node("Einsum", heads, keys, equation="bqhd,bkhd->bhqk", name="scores")
+    mixed = b.node("Einsum", scores, heads, equation="...qk,bkhd->bqhd", name="mixed")
+    made = b.node("Einsum", mixed, b.normal(2, 3, 5), equation="bqhd,hde->bqe", name="made")
+    network, _, found, values = imported(b, tmp_path, rng, made)
+    assert_close(found["mixed"], values["mixed"].reshape(4, 3, 6))
+    assert_close(found["made"], values["made"].reshape(4, 3, 5))
+    for name in ("scores", "keys"):  # Of new axes, nobody can say which are channels.
+        with pytest.raises(ValueError, match=rf"'{name}' cannot be taken: no axis"):
+            network.layer(name)
+
+
+@SHAPES
+def test_elements_that_are_gathered_keep_their_channels(tmp_path, rng, grid):
+    """As PyTorch's adaptive pooling is written down where sizes do not divide."""
+    rank = len(grid)
+    b = Builder(rng, (1, 1, *grid))
+    x = b.conv("image", 1, 4, (1,) * rank, name="stem")
+    first = b.node("Transpose", x, perm=[*range(2, 2 + rank), 0, 1])
+    places = np.indices((3,) * rank).reshape(rank, -1).T.reshape(*(3,) * rank, rank)
+    y = b.node("GatherND", first, places + 1, name="gathered")
+    y = b.node("Transpose", y, perm=[rank, rank + 1, *range(rank)], name="back")
+    flat = b.node("Reshape", x, np.array([-1]))
+    size = int(np.prod(grid))
+    strided = b.node("Gather", flat, np.arange(4 * size).reshape(1, 4, *grid), name="strided")
+    network, _, found, values = imported(b, tmp_path, rng, y, strided)
+    assert_close(found["back"], np.moveaxis(values["back"][0], 0, -1))
+    assert_close(found["strided"], found["stem"])
+    assert network.layer("strided").receptive_field == 1
+
+
 def test_a_mixer_of_tokens_keeps_channels_apart(tmp_path, rng):
     b = Builder(rng, (1, 1, 6, 4))
     x = b.conv("image", 1, 5, (2, 2), strides=[2, 2])

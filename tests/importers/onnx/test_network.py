@@ -172,6 +172,24 @@ def test_receptive_fields_are_as_far_as_gradients_reach(rng, case):
             assert max(extents) >= layer.receptive_field - 1, layer.name
 
 
+def test_large_patches_are_one_product_and_are_seen_whole(tmp_path, rng):
+    b = Builder(rng, (1, 2, 64, 64, 32))
+    x = b.conv("image", 2, 6, (16, 16, 8), strides=[16, 16, 8], name="patches")
+    network = onnx_network(save(b.model(x), tmp_path))
+    (layer,) = network.layers
+    assert (layer.shape, layer.receptive_field, layer.stride) == ((4, 4, 4, 6), 16, 16)
+    image = jnp.asarray(rng.standard_normal(network.image_shape), jnp.float32)
+
+    def read(variables, image, channel):
+        whole = network.activations(variables, image, ("patches",))["patches"]
+        return whole, network.one_channel(variables, image, "patches", channel)["patches"]
+
+    traced = jax.make_jaxpr(read)(network.variables, image, jnp.int32(4))
+    assert len(traced.eqns) < 50
+    whole, one = QUICK_JIT(read)(network.variables, image, jnp.int32(4))
+    np.testing.assert_allclose(one[..., 0], whole[..., 4], atol=1e-5)
+
+
 def test_receptive_fields_and_strides_of_branches(tmp_path):
     rng = np.random.default_rng(0)
     b = Builder(rng, (1, 1, 64, 64))
@@ -256,6 +274,46 @@ def test_a_network_with_channels_last_inside_its_file(tmp_path, rng):
     np.testing.assert_array_equal(found["conv"], found["out"])
     one = network.one_channel(network.variables, image, "out", jnp.int32(1))["out"]
     np.testing.assert_allclose(one, found["out"][..., 1:2], rtol=1e-5, atol=1e-6)
+
+
+def choice(b, condition, x, weight):
+    """A node that takes one of two branches, both of which call their values the same."""
+
+    def branch(operator, *operands):
+        nodes = [onnx.helper.make_node(operator, [x, *operands], ["inner"])]
+        nodes.append(onnx.helper.make_node("Identity", ["inner"], ["made"]))
+        returned = onnx.helper.make_empty_tensor_value_info("made")
+        return onnx.helper.make_graph(nodes, operator, [], [returned])
+
+    branches = {"then_branch": branch("Mul", weight), "else_branch": branch("Neg")}
+    return b.node("If", condition, **branches)
+
+
+def test_branches_that_shapes_decide_about_are_written_out(tmp_path, rng):
+    b = Builder(rng, (1, 2, 6, 5))
+    weight = b.weight(np.float32([[[2.0]], [[3.0]]]))
+    rows = b.node("Gather", b.node("Shape", "image"), np.array(2), axis=0)
+    x = choice(b, b.node("Equal", rows, np.array(6)), "image", weight)
+    x = choice(b, b.node("Equal", rows, np.array(5)), x, weight)
+    model = b.model(b.node("Relu", x, name="last"))
+    network = onnx_network(save(model, tmp_path))
+    image = rng.standard_normal((6, 5, 2)).astype(np.float32)
+    found = network.activations(network.variables, jnp.asarray(image), ("last",))["last"]
+    np.testing.assert_allclose(found, np.maximum(-image * np.float32([2, 3]), 0), rtol=1e-6)
+    b.nodes.clear()
+    mean = b.node("ReduceMean", "image", keepdims=0)
+    model = b.model(choice(b, b.node("Greater", mean, np.float32(0)), "image", weight))
+    with pytest.raises(ValueError, match=r"\(If\): its condition depends on the image"):
+        onnx_network(save(model, tmp_path))
+
+
+def test_a_roll_by_no_place_leaves_all_where_it_is(tmp_path, rng):
+    b = Builder(rng, (1, 2, 6, 5))
+    sides = [b.node("Slice", "image", *map(np.array, ([a], [z], [2]))) for a, z in ((6, 9), (0, 6))]
+    network = onnx_network(save(b.model(b.node("Concat", *sides, axis=2, name="it")), tmp_path))
+    image = rng.standard_normal((6, 5, 2)).astype(np.float32)
+    found = network.activations(network.variables, jnp.asarray(image), ("it",))["it"]
+    np.testing.assert_array_equal(found, image)
 
 
 def test_names_are_those_of_nodes_and_unique(tmp_path, rng):

@@ -46,6 +46,10 @@ CASES = [
     case("Conv", kernel(5, 4, 3, 3, 3), kernel(5), pads=[1] * 6, shape=VOLUME, label="3-D"),
     case("Conv", kernel(5, 4, 2, 2, 2), dilations=[2] * 3, strides=[1, 2, 1], shape=VOLUME,
          label="3-D dilation"),
+    case("Conv", kernel(5, 2, 8, 9), kernel(5), strides=[8, 9], shape=(1, 2, 17, 18),
+         label="patches"),
+    case("Conv", kernel(3, 2, 4, 4, 5), strides=[4, 4, 5], shape=(1, 2, 8, 4, 13),
+         label="3-D patches"),
     case("ConvTranspose", kernel(4, 3, 2, 2), kernel(3), strides=[2, 2], label="blocks"),
     case("ConvTranspose", kernel(4, 3, 3, 3), kernel(3), strides=[2, 2], pads=[1, 0, 1, 1],
          output_padding=[1, 0], label="padding"),
@@ -150,6 +154,8 @@ CASES = [
     case("Gemm", kernel(3, 24), kernel(3), transB=1, shape=(1, 4, 3, 2), label="dense"),
     case("Gemm", kernel(24, 3), alpha=0.5, shape=(1, 4, 3, 2), label="scaled"),
     case("MatMul", kernel(24, 3), shape=(1, 4, 3, 2)),
+    case("Einsum", kernel(5, 4), equation="nchw, dc -> ndhw", label="new channels"),
+    case("Einsum", kernel(7), equation="...hw,h", label="implicit and with dots"),
 ]  # fmt: skip
 
 
@@ -190,7 +196,9 @@ def test_an_operator_is_what_the_reference_says(
 
 def test_every_operator_has_a_case():
     tried = {str(parameters.values[0]) for parameters in CASES}
-    in_networks = {"Equal", "Greater", "Less", "Log", "Reciprocal", "Sqrt", "Squeeze", "Where"}
+    in_networks = {
+        "Equal", "GatherND", "Greater", "Less", "Log", "Reciprocal", "Sqrt", "Squeeze", "Where"
+    }  # fmt: skip
     assert tried | in_networks == set(OPERATORS)
 
 

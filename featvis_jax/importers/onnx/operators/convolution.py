@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from featvis_jax.importers.onnx.operators.registry import Layout, Node, Operator, per_channel
-from featvis_jax.importers.onnx.operators.windows import windows
+from featvis_jax.importers.onnx.operators.windows import Windows, windows
 
 
 def _numbers(rank: int) -> tuple[str, str, str]:
@@ -25,16 +25,44 @@ def _conv(node: Node, images: Array, kernel: Array, bias: Array | None = None) -
             f"{images.shape[-1]} channels of an image with spatial shape {images.shape[1:-1]}."
         )
     place = windows(node, images.shape[1:-1], tuple(kernel.shape[2:]))
-    convolved = lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=place.strides,
-        padding=place.pads,
-        rhs_dilation=place.dilations,
-        feature_group_count=groups,
-        dimension_numbers=_numbers(rank),
-    )
+    if groups == 1 and _are_patches(place):
+        convolved = _of_patches(images, kernel)
+    else:
+        convolved = lax.conv_general_dilated(
+            images,
+            kernel,
+            window_strides=place.strides,
+            padding=place.pads,
+            rhs_dilation=place.dilations,
+            feature_group_count=groups,
+            dimension_numbers=_numbers(rank),
+        )
     return convolved if bias is None else convolved + per_channel(bias, convolved)
+
+
+# Convolutions of smaller windows are as fast; one of 16 x 16 x 16 is thousands of products.
+_SMALLEST_PATCH = 64
+
+
+def _are_patches(place: Windows) -> bool:
+    """Whether large windows lie side by side, as where a transformer takes up an image."""
+    return (
+        place.size == place.strides
+        and set(place.dilations) == {1}
+        and not any(map(any, place.pads))
+        and math.prod(place.size) >= _SMALLEST_PATCH
+    )
+
+
+def _of_patches(images: Array, kernel: Array) -> Array:
+    """A product of the voxels of each patch and the kernel."""
+    rank, size = images.ndim - 2, kernel.shape[2:]
+    counts = [n // k for n, k in zip(images.shape[1:-1], size, strict=True)]
+    whole = tuple(slice(count * k) for count, k in zip(counts, size, strict=True))
+    split = [n for pair in zip(counts, size, strict=True) for n in pair]
+    patches = images[:, *whole].reshape(images.shape[0], *split, images.shape[-1])
+    inside = [*range(2, 2 * rank + 1, 2), 2 * rank + 1]
+    return jnp.tensordot(patches, kernel, axes=(inside, [*range(2, rank + 2), 1]))
 
 
 def _conv_transpose(node: Node, images: Array, kernel: Array, bias: Array | None = None) -> Array:

@@ -128,7 +128,14 @@ def _gather(node: Node, x: Array, indices: np.ndarray) -> Array:
     chosen = np.where(indices < 0, indices + x.shape[axis], indices)
     if chosen.ndim == 0:
         return lax.index_in_dim(x, int(chosen), axis, keepdims=False)
+    if is_all_in_order(chosen, x.shape[axis]):
+        return x.reshape(*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])
     return jnp.take(x, chosen.astype(np.int32), axis=axis)
+
+
+def is_all_in_order(indices: np.ndarray, size: int) -> bool:
+    """Whether indices take every element of an axis, in order: a reshape."""
+    return np.array_equal(indices.ravel(), np.arange(size))
 
 
 def _gather_nd(node: Node, x: Array, indices: np.ndarray) -> Array:
