@@ -11,9 +11,9 @@ import pytest
 
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch.archives import Content, content
-from tests.importers.torch import user_networks
 
 torch = pytest.importorskip("torch")
+user_networks = pytest.importorskip("tests.importers.torch.user_networks")
 programs = pytest.importorskip("featvis_jax.importers.torch.programs")
 worker = pytest.importorskip("featvis_jax.importers.torch.worker")
 
