@@ -111,6 +111,7 @@ def test_a_whole_module_is_told_by_its_type(tmp_path):
     assert weights.module == "torch.nn.modules.container.Sequential"
     told = explained(path, weights)
     assert "a whole module, torch.nn.modules.container.Sequential, as a pickle" in told
+    assert "Write a Python file that reads it, here FILE.py" in told
     assert "weights_only=False)  # Runs code of the file: only if you trust it." in told
     assert "(X, Y, 1)" in told
 
