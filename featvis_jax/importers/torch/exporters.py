@@ -47,7 +47,8 @@ def export(
         else:
             failed = _captured(network, inputs, path)
             if failed is not None and not depends_on_values(failed):
-                module = network if isinstance(network, torch.nn.Module) else network.module()
+                is_module = isinstance(network, torch.nn.Module)
+                module = network if is_module else network.module(check_guards=False)
                 failed = failed if _traced(module, inputs, path) is not None else None
     if failed is not None:
         raise ValueError(f"{shown}: {complaint(failed)}") from failed
