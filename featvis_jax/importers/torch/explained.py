@@ -86,7 +86,9 @@ def explained(path: Path, weights: Weights) -> str:
     """
     if weights.module:
         told = f"{path} holds a whole module, {weights.module}, as a pickle, which is not read here"
+        adds = "that reads it"
     else:
+        adds = "with the module they belong to"
         several = "" if weights.number == 1 else "s"
         below = f" under {weights.under!r}" if weights.under else ""
         told = (
@@ -96,8 +98,7 @@ def explained(path: Path, weights: Weights) -> str:
         )
     code = textwrap.indent("\n".join(_code(path, weights)), "    ")
     return (
-        f"{told}. Write a Python file with the module they belong to, here FILE.py, and give "
-        f"--model=FILE.py:net\n\n{code}"
+        f"{told}. Write a Python file {adds}, here FILE.py, and give --model=FILE.py:net\n\n{code}"
     )
 
 

@@ -47,7 +47,8 @@ def export(
         else:
             failed = _captured(network, inputs, path)
             if failed is not None and not depends_on_values(failed):
-                module = network if isinstance(network, torch.nn.Module) else network.module()
+                is_module = isinstance(network, torch.nn.Module)
+                module = network if is_module else network.module(check_guards=False)
                 failed = failed if _traced(module, inputs, path) is not None else None
     if failed is not None:
         raise ValueError(f"{shown}: {complaint(failed)}") from failed
@@ -87,14 +88,48 @@ def _scripted(
     """
     failed = _traced(module, inputs, path)
     if failed is None:
-        operators = {node.op_type for node in onnx.load_model(path).graph.node}
-        if not operators & {"If", "Loop"}:
+        model = onnx.load_model(path, load_external_data=False)
+        if not {node.op_type for node in model.graph.node} & {"If", "Loop"}:
+            _write_scopes(model, module)
+            path.write_bytes(model.SerializeToString())
             return None
     try:
         straight = _straight(module, inputs)
     except Exception as error:
         return error
     return _captured(straight, inputs, path)
+
+
+def _classes(module: torch.jit.ScriptModule) -> dict[str, str]:
+    """Classes of all parts of a module, by their paths."""
+    parts = module.named_modules()
+    return {path: getattr(part, "original_name", type(part).__name__) for path, part in parts}
+
+
+def _around(path: str) -> list[str]:
+    """Paths of the modules around one and its own, outermost first."""
+    words = path.split(".")
+    return ["", *(".".join(words[:end]) for end in range(1, len(words) + 1))]
+
+
+def _write_scopes(model: onnx.ModelProto, module: torch.jit.ScriptModule) -> None:
+    """Write down each node's modules where the new exporter does.
+
+    The older one puts them into a node's name, ``/encoder/0/Conv``, in another way for TorchScript
+    than for other modules.
+    """
+    classes = _classes(module)
+    for node in model.graph.node:
+        scopes = [""]
+        for word in node.name.split("/")[1:-1]:
+            path = f"{scopes[-1]}.{word}".strip(".")
+            if path in classes and word:
+                scopes.append(path)
+        if node.name.startswith("/"):
+            told = [classes[path] for path in scopes]
+            for key, value in (("name_scopes", scopes), ("class_hierarchy", told)):
+                text = str([*value, node.op_type])
+                node.metadata_props.add(key=f"pkg.torch.onnx.{key}", value=text)
 
 
 def _straight(
@@ -106,12 +141,13 @@ def _straight(
         straight = record(*inputs)
     names = {id(tensor): name for name, tensor in module.named_parameters()}
     names.update((id(tensor), name) for name, tensor in module.named_buffers())
+    classes = _classes(module)
     for node in straight.graph.nodes:
         for taken in node.all_input_nodes:
             name = names.get(id(getattr(straight, str(taken.target), None)))
             if node.op == "call_function" and taken.op == "get_attr" and name is not None:
-                part = name.rpartition(".")[0]
-                node.meta["nn_module_stack"] = {"": ("", "Module"), part: (part, "Module")}
+                paths = _around(name.rpartition(".")[0])
+                node.meta["nn_module_stack"] = {path: (path, classes[path]) for path in paths}
     return straight
 
 

@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from featvis_jax.importers.onnx import onnx_network
-from tests.importers.torch import user_networks
 from tests.importers.torch.conftest import FILE
 
 torch = pytest.importorskip("torch")
+user_networks = pytest.importorskip("tests.importers.torch.user_networks")
 capture = pytest.importorskip("featvis_jax.importers.torch.capture")
 worker = pytest.importorskip("featvis_jax.importers.torch.worker")
 

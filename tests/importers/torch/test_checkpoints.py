@@ -4,15 +4,16 @@ import argparse
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from featvis_jax.importers.python_files import call_function
 from featvis_jax.importers.torch.explained import explained, weights_of
 from featvis_jax.importers.torch.weights import foreign_shapes
-from tests.importers.torch import user_networks
 
 torch = pytest.importorskip("torch")
+user_networks = pytest.importorskip("tests.importers.torch.user_networks")
 checkpoints = pytest.importorskip("featvis_jax.importers.torch.checkpoints")
 
 
@@ -110,6 +111,7 @@ def test_a_whole_module_is_told_by_its_type(tmp_path):
     assert weights.module == "torch.nn.modules.container.Sequential"
     told = explained(path, weights)
     assert "a whole module, torch.nn.modules.container.Sequential, as a pickle" in told
+    assert "Write a Python file that reads it, here FILE.py" in told
     assert "weights_only=False)  # Runs code of the file: only if you trust it." in told
     assert "(X, Y, 1)" in told
 
@@ -124,13 +126,13 @@ def test_what_holds_no_weights_is_refused(tmp_path):
 
 def test_safetensors_of_another_network_than_the_papers(tmp_path):
     path = tmp_path / "net.safetensors"
-    save_file(state(), path)
+    save_file({name: value.numpy() for name, value in state().items()}, path)
     told = explained(path, weights_of(foreign_shapes(path)))
     assert "holds 10 weights" in told
     assert f"weights = load_file({str(path)!r})" in told
-    ours = {f"conv{i}.{kind}": torch.zeros(1) for i in range(1, 6) for kind in ("weight", "bias")}
-    ours |= {"logits.weight": torch.zeros(1), "logits.bias": torch.zeros(1)}
-    for names in (ours, {**ours, "mean": torch.zeros(1)}):
+    ours = {f"conv{i}.{kind}": np.zeros(1) for i in range(1, 6) for kind in ("weight", "bias")}
+    ours |= {"logits.weight": np.zeros(1), "logits.bias": np.zeros(1)}
+    for names in (ours, {**ours, "mean": np.zeros(1)}):
         save_file(names, path)
         assert foreign_shapes(path) is None
     path.write_bytes(b"nothing")

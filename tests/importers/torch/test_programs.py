@@ -6,13 +6,14 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import onnx
 import pytest
 
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch.archives import Content, content
-from tests.importers.torch import user_networks
 
 torch = pytest.importorskip("torch")
+user_networks = pytest.importorskip("tests.importers.torch.user_networks")
 programs = pytest.importorskip("featvis_jax.importers.torch.programs")
 worker = pytest.importorskip("featvis_jax.importers.torch.worker")
 
@@ -69,6 +70,15 @@ def test_an_exported_program_is_the_module(files, cache, compare, name, shape):
 def test_torchscript_is_the_module(scripts, cache, compare, name):
     path = worker.script(str(scripts / name), (9, 8, 1), str(cache))["network"]
     compare(onnx_network(path), user_networks.alone())
+    scopes = {
+        node.op_type: entry.value
+        for node in onnx.load_model(path).graph.node
+        for entry in node.metadata_props
+        if entry.key == "pkg.torch.onnx.name_scopes"
+    }
+    assert "'stem'" in scopes["Conv"]
+    assert "'norm'" in scopes["BatchNormalization"]
+    assert "'head'" in scopes["Gemm"]
     with pytest.raises(ValueError, match=r"does not tell the shape.*\(X, Y, 1\) by stem\.weight"):
         worker.script(str(scripts / name), None, str(cache))
 
