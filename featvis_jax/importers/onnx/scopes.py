@@ -45,16 +45,6 @@ def scopes(model: onnx.ModelProto) -> dict[str, Scope]:
     nodes = model.graph.node
     found = {node.output[0]: scope for node in nodes if (scope := _from_metadata(node))}
     if not found and model.producer_name == _PRODUCER:
-<<<<<<< HEAD
-        parts = {
-            n.output[0]: tuple(filter(None, n.name.split("/")[1:-1]))
-            for n in nodes
-            if n.name.startswith("/")
-        }
-        found = _from_names(parts, {tensor.name for tensor in model.graph.initializer})
-    return {o: found[node.output[0]] for node in nodes if node.output[0] in found
-            for o in node.output}  # fmt: skip
-=======
         found = _from_names([node for node in nodes if node.name.startswith("/")])
     return {
         output: found[node.output[0]]
@@ -62,7 +52,6 @@ def scopes(model: onnx.ModelProto) -> dict[str, Scope]:
         if node.output[0] in found
         for output in node.output
     }
->>>>>>> names
 
 
 def _from_metadata(node: onnx.NodeProto) -> Scope | None:
@@ -85,13 +74,8 @@ def _from_metadata(node: onnx.NodeProto) -> Scope | None:
     )
 
 
-<<<<<<< HEAD
-def _from_names(parts: dict[str, tuple[str, ...]], tensors: set[str]) -> dict[str, Scope]:
-    """What the exporter of traced and scripted modules says in the names of nodes.
-=======
 def _from_names(nodes: Sequence[onnx.NodeProto]) -> dict[str, Scope]:
-    """What the exporter by `torch.jit.trace` says in the names of nodes.
->>>>>>> names
+    """What the exporter of traced and scripted modules says in the names of nodes.
 
     A name leaves out containers that are not called, so that it may mean several modules; the
     weights of a node, which have whole names, tell where the nodes behind it are, too.
@@ -101,7 +85,7 @@ def _from_names(nodes: Sequence[onnx.NodeProto]) -> dict[str, Scope]:
     paths: dict[tuple[str, ...], str] = {(): ""}
     found = {}
     for node in nodes:
-        parts, call = tuple(node.name.split("/")[1:-1]), 0
+        parts, call = tuple(filter(None, node.name.split("/")[1:-1])), 0
         match = _NUMBERED.fullmatch(parts[-1]) if parts else None
         # The second call of "relu" is "relu_1", unless that is a module itself.
         if match and (base := (*parts[:-1], match[1])) in seen:
