@@ -259,7 +259,9 @@ def _log(
     for step, (objective, penalty) in enumerate(zip(result.objective, result.penalty, strict=True)):
         log.scalar(f"{name}/objective", float(objective), step=step)
         log.scalar(f"{name}/penalty", float(penalty), step=step)
-    log.image(name, panels.picture(result.image, channels, window=window), step=FLAGS.steps)
+    log.image(
+        name, panels.picture(result.image, channels=channels, window=window), step=FLAGS.steps
+    )
 
 
 def _tell(results: Run, layers: Sequence[Layer], shard: tuple[int, int] | None) -> None:

@@ -58,7 +58,7 @@ def comparison(
             f"There are images for {[len(row) for row in images]} columns in {len(images)} rows; "
             f"expected {len(columns)} columns in {len(rows)} rows."
         )
-    tiles = [[picture(image, channels, window=window) for image in row] for row in images]
+    tiles = [[picture(image, channels=channels, window=window) for image in row] for row in images]
     # Contrasts of slices lie side by side, and want as much room each.
     abreast = len(channels.labels) if images[0][0].ndim == 3 else 1
     inches, most = _TILE_INCHES * abreast, max(1, max_columns // abreast)

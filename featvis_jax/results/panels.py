@@ -103,8 +103,8 @@ def arranged(
 
 def picture(
     image: Float[np.ndarray, "*spatial channels"],
-    channels: InputChannels = ONE,
     *,
+    channels: InputChannels = ONE,
     window: Window,
     scale: int = 1,
 ) -> UInt8[np.ndarray, "height width *colour"]:

@@ -149,7 +149,7 @@ class Run(RunView):
         for index, path in enumerate(self.image_paths(*key, of=kind)):
             channel = image[..., index : index + 1]
             self._write(path, nifti.encode_nifti(channel, affine, window=window))
-        shown = panels.picture(image, channels, window=window)
+        shown = panels.picture(image, channels=channels, window=window)
         self._write(self.picture_path(*key, of=kind), pixels.encode_png(shown))
 
     def write_layers(self, rows: Sequence[LayerRecord]) -> None:

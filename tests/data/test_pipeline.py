@@ -1,5 +1,6 @@
 """Batches: which images, in which order, with which draws, and the same again after a resume."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -454,3 +455,25 @@ def test_fewer_images_than_one_element_are_refused_at_once(slices, max_images):
         pipeline.evaluation_batches(
             slices, LESION_TASK, batch_size=2, seed=0, max_images=max_images
         )
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (24, 20, 8)])
+def test_contrasts_are_channels_of_the_same_places(volumes, shape):
+    # The second contrast has other subjects' voxels, and other slices that are usable by itself.
+    turned = [*volumes[1:], volumes[0]]
+    others = [
+        dataclasses.replace(other, participant_id=own.participant_id, brain_fraction=np.ones(8))
+        for own, other in zip(volumes, turned, strict=True)
+    ]
+    first, second = (pipeline.source(some, shape) for some in (volumes, others))
+    both = pipeline.Contrasts([first, second])
+    assert (len(both), both.shape) == (len(first), shape)
+    assert len(both.volumes) == 2 * NUM_SUBJECTS
+    for position in range(len(both)):
+        image = both[position]
+        assert image.shape == (*shape, 2)
+        assert both.owner(position) == first.owner(position)
+        np.testing.assert_array_equal(image[..., :1], first[position])
+        number, place = (position, slice(None)) if len(shape) == 3 else first.index[position]
+        expected = np.moveaxis(others[number].open(), 0, -1)[..., place]
+        np.testing.assert_array_equal(image[..., 1], expected)

@@ -121,7 +121,7 @@ def test_panels_hold_each_contrast_as_it_is_drawn_alone(shape):
 
 def test_narrow_panels_leave_room_for_their_labels():
     given = InputChannels(("T1w", "averylongname"))
-    found = panels.picture(random_image((5, 6, 2)), given, window=WINDOW)
+    found = panels.picture(random_image((5, 6, 2)), channels=given, window=WINDOW)
     ink = np.flatnonzero((found < pixels.PAPER).any(axis=0))
     assert ink.max() < found.shape[1]
     assert found.shape[1] > panels.font(panels.LABEL_PIXELS).getlength("averylongname")
@@ -129,10 +129,10 @@ def test_narrow_panels_leave_room_for_their_labels():
 
 def test_a_picture_in_colour_is_as_photographs_are():
     given = random_image((5, 7, 3))
-    drawn = panels.picture(given, COLOUR, window=WINDOW)
+    drawn = panels.picture(given, channels=COLOUR, window=WINDOW)
     np.testing.assert_array_equal(drawn, np.rint(given * 255).astype(np.uint8))
     given[1, 2, 0] = np.nan
-    assert panels.picture(given, COLOUR, window=WINDOW)[1, 2, 0] in (150, 225)
+    assert panels.picture(given, channels=COLOUR, window=WINDOW)[1, 2, 0] in (150, 225)
 
 
 @pytest.mark.parametrize(

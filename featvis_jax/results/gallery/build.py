@@ -60,7 +60,7 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
     window = contents.shared_window(run, records)
     grid = _Grid(*contents.grid(run, records), window, run.input_channels)
     with Site(out or run.directory / "gallery") as site:
-        site.looks(grid.planes, grid.channels.labels)
+        site.looks(grid.planes, contrasts=grid.channels.labels)
         with_viewer = volumes and len(grid.planes) > 1
         if with_viewer:
             _write_viewer(site)

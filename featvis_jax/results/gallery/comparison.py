@@ -86,7 +86,7 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
     columns = _columns(runs, layers)
     names = list(dict.fromkeys(layer.name for some in layers for layer in some))
     with Site(out or runs[0].directory / "comparison") as site:
-        site.looks(planes, channels.labels)
+        site.looks(planes, contrasts=channels.labels)
         about = {
             "title": " and ".join(dict.fromkeys(_model(run) for run in runs)),
             "columns": columns,

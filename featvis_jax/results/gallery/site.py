@@ -98,7 +98,7 @@ class Site:
         text = self._templates.get_template(template).render(root=root, **context)
         return self.write(name, text.encode(errors="replace"))
 
-    def looks(self, planes: list[Plane], contrasts: Sequence[str] = ("",)) -> None:
+    def looks(self, planes: list[Plane], *, contrasts: Sequence[str] = ("",)) -> None:
         """Write the style of the pages.
 
         Args:
@@ -106,7 +106,7 @@ class Site:
             contrasts: what lies side by side, by name.
         """
         style = (_STATIC / "gallery.css").read_bytes()
-        self.write("gallery.css", sizes_css(planes, contrasts).encode() + style)
+        self.write("gallery.css", sizes_css(planes, contrasts=contrasts).encode() + style)
 
 
 def templates() -> jinja2.Environment:
@@ -130,7 +130,7 @@ def templates() -> jinja2.Environment:
     return environment
 
 
-def sizes_css(planes: list[Plane], contrasts: Sequence[str] = ("",)) -> str:
+def sizes_css(planes: list[Plane], *, contrasts: Sequence[str] = ("",)) -> str:
     """Return the sizes of the pictures as CSS: whole pixels per voxel on desks and on phones.
 
     Args:
