@@ -22,7 +22,8 @@ from featvis_jax.importers.torch.checkpoints import state_dicts
 from featvis_jax.importers.torch.complaints import said
 from featvis_jax.importers.torch.programs import only_tensors
 
-_WEIGHTS, _DEFINITION, _TARGET = "models/model.pt", "network_def", "_target_"
+_WEIGHTS, _SCRIPT = "models/model.pt", "models/model.ts"
+_DEFINITION, _TARGET = "network_def", "_target_"
 # Where a class without a path is looked for, and what a path may begin with.
 _SHORT = ("monai.networks.nets", "monai.networks.blocks", "torch.nn")
 _ALLOWED = ("monai.networks.", "torch.nn.")
@@ -46,8 +47,11 @@ def network(directory: Path) -> tuple[nn.Module, tuple[int, ...] | None]:
     config, weights = bundle_config(directory), directory / _WEIGHTS
     if config is None or not weights.is_file():
         lacking = _WEIGHTS if config else "configs/inference.json"
+        script = directory / _SCRIPT
+        whole = f": give {script}, which has both" if script.is_file() else ""
         raise FileNotFoundError(
-            f"{directory}: a MONAI bundle without {lacking}; expected its network and its weights."
+            f"{directory}: a MONAI bundle without {lacking}; expected its network and its "
+            f"weights{whole}."
         )
     content = _read(config)
     try:

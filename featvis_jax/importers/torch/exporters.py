@@ -135,19 +135,28 @@ def _write_scopes(model: onnx.ModelProto, module: torch.jit.ScriptModule) -> Non
 def _straight(
     module: torch.jit.ScriptModule, inputs: tuple[torch.Tensor, ...]
 ) -> torch.fx.GraphModule:
-    """The operations of a run, in their order; what takes a weight is named by its module."""
+    """The operations of a run, in their order and with the modules that they were made in.
+
+    What takes a weight belongs to the weight's module, and what lies between two such to the
+    modules around both: a module is left before the next one is entered.
+    """
     record = make_fx(module, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
     with torch.no_grad():
         straight = record(*inputs)
     names = {id(tensor): name for name, tensor in module.named_parameters()}
     names.update((id(tensor), name) for name, tensor in module.named_buffers())
+    calls = [node for node in straight.graph.nodes if node.op == "call_function"]
+    owners: list[list[str] | None] = []
+    for node in calls:
+        taken = [getattr(straight, str(n.target), None) for n in node.all_input_nodes]
+        of_weights = [names[id(tensor)] for tensor in taken if id(tensor) in names]
+        owners.append(_around(of_weights[0].rpartition(".")[0]) if of_weights else None)
     classes = _classes(module)
-    for node in straight.graph.nodes:
-        for taken in node.all_input_nodes:
-            name = names.get(id(getattr(straight, str(taken.target), None)))
-            if node.op == "call_function" and taken.op == "get_attr" and name is not None:
-                paths = _around(name.rpartition(".")[0])
-                node.meta["nn_module_stack"] = {path: (path, classes[path]) for path in paths}
+    for number, node in enumerate(calls):
+        before = next((paths for paths in reversed(owners[: number + 1]) if paths), [""])
+        after = next((paths for paths in owners[number:] if paths), [""])
+        common = [path for path in before if path in after]
+        node.meta["nn_module_stack"] = {path: (path, classes[path]) for path in common}
     return straight
 
 

@@ -120,6 +120,9 @@ def test_other_weights_and_missing_files_are_told(tmp_path):
     (directory / "models" / "model.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"a MONAI bundle without models/model\.pt"):
         bundles.network(directory)
+    (directory / "models" / "model.ts").touch()
+    with pytest.raises(FileNotFoundError, match=r"give .*models/model\.ts, which has both"):
+        bundles.network(directory)
     bundle(tmp_path)
     (directory / "configs" / "inference.json").write_text("{")
     with pytest.raises(ValueError, match=r"inference\.json cannot be read"):

@@ -1,5 +1,6 @@
 """Exported programs and TorchScript: read as networks, and what they may not bring along."""
 
+import ast
 import json
 import shutil
 import warnings
@@ -65,20 +66,40 @@ def test_an_exported_program_is_the_module(files, cache, compare, name, shape):
     compare(network, user_networks.alone())
 
 
+def scopes_of(path):
+    """The modules of each operator's last node, as the new exporter writes them down."""
+    return {
+        node.op_type: ast.literal_eval(entry.value)[:-1]
+        for node in onnx.load_model(path).graph.node
+        for entry in node.metadata_props
+        if entry.key == "pkg.torch.onnx.name_scopes"
+    }
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_has_no_weights_is_in_the_modules_around_it(tmp_path, cache, compare):
+    nn = torch.nn
+    # The normalization loops over its sizes.
+    inner = nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.Conv2d(2, 2, 1))
+    module = nn.Sequential(inner, nn.ReLU(), nn.Conv2d(2, 3, 1)).eval()
+    torch.jit.save(torch.jit.script(module), tmp_path / "net.ts")
+    path = worker.script(str(tmp_path / "net.ts"), (9, 8, 1), str(cache))["network"]
+    compare(onnx_network(path), module)
+    scopes = scopes_of(path)
+    assert scopes["InstanceNormalization"] == ["", "0"]
+    assert scopes["Relu"] == [""]
+    assert scopes["Conv"] == ["", "2"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["traced.pt", "compiled.ts"])
 def test_torchscript_is_the_module(scripts, cache, compare, name):
     path = worker.script(str(scripts / name), (9, 8, 1), str(cache))["network"]
     compare(onnx_network(path), user_networks.alone())
-    scopes = {
-        node.op_type: entry.value
-        for node in onnx.load_model(path).graph.node
-        for entry in node.metadata_props
-        if entry.key == "pkg.torch.onnx.name_scopes"
-    }
-    assert "'stem'" in scopes["Conv"]
-    assert "'norm'" in scopes["BatchNormalization"]
-    assert "'head'" in scopes["Gemm"]
+    scopes = scopes_of(path)
+    assert scopes["Conv"] == ["", "stem"]
+    assert scopes["BatchNormalization"] == ["", "norm"]
+    assert scopes["Gemm"] == ["", "head"]
     with pytest.raises(ValueError, match=r"does not tell the shape.*\(X, Y, 1\) by stem\.weight"):
         worker.script(str(scripts / name), None, str(cache))
 
