@@ -144,7 +144,8 @@ def target_layer(layers: Sequence[Layer], place: int) -> str:
       layers: Of the network, in the order of the forward pass.
       place: From 0.
     """
-    return [layer.name for layer in layers if layer.operator == "Conv"][place]
+    of_convolutions = [each for each in layers if each.operator.partition("+")[0] == "Conv"]
+    return of_convolutions[place].name
 
 
 def check_same(

@@ -2,70 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Sequence
 
 from featvis_jax.importers.onnx.axes import (
     CHANNELS,
     Axes,
     Axis,
-    Shape,
-    is_known,
     length,
     reshaped,
     resized,
     roles,
-    unknown,
     whole,
 )
-from featvis_jax.importers.onnx.graph import Graph, Step
+from featvis_jax.importers.onnx.axis_facts import Facts, Rule, common
+from featvis_jax.importers.onnx.graph import Graph
 from featvis_jax.importers.onnx.operators.shapes import is_all_in_order
-
-
-class Facts(NamedTuple):
-    """One output of a node.
-
-    Attributes:
-      step: The node.
-      operands: The axes of those operands that the image enters; ``None`` for all others.
-      constants: The operands that are known, ``None`` for all others.
-      value: Name of the output.
-      shape: Its shape.
-    """
-
-    step: Step
-    operands: Sequence[Axes | None]
-    constants: Sequence[np.ndarray | None]
-    value: str
-    shape: Shape
-
-    @property
-    def data(self) -> Axes:
-        """The first operand's axes."""
-        return self.operands[0] or ()
-
-    def axis(self, name: str, default: int, rank: int) -> int:
-        """An attribute that names an axis."""
-        return self.step.node.attributes.get(name, default) % rank
-
-    def integers(self, position: int, attribute: str) -> list[int] | None:
-        """An operand, or the attribute that it was in earlier versions."""
-        given = self.constants[position] if position < len(self.constants) else None
-        values = self.step.node.attributes.get(attribute) if given is None else given
-        return None if values is None else [int(n) for n in np.ravel(values)]
-
-    def unknown(self, place: int) -> Axis:
-        """An axis of the output of which nothing is known."""
-        return unknown(self.value, place, self.shape[place])
-
-    def resized(self, place: int, axis: Axis) -> Axis:
-        """An axis of the output that is `axis` with another number of elements."""
-        return resized(axis, self.shape[place], self.unknown(place))
-
-
-Rule = Callable[[Facts], Sequence[Axis]]
+from featvis_jax.importers.onnx.product_rules import einsum, gemm, product
 
 
 def follow(graph: Graph, image: Axes) -> dict[str, Axes]:
@@ -125,34 +77,7 @@ def _checked(facts: Facts, axes: Sequence[Axis]) -> Axes:
 
 def _broadcast(facts: Facts) -> Sequence[Axis]:
     """Of operators that work element by element, or keep the shape of their operand."""
-    return [_common(facts, place, facts.operands, facts.shape) for place in range(len(facts.shape))]
-
-
-def _common(
-    facts: Facts, place: int, operands: Sequence[Axes | None], shape: Sequence[int]
-) -> Axis:
-    """What operands that are broadcast have in common along one axis of the output."""
-    from_behind = place - len(shape)
-    met = [axes[from_behind] for axes in operands if axes is not None and len(axes) >= -from_behind]
-    return _one_of(facts, place, met)
-
-
-def _one_of(facts: Facts, place: int, met: Sequence[Axis]) -> Axis:
-    """What an axis of the output is that comes from one or more axes of operands."""
-    size = facts.shape[place]
-    fitting = list(dict.fromkeys(axis for axis in met if axis and length(axis) == size))
-    if not fitting:
-        ones = [axis for axis in met if axis]
-        return facts.resized(place, ones[0]) if ones else _nothing(facts, place)
-    known = [axis for axis in fitting if is_known(axis)] or fitting
-    if len(known) == 1:
-        return known[0]
-    found = set[str]().union(*map(roles, known))
-    return whole(found.pop(), size) if len(found) == 1 else facts.unknown(place)
-
-
-def _nothing(facts: Facts, place: int) -> Axis:
-    return () if facts.shape[place] == 1 else facts.unknown(place)
+    return [common(facts, place, facts.operands, facts.shape) for place in range(len(facts.shape))]
 
 
 def _resized(facts: Facts) -> Sequence[Axis]:
@@ -200,7 +125,7 @@ def _unsqueezed(facts: Facts) -> Sequence[Axis]:
 
 def _concatenated(facts: Facts) -> Sequence[Axis]:
     along = facts.axis("axis", 0, len(facts.shape))
-    made = [_common(facts, place, facts.operands, facts.shape) for place in range(len(facts.shape))]
+    made = [common(facts, place, facts.operands, facts.shape) for place in range(len(facts.shape))]
     joined = [axes[along] if axes is not None else () for axes in facts.operands]
     same = set[str]().union(*map(roles, joined))
     # Of tokens some of which are no places of the image, all are tokens.
@@ -253,94 +178,14 @@ def _reduced(facts: Facts) -> Sequence[Axis]:
     ]
 
 
-def _product(facts: Facts) -> Sequence[Axis]:
-    """Of matrix products: a side that is constant makes new features of what it takes up."""
-    a, b = facts.operands[:2]
-    rank = len(facts.shape)
-    ranks = [_rank(facts, position) for position in (0, 1)]
-    if min(ranks) < 2:
-        return []
-    made = [
-        _common(facts, place, [x[:-2] if x else x for x in (a, b)], facts.shape[:-2])
-        for place in range(rank - 2)
-    ]
-    rows = a[-2] if a else _mixed(facts, rank - 2, of=b or (), taken=-2)
-    columns = b[-1] if b else _mixed(facts, rank - 1, of=a or (), taken=-1)
-    return [*made, rows, columns]
-
-
-def _rank(facts: Facts, position: int) -> int:
-    axes, constant = facts.operands[position], facts.constants[position]
-    return len(axes) if axes is not None else 0 if constant is None else constant.ndim
-
-
-def _mixed(facts: Facts, place: int, *, of: Axes, taken: int) -> Axis:
-    """An axis that constants made out of another: channels, unless those are left elsewhere."""
-    has_channels = any(CHANNELS in roles(axis) for axis in of)
-    if not has_channels or CHANNELS in roles(of[taken]):
-        return whole(CHANNELS, facts.shape[place])
-    return facts.unknown(place)
-
-
-def _gemm(facts: Facts) -> Sequence[Axis]:
-    attributes = facts.step.node.attributes
-    sides = []
-    for x, transposed in zip(facts.operands[:2], ("transA", "transB"), strict=True):
-        sides.append(x[::-1] if x is not None and attributes.get(transposed, 0) else x)
-    return _product(facts._replace(operands=sides))
-
-
-def _einsum(facts: Facts) -> Sequence[Axis]:
-    ranks = [_rank(facts, position) for position in range(len(facts.operands))]
-    *sides, result = _letters(facts.step.node.attributes["equation"], ranks)
-    made: list[Axis] = []
-    for place, letter in enumerate(result):
-        met = [
-            axes[side.index(letter)]
-            for axes, side in zip(facts.operands, sides, strict=True)
-            if axes is not None and letter in side
-        ]
-        if met:
-            made.append(_one_of(facts, place, met))
-            continue
-        # New, from constants: channels, unless those that there were are left.
-        left = [
-            axis
-            for axes, side in zip(facts.operands, sides, strict=True)
-            for axis, each in zip(axes or (), side, strict=False)
-            if each in result
-        ]
-        has_channels = any(CHANNELS in roles(axis) for axis in left)
-        made.append(facts.unknown(place) if has_channels else whole(CHANNELS, facts.shape[place]))
-    return made
-
-
-def _letters(equation: str, ranks: Sequence[int]) -> list[str]:
-    """A letter for each axis of the operands and of the result."""
-    given, arrow, result = equation.replace(" ", "").partition("->")
-    sides = given.split(",")
-    if not arrow:
-        counted = given.replace(",", "").replace(".", "")
-        result = "..." + "".join(sorted(x for x in set(counted) if counted.count(x) == 1))
-    # Axes that an ellipsis stands for are aligned at the end.
-    lengths = [rank - len(side.replace(".", "")) for side, rank in zip(sides, ranks, strict=True)]
-    others = "".join(chr(0x100 + i) for i in range(max(lengths, default=0)))
-    expanded = [
-        side.replace("...", others[len(others) - n :])
-        for side, n in zip(sides, lengths, strict=True)
-    ]
-    has_ellipsis = "..." in given
-    return [*expanded, result.replace("...", others if has_ellipsis else "")]
-
-
 _RULES: dict[str, Rule] = {
     "Concat": _concatenated,
-    "Einsum": _einsum,
+    "Einsum": einsum,
     "Flatten": _reshaped,
     "Gather": _gathered,
     "GatherND": _gathered_nd,
-    "Gemm": _gemm,
-    "MatMul": _product,
+    "Gemm": gemm,
+    "MatMul": product,
     "Reshape": _reshaped,
     "Slice": _sliced,
     "Squeeze": _squeezed,
@@ -353,4 +198,4 @@ _RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduced),
 }  # fmt: skip
-_OF_ANY_OPERAND = (_broadcast, _concatenated, _einsum, _gemm, _product)
+_OF_ANY_OPERAND = (_broadcast, _concatenated, einsum, gemm, product)
