@@ -125,8 +125,8 @@ def _path(parent: str, part: str, known: set[str]) -> str:
     """The path of a module from that of the one that calls it and from the end of its own.
 
     ``layer1.0`` in ``layer1`` is ``layer1.0`` and not ``layer1.layer1.0``; ``0`` in it is
-    ``layer1.0``, as scripts have it; of ``conv`` in ``block`` a container may be left out, which the
-    names of weights tell.
+    ``layer1.0``, as scripts have it; of ``conv`` in ``block`` a container may be left out, which
+    the names of weights tell.
     """
     is_number = part.replace(".", "").isdigit()
     if is_number and parent and not parent.replace(".", "").isdigit():
