@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.test_util import check_grads
@@ -126,7 +126,14 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+# One channel of a first layer with a stride.
+STEM = ops.Windows((7, 7, 7), (2, 2, 2), (1, 1, 1), ((3, 3),) * 3)
+UNEVEN_STEM = ops.Windows((5, 4), (3, 2), (1, 1), ((2, 1), (-1, 3)))
+
+
 @given(convolutions(), st.integers(0, 2**32 - 1))
+@example((STEM, (8, 9, 7), 1, 1, 1), 0)
+@example((UNEVEN_STEM, (11, 9), 1, 3, 1), 0)
 @settings(phases=[Phase.explicit, Phase.generate])
 def test_conv_and_its_gradients_match_float64(case, seed):
     windows, spatial, groups, inputs, outputs = case

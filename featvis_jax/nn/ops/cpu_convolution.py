@@ -13,6 +13,7 @@ XLA's own are fast for stride 1 in 2-D alone. What makes the others so is, for
   of many channels, one product gives what each tap sends back, and slices of that are added up;
 * a dilation: every so many voxels are an image of their own, in the batch;
 * one output channel: a product gives each tap as a channel of its own, to be shifted and added up;
+  of few inputs and with a stride, the inputs of one stride are channels first;
 * groups of one channel: shifted images, each times its tap, added up.
 """
 
@@ -35,6 +36,8 @@ from featvis_jax.nn.ops.windows import Windows, shifted, taps
 
 __all__ = ["conv", "image_gradient", "kernel_gradient"]
 
+# Channels of the input up to which those of one stride are taken together for one output channel.
+_FEW_INPUTS = 4
 # Channels of the output from which on it pays to send each tap back by itself, with a stride.
 _MANY_OUTPUTS = 32
 
@@ -57,6 +60,9 @@ def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Arra
         return cpu_small_windows.conv(padded(images, windows.pads), kernel)
     if kernel.shape[-1] == 1 and kernel.shape[-2] > 1 and set(windows.strides) == {1}:
         return _conv_to_one_channel(images, kernel, windows)
+    is_strided = max(windows.strides) > 1 == max(windows.dilations)
+    if is_strided and kernel.shape[-1] == 1 and kernel.shape[-2] <= _FEW_INPUTS:
+        return _conv_of_strides(images, kernel, windows)
     return cpu_products.conv(images, kernel, windows)
 
 
@@ -191,6 +197,42 @@ def _conv_to_one_channel(images: Array, kernel: Array, windows: Windows) -> Arra
         for product, tap in zip(products, taps(windows.size), strict=True)
     )
     return functools.reduce(jnp.add, parts)
+
+
+def _conv_of_strides(images: Array, kernel: Array, windows: Windows) -> Array:
+    """A convolution as one with stride 1, which has the inputs of one stride as channels."""
+    shape, strides = windows.counts(images.shape[1:-1]), windows.strides
+    rank, ones = len(shape), (1,) * len(shape)
+    size = [-(-k // s) for k, s in zip(windows.size, strides, strict=True)]
+    ends = [
+        (n + k - 1) * s - low - m
+        for n, k, s, (low, _), m in zip(
+            shape, size, strides, windows.pads, images.shape[1:-1], strict=True
+        )
+    ]
+    images = padded(images, [(low, e) for (low, _), e in zip(windows.pads, ends, strict=True)])
+    more = [k * s - old for k, s, old in zip(size, strides, windows.size, strict=True)]
+    kernel = jnp.pad(kernel, (*((0, m) for m in more), (0, 0), (0, 0)))
+    images = _strides_as_channels(images, strides, first=1)
+    kernel = _strides_as_channels(kernel, strides, first=0)
+    return conv(
+        images, kernel, windows=Windows(tuple(size), ones, ones, ((0, 0),) * rank), groups=1
+    )
+
+
+def _strides_as_channels(array: Array, strides: Sequence[int], *, first: int) -> Array:
+    """The axes from `first` on cut into strides, whose places are put before the next axis."""
+    rank = len(strides)
+    before, behind = array.shape[:first], array.shape[first + rank :]
+    spatial = array.shape[first : first + rank]
+    split = [x for n, s in zip(spatial, strides, strict=True) for x in (n // s, s)]
+    array = array.reshape(*before, *split, *behind)
+    blocks, places = range(first, first + 2 * rank, 2), range(first + 1, first + 2 * rank, 2)
+    last = range(first + 2 * rank, array.ndim)
+    array = array.transpose(*range(first), *blocks, *places, *last)
+    inputs = math.prod(strides) * behind[0]
+    counts = [n // s for n, s in zip(spatial, strides, strict=True)]
+    return array.reshape(*before, *counts, inputs, *behind[1:])
 
 
 class _Blocks(NamedTuple):
