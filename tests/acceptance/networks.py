@@ -1,6 +1,6 @@
 """Imports PyTorch networks from both of its exporters, and prints how well that went.
 
-    python -m tests.acceptance.networks [--networks=FILE.py] [--only=NAME,...]
+    python -m tests.acceptance.networks [--networks=FILE.py] [--only=NAME,...] [--steps=16]
 
 FILE.py has ``NETS``, whose keys are names, and ``make(name)``, which gives a module in evaluation
 mode and the shape of its input ``(1, channels, *spatial)``; without it the networks of
@@ -12,6 +12,10 @@ mode and the shape of its input ``(1, channels, *spatial)``; without it the netw
     names      modules that return one value of their own and are layers, of all that do
     wrong      layers that differ from what a forward hook of PyTorch sees
 
+With --steps each is given to a launcher as a function of a Python file, too, which visualizes four
+channels of a layer in the middle with its default flags. "rises" says for how many the objective
+is larger after so many steps.
+
 Exit status 1 where a file that PyTorch could write is not imported, or a number is too large.
 Needs torch, onnxscript and onnxruntime.
 """
@@ -19,8 +23,10 @@ Needs torch, onnxscript and onnxruntime.
 import argparse
 import contextlib
 import copy
+import csv
 import importlib.util
 import io
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +42,7 @@ import onnxruntime
 import torch
 
 from featvis_jax.importers.onnx import onnx_network
+from featvis_jax.importers.torch.conversion import function_network
 
 EXPORTERS = {"dynamo": {"dynamo": True, "verbose": False}, "traced": {"dynamo": False}}
 LARGEST_VALUE_ERROR, LARGEST_GRADIENT_ERROR = 1e-4, 1e-3
@@ -277,6 +284,55 @@ def wrong_layers(values, references):
                 yield name
 
 
+LAUNCHED = """
+import sys
+import torch
+sys.path.insert(0, {directory!r})
+import {module} as definitions
+
+
+def network():
+    model, shape = definitions.make({name!r})
+    return model, torch.zeros(shape)
+"""
+
+
+def launched(definitions, name, directory, steps):
+    """What a launcher makes of a network in a Python file, in words.
+
+    Args:
+      definitions: A module with ``make``.
+      name: Of the network.
+      directory: For what it writes.
+      steps: Of the ascent.
+    """
+    place, directory = Path(definitions.__file__).resolve(), Path(directory)
+    code = LAUNCHED.format(directory=str(place.parent), module=place.stem, name=name)
+    (directory / "launched.py").write_text(code)
+    try:
+        network = function_network(directory / "launched.py", "network")
+    except ValueError as error:
+        return _line(error)
+    weighty = [layer for layer in network.layers if layer.has_weights and layer.channels > 1]
+    layer = weighty[len(weighty) // 2]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.visualize", "--nogallery", f"--steps={steps}"),
+            *(f"--model={directory / 'launched.py'}:network", f"--out={directory / 'run'}"),
+            *(f"--layer={layer.name}", f"--channels=0:{min(4, layer.channels)}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return f"{layer.name}: {_line(done.stderr or done.stdout)}"
+    with (directory / "run/units.tsv").open() as table:
+        rows = list(csv.DictReader(table, delimiter="\t"))
+    risen = [float(row["final_objective"]) > float(row["initial_objective"]) for row in rows]
+    return f"{layer.name}: rises {sum(risen)}/{len(risen)}"
+
+
 def _line(error):
     return " ".join(str(error).split())[:300]
 
@@ -324,6 +380,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", help="FILE.py with NETS and make")
     parser.add_argument("--only", help="names, separated by commas")
+    parser.add_argument("--steps", type=int, help="of an ascent by a launcher, of each network")
     flags = parser.parse_args(arguments)
     definitions = _load(flags.networks)
     names = flags.only.split(",") if flags.only else list(definitions.NETS)
@@ -342,6 +399,10 @@ def main(arguments=None):
                 if listed := getattr(found, what):
                     rest = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
                     print(f"{'':34}{what}: {', '.join(listed[:6])}{rest}", flush=True)
+        if flags.steps:
+            with tempfile.TemporaryDirectory() as directory:
+                told = launched(definitions, name, directory, flags.steps)
+            print(_printed((name, "FILE.py", told)), flush=True)
     return 0 if is_good else 1
 
 
