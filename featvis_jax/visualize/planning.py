@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -128,8 +129,9 @@ def estimated_unit_bytes(network: Network, layer: str) -> int:
     """About what one unit of a layer takes, from shapes alone and without compiling anything.
 
     Twice the outputs of all layers before it, since the ascent keeps each until its gradient is
-    known, and eight images: parameters, gradient, Adam's moments, transformed copies. Compiled
-    programs of the paper's network take 0.5 to 1.5 times as much, those of others 0.2 to 2.4 times.
+    known, and eight images: parameters, gradient, Adam's moments, transformed copies. A module that
+    ends with another returns that one's output, which counts once. Compiled programs
+    of the paper's network take 0.5 to 1.5 times as much, those of others 0.2 to 2.4 times.
 
     Args:
       network: The network.
@@ -138,7 +140,8 @@ def estimated_unit_bytes(network: Network, layer: str) -> int:
     Example:
       >>> from featvis_jax.nn.network import Layer, Network
       >>> layers = (
-      ...     Layer("conv1", "Conv", (8, 8, 4), 3, 1, True),
+      ...     Layer("block.conv1", "Conv", (8, 8, 4), 3, 1, True),
+      ...     Layer("block", "Block", (8, 8, 4), 3, 1, True),
       ...     Layer("conv2", "Conv", (6, 6, 2), 5, 1, True),
       ... )
       >>> network = Network(None, None, {}, (10, 10, 1), layers)
@@ -147,5 +150,11 @@ def estimated_unit_bytes(network: Network, layer: str) -> int:
     """
     names = [each.name for each in network.layers]
     before = network.layers[: names.index(network.layer(layer).name)]
-    outputs = sum(math.prod(each.shape) for each in before)
+    counted_within = {
+        each.name
+        for previous, each in itertools.pairwise(before)
+        if previous.shape == each.shape
+        and previous.name.startswith((f"{each.name}.", f"{each.name}/"))
+    }
+    outputs = sum(math.prod(each.shape) for each in before if each.name not in counted_within)
     return _BYTES * (8 * math.prod(network.image_shape) + 2 * outputs)
