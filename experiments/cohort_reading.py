@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from experiments.flag_values import errors_of
 from experiments.progress import callback
 from featvis_jax.data import pipeline
 from featvis_jax.data.cache import CachedVolume, cache_volumes
@@ -112,21 +113,27 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
     return cohort
 
 
-def cached_volumes(subjects: Sequence[Subject], directory: Path) -> dict[str, CachedVolume]:
-    """The subjects' rescaled volumes, by their ids, and a word on how far it is.
+def cached_volumes(
+    subjects: Sequence[Subject], directory: Path, *, scaling: str = "unit"
+) -> dict[str, CachedVolume]:
+    """The subjects' scaled volumes, by their ids, and a word on how far it is.
 
     Args:
       subjects: Whose.
       directory: Where they are kept (`volumes_directory`).
+      scaling: How they are scaled.
 
     Raises:
       CohortError: Scans cannot be read.
     """
     with callback("reading scans", unit="scan") as on_scans:
-        return cache_volumes(subjects, directory, progress=on_scans)
+        directory = directory if scaling == "unit" else directory / scaling
+        return cache_volumes(subjects, directory, scaling=scaling, progress=on_scans)
 
 
-def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source | None:
+def flagged_source(
+    name: str, grid: Grid, *, channels: InputChannels, scaling: str | None
+) -> Source | None:
     """The images of the cohort that a flag names, on a network's grid; None without the flag.
 
     Args:
@@ -134,6 +141,7 @@ def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source 
       grid: Of the network's input.
       channels: Of the network's input. The scans of each of several are those whose files end in
         its name.
+      scaling: How they are scaled; by "unit" where nobody says.
 
     Raises:
       FileNotFoundError: There is no such cohort.
@@ -145,10 +153,10 @@ def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source 
     if path is None:
         return None
     flag = f"--{name}={path}"
-    origin = str(Path(path).resolve())
+    origin, scaling = str(Path(path).resolve()), scaling or "unit"
     if len(channels.names) == 1:
         cohort = read(path, flag=f"--{name}")
-        return _all_images(cohort, grid, flag=flag, origin=origin)
+        return _all_images(cohort, grid, flag=flag, origin=origin, scaling=scaling)
     if channels.is_colour:
         raise ValueError(f"{flag}: scans have no colours, which the network takes: leave it out.")
     if not Path(path).is_dir():
@@ -162,7 +170,8 @@ def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source 
         told = f"--{name} (scans of {contrast}, by --channel_names)"
         cohorts.append(read(path, flag=told, pattern=pattern))
         place = f"{origin}\n{pattern}"
-        sources.append(_all_images(cohorts[-1], grid, flag=f"{flag}, {contrast}", origin=place))
+        told = f"{flag}, {contrast}"
+        sources.append(_all_images(cohorts[-1], grid, flag=told, origin=place, scaling=scaling))
     first, *others = (Grid(cohort.shape, cohort.affine) for cohort in cohorts)
     for contrast, other in zip(channels.names[1:], others, strict=True):
         if not coincide(other, first):
@@ -173,9 +182,13 @@ def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source 
     return pipeline.Contrasts(sources)
 
 
-def _all_images(cohort: Cohort, grid: Grid, *, flag: str, origin: str) -> Slices | Volumes:
+def _all_images(
+    cohort: Cohort, grid: Grid, *, flag: str, origin: str, scaling: str
+) -> Slices | Volumes:
     """The images of all of a cohort's subjects."""
-    cached = cached_volumes(cohort.subjects, volumes_directory(cohort, source=origin))
+    directory = volumes_directory(cohort, source=origin)
+    with errors_of(f"{flag}: "):
+        cached = cached_volumes(cohort.subjects, directory, scaling=scaling)
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
     return source(cohort, volumes, grid, flag=flag)
 
@@ -222,6 +235,8 @@ def _share_outside(source: Slices | Volumes, volume: CachedVolume) -> float:
     """How much of a subject's brain is cut off."""
     if source.placement is None:
         return 0.0
-    mask = brain_mask(np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1))
+    scan = np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1)
+    # The background is the darkest, where z-scores of the other voxels lie around it, too.
+    mask = brain_mask(np.where(scan == volume.outside, scan.min(), scan))
     kept = np.count_nonzero(source.placement(mask))
     return 1 - kept / max(1, np.count_nonzero(mask))

@@ -35,7 +35,9 @@ class Model(NamedTuple):
       card: Its ``name`` and ``weights_sha256``; for a model of ours all that its card holds.
       affine: Voxel indices of its input to mm; None for one that does not tell where it looks.
       intensity_range: Of the images that it was trained on.
-      spectrum: Mean magnitude spectrum of those images, where the model came with it.
+      spectrum: Mean magnitude spectrum of those images, where it is known.
+      scaling: How scans become those images, a name in `featvis_jax.data.intensities.SCALINGS`;
+        None where nobody says.
     """
 
     network: Network
@@ -43,6 +45,7 @@ class Model(NamedTuple):
     affine: np.ndarray | None
     intensity_range: tuple[float, float]
     spectrum: np.ndarray | None = None
+    scaling: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -138,7 +141,14 @@ def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
     trained = load_model(spec)
     network = linen_network(trained.module, trained.variables, trained.image_shape)
     _refuse_other_shape(spec, network, shape)
-    return Model(network, trained.card, trained.affine, trained.intensity_range, trained.spectrum)
+    return Model(
+        network,
+        trained.card,
+        trained.affine,
+        trained.intensity_range,
+        trained.spectrum,
+        scaling="unit",  # As experiments.train reads every cohort.
+    )
 
 
 def _refuse_unknown(path: Path) -> None:

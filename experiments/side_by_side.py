@@ -79,19 +79,26 @@ def chosen_layer(model: Model) -> Layer:
     return layers[0]
 
 
-def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column: str) -> None:
+def compare(
+    model: Model,
+    layer: Layer,
+    recipes: Mapping[str, Recipe],
+    inputs: reference.Inputs | None,
+    *,
+    column: str,
+) -> None:
     """Run every recipe on the channels of --channels, then write to --out.
 
     Args:
       model: The network.
       layer: The layer.
       recipes: What to do, by the name of its column.
+      inputs: Real inputs (`reference.read`).
       column: What the columns are, for the table's first column.
     """
     channels = ascent_flags.chosen_channels(layer)
     out = ascent_flags.out_directory()
     refuse_foreign(out, "comparison.tsv", what="comparison", before=("images",))
-    inputs = reference.inputs(model)
     seen_as = channel_flags.input_channels(model)
     make_directory(out)
     beside = None if inputs is None else _beside(model, layer, recipes, inputs)
