@@ -95,8 +95,17 @@ def setting(model: Model) -> dict[str, Any] | None:
     """
     if model.scaling is None:
         return None
-    unit = SCALINGS[model.scaling].unit
-    return {"scaling": model.scaling, "unit": unit, "range": list(model.intensity_range)}
+    between = list(model.intensity_range)
+    return {"scaling": model.scaling, "unit": unit(model), "range": between}
+
+
+def unit(model: Model) -> str | None:
+    """What the intensities of a network's images are, in words; None where nobody knows.
+
+    Args:
+      model: The network, with what its flags and scans tell.
+    """
+    return None if model.scaling is None else SCALINGS[model.scaling].unit
 
 
 def scale() -> Callable[[np.ndarray], np.ndarray] | None:

@@ -106,7 +106,7 @@ SCALINGS: Mapping[str, Scaling] = {
     "zscore_nonzero": Scaling(
         functools.partial(standardize, nonzero=True),
         lambda scaled: 0.0,
-        "z-score of each scan, over voxels that are not 0",
+        "z-score of each scan over its nonzero voxels",
         is_centred=True,
     ),
 }

@@ -54,9 +54,14 @@ def files(tmp_path_factory) -> Path:
     return place
 
 
+def stored(path: Path) -> np.ndarray:
+    """The voxels of a file."""
+    return nibabel.nifti1.load(path).get_fdata(dtype=np.float32)
+
+
 def stripped(path: Path, *, flat: bool) -> None:
     """Put zeros around a scan; flat, one intensity is left of its brain."""
-    data = np.asarray(nibabel.load(path).dataobj)
+    data = stored(path)
     data[data < 400] = 0
     data = np.where(data > 0, 500.0, 0.0) if flat else data
     nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), AFFINE), path)
@@ -64,7 +69,7 @@ def stripped(path: Path, *, flat: bool) -> None:
 
 def z_scores(path: Path, *, nonzero: bool) -> np.ndarray:
     """What NumPy makes of a scan."""
-    data = np.asarray(nibabel.load(path).dataobj, np.float64)
+    data = stored(path).astype(np.float64)
     counted = data != 0 if nonzero else np.ones(data.shape, bool)
     scores = np.where(counted, (data - data[counted].mean()) / data[counted].std(), 0)
     return scores.astype(np.float32)
@@ -215,6 +220,23 @@ def test_single_scans_are_scaled_as_a_whole_before_a_slice_is_taken(root):
     np.testing.assert_allclose(image[..., 0], held, atol=1e-6)
     # The unit does not see the second contrast, which stays what it was.
     np.testing.assert_allclose(image[..., 1], start, atol=1e-3)
+
+
+def test_files_and_pages_say_what_the_numbers_are_where_somebody_knows(root):
+    words = "z-score of each scan"
+    for name, told in (("volumes", words), ("phase", f"{words} over its nonzero voxels")):
+        run = read_run(root / name)
+        for path in run.image_paths("stem", 1, 1):
+            descrip = nibabel.nifti1.load(path).header["descrip"].item().decode()
+            assert descrip == f"intensity: {told}"
+        pages = [page.read_text() for page in (root / name / "gallery").glob("*/**/*.html")]
+        assert len(pages) == 3
+        assert all(f"<span>{told}</span></span>" in page for page in pages)
+    (path,) = read_run(root / "no-reference").image_paths("stem", 1, 1)
+    assert nibabel.nifti1.load(path).header["descrip"].item() == b""
+    for page in (root / "no-reference" / "gallery").glob("*/**/*.html"):
+        assert words not in page.read_text()
+        assert "0 to 1 of each scan" not in page.read_text()
 
 
 def test_without_a_word_of_it_a_reference_is_scaled_to_0_to_1_and_says_so(outcomes, root):
