@@ -37,45 +37,45 @@ def given(model: Model) -> Model:
     Raises:
       ValueError: The flags contradict each other, or a model that knows its images.
     """
-    if model.scaling is not None:
-        _refuse_other(model)
-        return model
-    chosen = SCALING.value
-    model = model._replace(scaling=chosen)
-    if RANGE.value is None:
-        return model
-    low, high = numbers("intensity_range", float, 2)
-    told = f"--intensity_range={','.join(RANGE.value)}"
-    if not low < high or not np.isfinite([low, high]).all():
-        raise ValueError(f"{told}: expected LOW,HIGH, LOW < HIGH.")
-    if chosen is not None:
-        centred = SCALINGS[chosen].is_centred
-        if centred and not low < 0 < high:
-            raise ValueError(
-                f"{told}: z-scores, which --scaling={chosen} asks for, lie around 0; expected a "
-                "range such as -2,4, or leave it out and give --reference=DIR, whose scans tell."
-            )
-        if not centred and not 0 <= low < high <= 1:
-            raise ValueError(
-                f"{told}: --scaling={chosen} brings scans to 0..1; expected a part of that, or "
-                "leave one of the two flags out."
-            )
-    return model._replace(intensity_range=(low, high))
-
-
-def _refuse_other(model: Model) -> None:
-    """Refuse flags about images that a model tells of by itself."""
-    low, high = model.intensity_range
+    scaling, between = SCALING.value, _range()
+    if model.scaling is None:
+        between = model.intensity_range if between is None else between
+        return model._replace(scaling=scaling, intensity_range=between)
     wrong = None
-    if SCALING.value not in (None, model.scaling):
-        wrong = f"--scaling={SCALING.value}"
-    elif RANGE.value is not None and numbers("intensity_range", float, 2) != [low, high]:
-        wrong = f"--intensity_range={','.join(RANGE.value)}"
+    if scaling not in (None, model.scaling):
+        wrong = f"--scaling={scaling}"
+    elif between not in (None, model.intensity_range):
+        wrong = f"--intensity_range={','.join(RANGE.value or [])}"
     if wrong is not None:
+        low, high = model.intensity_range
         raise ValueError(
-            f"{wrong}: {model.card['name']} was trained on scans scaled by {model.scaling!r}, from "
+            f"{wrong}: {model.card['name']} was trained on scans scaled by {model.scaling}, from "
             f"{low:g} to {high:g}: leave the flag out."
         )
+    return model
+
+
+def _range() -> tuple[float, float] | None:
+    """The ends of --intensity_range, which --scaling does not contradict."""
+    if RANGE.value is None:
+        return None
+    low, high = numbers("intensity_range", float, 2)
+    told, scaling = f"--intensity_range={','.join(RANGE.value)}", SCALING.value
+    if not low < high or not np.isfinite([low, high]).all():
+        raise ValueError(f"{told}: expected LOW,HIGH, LOW < HIGH.")
+    if scaling is not None:
+        is_centred = SCALINGS[scaling].is_centred
+        if is_centred and not low < 0 < high:
+            raise ValueError(
+                f"{told}: z-scores, which --scaling={scaling} asks for, lie around 0; expected a "
+                "range such as -2,4, or leave it out and give --reference=DIR, whose scans tell."
+            )
+        if not is_centred and not 0 <= low < high <= 1:
+            raise ValueError(
+                f"{told}: --scaling={scaling} brings scans to 0..1; expected a part of that, or "
+                "leave one of the two flags out."
+            )
+    return low, high
 
 
 def needs_range(model: Model) -> bool:

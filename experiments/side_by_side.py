@@ -99,7 +99,7 @@ def compare(
     channels = ascent_flags.chosen_channels(layer)
     out = ascent_flags.out_directory()
     refuse_foreign(out, "comparison.tsv", what="comparison", before=("images",))
-    unit = intensity_flags.unit(model)
+    measured_in = intensity_flags.unit(model)
     seen_as = channel_flags.input_channels(model)
     make_directory(out)
     beside = None if inputs is None else _beside(model, layer, recipes, inputs)
@@ -119,7 +119,9 @@ def compare(
         for unit, selective in zip(found[name].units, found[name].selectivity, strict=True):
             parts = np.split(unit.image, model.image_shape[-1], axis=-1)
             for suffix, part in zip(seen_as.suffixes, parts, strict=True):
-                encoded = encode_nifti(part, model.affine, window=model.intensity_range, unit=unit)
+                encoded = encode_nifti(
+                    part, model.affine, window=model.intensity_range, unit=measured_in
+                )
                 atomic_write_bytes(directory / f"{unit.channel:04d}{suffix}.nii.gz", encoded)
             key, number = jax.random.key(unit.channel), Unit(jnp.int32(unit.channel))
             moved = float(measure(model.network.variables, key, unit.image, number))

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from nibabel.nifti1 import Nifti1Image
 
 from featvis_jax.results.store import read_run
 from featvis_jax.visualize import parameterizations
@@ -56,7 +57,7 @@ def files(tmp_path_factory) -> Path:
 
 def stored(path: Path) -> np.ndarray:
     """The voxels of a file."""
-    return nibabel.nifti1.load(path).get_fdata(dtype=np.float32)
+    return Nifti1Image.from_filename(path).get_fdata(dtype=np.float32)
 
 
 def stripped(path: Path, *, flat: bool) -> None:
@@ -64,7 +65,7 @@ def stripped(path: Path, *, flat: bool) -> None:
     data = stored(path)
     data[data < 400] = 0
     data = np.where(data > 0, 500.0, 0.0) if flat else data
-    nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), AFFINE), path)
+    nibabel.save(Nifti1Image(data.astype(np.float32), AFFINE), path)
 
 
 def z_scores(path: Path, *, nonzero: bool) -> np.ndarray:
@@ -154,7 +155,7 @@ def outcomes(drive, files):
     """Every run and every refusal, in one process."""
     middle = AFFINE.copy()
     middle[:3, 3] += 3 * middle[:3, 2]
-    image = nibabel.Nifti1Image(np.zeros((12, 14, 1), np.float32), middle)
+    image = Nifti1Image(np.zeros((12, 14, 1), np.float32), middle)
     nibabel.save(image, files / "slice.nii.gz")
     rows = {name: (net, options) for name, (net, options, *_) in {**MADE, **REFUSED}.items()}
     rows["another"] = ("volumes", ["--scaling=zscore", "--reference={place}/others"])
@@ -227,13 +228,13 @@ def test_files_and_pages_say_what_the_numbers_are_where_somebody_knows(root):
     for name, told in (("volumes", words), ("phase", f"{words} over its nonzero voxels")):
         run = read_run(root / name)
         for path in run.image_paths("stem", 1, 1):
-            descrip = nibabel.nifti1.load(path).header["descrip"].item().decode()
-            assert descrip == f"intensity: {told}"
+            descrip = Nifti1Image.from_filename(path).header["descrip"].item()
+            assert bytes(descrip).decode() == f"intensity: {told}"
         pages = [page.read_text() for page in (root / name / "gallery").glob("*/**/*.html")]
         assert len(pages) == 3
         assert all(f"<span>{told}</span></span>" in page for page in pages)
     (path,) = read_run(root / "no-reference").image_paths("stem", 1, 1)
-    assert nibabel.nifti1.load(path).header["descrip"].item() == b""
+    assert Nifti1Image.from_filename(path).header["descrip"].item() == b""
     for page in (root / "no-reference" / "gallery").glob("*/**/*.html"):
         assert words not in page.read_text()
         assert "0 to 1 of each scan" not in page.read_text()
