@@ -36,8 +36,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "reference",
     None,
-    "A cohort whose scans say how strongly real inputs drive each unit: pictures are told beside "
-    "the strongest of them. Of a network that looks for lesions they are seen with and without.",
+    "A cohort, or one scan, that says how strongly real inputs drive each unit: pictures are told "
+    "beside the strongest of them. Of a network that looks for lesions they are seen with and "
+    "without. A foreign network has its spectrum and the range of its z-scores from there "
+    "(--scaling). Of several input channels, the scans of each by its name (--channel_names), or "
+    "one scan for each, joined with commas.",
 )
 flags.DEFINE_integer(
     "reference_images", 240, "Images of --reference, spread over its people.", lower_bound=2

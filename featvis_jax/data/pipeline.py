@@ -131,11 +131,11 @@ class Contrasts:
     """Several scans of each subject, as the channels of one image.
 
     Attributes:
-      sources: One for each contrast, all of the same subjects in one order and on one grid. Which
-        slices are usable, the first one decides.
+      sources: One for each contrast, all slices or all volumes, of the same subjects in one order
+        and on one grid. Which slices are usable, the first one decides.
     """
 
-    sources: Sequence[Slices] | Sequence[Volumes]
+    sources: Sequence[Slices | Volumes]
 
     def __len__(self) -> int:
         """Number of images."""

@@ -101,6 +101,14 @@ MADE = {
             "{place}/cohort/sub-1/anat/sub-1_FLAIR.nii.gz",
         ],
     ),
+    "one scan": (
+        "contrasts",
+        [
+            *["--scaling=zscore", NAMED, "--parameterization=phase"],
+            "--reference={place}/cohort/sub-0/anat/sub-0_T1w.nii.gz,"
+            "{place}/cohort/sub-0/anat/sub-0_FLAIR.nii.gz",
+        ],
+    ),
     "nobody says": ("volumes", ["--reference={place}/cohort"]),
     "no reference": ("volumes", []),
 }
@@ -131,6 +139,16 @@ REFUSED = {
         "volumes",
         ["--scaling=zscore_nonzero", "--reference={place}/flat"],
         ["--reference={place}/flat", "1 of 3 scans", "sub-1_T1w.nii.gz", "no standard deviation"],
+    ),
+    "a scan too few": (
+        "contrasts",
+        ["--scaling=zscore", "--reference={place}/cohort/sub-0/anat/sub-0_T1w.nii.gz"],
+        ["sub-0_T1w.nii.gz: expected 2 scans, one for each of the network's channels"],
+    ),
+    "no scan": (
+        "volumes",
+        ["--scaling=zscore", "--reference={place}/nobody.nii.gz"],
+        ["--reference={place}/nobody.nii.gz: there is no such file"],
     ),
     "phase of nobody": (
         "volumes",
@@ -211,6 +229,14 @@ def test_phases_keep_to_the_spectrum_of_each_contrast_of_the_reference(root):
     values = [row.reference for row in read_run(root / "phase").reference()]
     np.testing.assert_allclose(values, [largest[0], -smallest[1]], rtol=1e-6)
     assert (root / "phase" / "real.tsv").is_file()
+
+
+def test_a_reference_may_be_one_scan(root):
+    both = [images(root, contrast, nonzero=False)[0] for contrast in ("T1w", "FLAIR")]
+    told = configuration(root / "one-scan")
+    assert (told["reference"]["scans"], told["reference"]["of"]) == (2, "slices")
+    values = [row.reference for row in read_run(root / "one-scan").reference()]
+    np.testing.assert_allclose(values, [both[0].max(), -both[1].min()], rtol=1e-6)
 
 
 def test_single_scans_are_scaled_as_a_whole_before_a_slice_is_taken(root):
