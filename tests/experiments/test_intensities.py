@@ -1,5 +1,6 @@
 """Networks that were trained on z-scores see z-scores: of cohorts, of single scans, in pictures."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def made(shape):
 
 def volumes():
     return made((12, 14, 6, 1))
+
+def large():
+    return made((24, 26, 22, 1))
 
 def contrasts():
     return made((12, 14, 2))
@@ -287,3 +291,30 @@ def test_a_run_goes_on_with_the_same_intensities_alone(outcomes, root, refused):
 def test_what_contradicts_itself_is_refused(outcomes, refused, files, name):
     refused(outcomes[name], [text.format(place=files) for text in REFUSED[name][2]])
     assert not (files / name.replace(" ", "-")).exists()
+
+
+def test_comparisons_begin_at_z_scores_too(drive, files):
+    out, cohort = files / "comparison", files / "large"
+    path = cohort / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
+    scan(path, (24, 26, 22), 7, high=900.0)
+    (cohort / "participants.tsv").write_text("participant_id\nsub-1\n")
+    (outcome,) = drive(
+        "compare_parameterizations",
+        [
+            [
+                *[f"--model={files / 'nets.py'}:large", f"--cohort={cohort}"],
+                *["--layer=stem", "--steps=1", "--channels=0", "--parameterizations=from_image"],
+                *["--scaling=zscore", "--intensity_range=-1.5,2", f"--out={out}"],
+                *[f"--cache={files / 'cache'}", "--regularization=none"],
+            ]
+        ],
+    )
+    assert outcome["status"] == 0, outcome["errors"]
+    with (out / "comparison.tsv").open(newline="") as table:
+        (row,) = csv.DictReader(table, dialect="excel-tab")
+    start = np.clip(z_scores(path, nonzero=False).astype(np.float64), -1.5, 2)
+    assert abs(start.mean()) > 1e-3
+    assert float(row["initial_objective"]) == pytest.approx(start.mean(), abs=1e-4)
+    (path,) = (out / "images").rglob("*.nii.gz")
+    descrip = Nifti1Image.from_filename(path).header["descrip"].item()
+    assert bytes(descrip) == b"intensity: z-score of each scan"
