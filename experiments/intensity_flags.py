@@ -84,7 +84,7 @@ def needs_range(model: Model) -> bool:
     Args:
       model: The network.
     """
-    return RANGE.value is None and model.scaling is not None and SCALINGS[model.scaling].is_centred
+    return model.scaling is not None and SCALINGS[model.scaling].is_centred and RANGE.value is None
 
 
 def setting(model: Model) -> dict[str, Any] | None:

@@ -426,7 +426,8 @@ def _warn(found: Inputs, model: Model) -> None:
     low, high = model.intensity_range
     ends = float(seen.min()), float(seen.max())
     apart = max(abs(ends[0] - low), abs(ends[1] - high)) / (high - low)
-    if apart > _MOST_APART:
+    # Percentiles of these very images are no other range.
+    if apart > _MOST_APART and not intensity_flags.needs_range(model):
         _tell(
             f"its images have intensities from {ends[0]:.3g} to {ends[1]:.3g}, those of the "
             f"network from {low:.3g} to {high:.3g}: it may answer to the range alone"
