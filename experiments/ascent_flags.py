@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import grid_flags, image_flags, networks, objective_flags
+from experiments import grid_flags, image_flags, intensity_flags, networks, objective_flags
 from experiments.flag_values import errors_of, numbers
 from experiments.launch import versions
 from experiments.networks import Model
@@ -23,7 +23,6 @@ from featvis_jax.visualize.transforms import describe, is_identity
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, networks.MODEL_HELP, required=True)
 flags.DEFINE_list("input_shape", None, "X,Y[,Z],CHANNELS where the model leaves its grid open.")
-flags.DEFINE_list("intensity_range", ["0", "1"], "LOW,HIGH of a foreign network's images.")
 flags.DEFINE_multi_string("layer", None, "Layer; repeat for several, 'all' for every layer.")
 flags.DEFINE_string("channels", "all", "Channels: all, a range 0:8, or a list 1,5.")
 flags.DEFINE_string("out", None, "Directory for the results.")
@@ -53,14 +52,9 @@ flags.DEFINE_integer(
 def load_network() -> Model:
     """The network of --model, with permuted weights if asked for, and what is known about it."""
     shape = None if FLAGS.input_shape is None else numbers("input_shape", int)
-    low, high = numbers("intensity_range", float, 2)
-    if not low < high:
-        raise ValueError(
-            f"--intensity_range={','.join(FLAGS.intensity_range)}: expected LOW,HIGH, LOW < HIGH."
-        )
     with announced(f"reading the model {FLAGS.model}"):
-        model = networks.load(FLAGS.model, input_shape=shape, intensity_range=(low, high))
-    model = grid_flags.with_grid(model)
+        model = networks.load(FLAGS.model, input_shape=shape)
+    model = intensity_flags.given(grid_flags.with_grid(model))
     if FLAGS.random_weights is None:
         return model
     return networks.with_permuted_weights(model, FLAGS.random_weights)

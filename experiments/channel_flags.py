@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32
 
+from experiments import intensity_flags
 from experiments.flag_values import errors_of
 from experiments.networks import Model
 from featvis_jax.data.volumes import load_on_grid
@@ -76,7 +77,9 @@ def held(model: Model) -> dict[int, Float32[np.ndarray, "*spatial 1"]]:
     found = {}
     for name, path in _files(named).items():
         with errors_of(f"--hold={name}:"):
-            found[named.names.index(name)] = load_on_grid(path, model.grid)
+            found[named.names.index(name)] = load_on_grid(
+                path, model.grid, scale=intensity_flags.scale()
+            )
     return found
 
 
@@ -102,7 +105,10 @@ def read_channels(flag: str, value: str, model: Model) -> Float32[np.ndarray, "*
         )
     with errors_of(f"--{flag}="):
         each = count if len(paths) == 1 else 1
-        loaded = [load_on_grid(path, model.grid, channels=each) for path in paths]
+        loaded = [
+            load_on_grid(path, model.grid, channels=each, scale=intensity_flags.scale())
+            for path in paths
+        ]
     return np.concatenate(loaded, axis=-1)
 
 

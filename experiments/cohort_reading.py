@@ -9,16 +9,26 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
+from experiments.flag_values import errors_of
 from experiments.progress import callback
 from featvis_jax.data import pipeline
 from featvis_jax.data.cache import CachedVolume, cache_volumes
-from featvis_jax.data.cohorts import DEFAULT_PATTERN, Cohort, Subject, named, read_cohort
+from featvis_jax.data.cohorts import (
+    DEFAULT_PATTERN,
+    Cohort,
+    Subject,
+    named,
+    read_cohort,
+    single_scan,
+)
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid, GridError, coincide, described
+from featvis_jax.data.headers import NIFTI_SUFFIXES
 from featvis_jax.data.masks import brain_mask
 from featvis_jax.data.pipeline import Slices, Source, Volumes
 from featvis_jax.results.channels import InputChannels
@@ -102,6 +112,12 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
             f"the scans ({scans})",
             file=sys.stderr,
         )
+    _tell_unoriented(cohort, place)
+    return cohort
+
+
+def _tell_unoriented(cohort: Cohort, place: str) -> None:
+    """Say which scans do not tell how they are oriented."""
     if cohort.unoriented:
         print(
             f"{place}; {len(cohort.unoriented)} scans do not tell how they are oriented "
@@ -109,31 +125,37 @@ def read(path: str, *, flag: str, pattern: str = DEFAULT_PATTERN) -> Cohort:
             f"to front and bottom to top: {named(scan.name for scan in cohort.unoriented)}",
             file=sys.stderr,
         )
-    return cohort
 
 
-def cached_volumes(subjects: Sequence[Subject], directory: Path) -> dict[str, CachedVolume]:
-    """The subjects' rescaled volumes, by their ids, and a word on how far it is.
+def cached_volumes(
+    subjects: Sequence[Subject], directory: Path, *, scaling: str = "unit"
+) -> dict[str, CachedVolume]:
+    """The subjects' scaled volumes, by their ids, and a word on how far it is.
 
     Args:
       subjects: Whose.
       directory: Where they are kept (`volumes_directory`).
+      scaling: How they are scaled.
 
     Raises:
       CohortError: Scans cannot be read.
     """
     with callback("reading scans", unit="scan") as on_scans:
-        return cache_volumes(subjects, directory, progress=on_scans)
+        directory = directory if scaling == "unit" else directory / scaling
+        return cache_volumes(subjects, directory, scaling=scaling, progress=on_scans)
 
 
-def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source | None:
+def flagged_source(
+    name: str, grid: Grid, *, channels: InputChannels, scaling: str | None
+) -> Source | None:
     """The images of the cohort that a flag names, on a network's grid; None without the flag.
 
     Args:
       name: Of the flag, without the dashes.
       grid: Of the network's input.
       channels: Of the network's input. The scans of each of several are those whose files end in
-        its name.
+        its name; in place of a cohort, one scan for each may be named.
+      scaling: How they are scaled; by "unit" where nobody says.
 
     Raises:
       FileNotFoundError: There is no such cohort.
@@ -144,40 +166,78 @@ def flagged_source(name: str, grid: Grid, *, channels: InputChannels) -> Source 
     path = flags.FLAGS[name].value
     if path is None:
         return None
-    flag = f"--{name}={path}"
-    origin = str(Path(path).resolve())
-    if len(channels.names) == 1:
-        cohort = read(path, flag=f"--{name}")
-        return _all_images(cohort, grid, flag=flag, origin=origin)
     if channels.is_colour:
-        raise ValueError(f"{flag}: scans have no colours, which the network takes: leave it out.")
-    if not Path(path).is_dir():
         raise ValueError(
-            f"{flag}: expected a BIDS directory, in which the scans of each of the network's "
-            f"channels end in its name: {', '.join(channels.names)}."
+            f"--{name}={path}: scans have no colours, which the network takes: leave it out."
         )
-    cohorts, sources = [], []
-    for contrast in channels.names:
-        pattern = DEFAULT_PATTERN.replace("T1w", contrast)
-        told = f"--{name} (scans of {contrast}, by --channel_names)"
-        cohorts.append(read(path, flag=told, pattern=pattern))
-        place = f"{origin}\n{pattern}"
-        sources.append(_all_images(cohorts[-1], grid, flag=f"{flag}, {contrast}", origin=place))
-    first, *others = (Grid(cohort.shape, cohort.affine) for cohort in cohorts)
+    found = _of_channels(name, path, channels)
+    first, *others = (Grid(each.cohort.shape, each.cohort.affine) for each in found)
     for contrast, other in zip(channels.names[1:], others, strict=True):
         if not coincide(other, first):
             raise ValueError(
-                f"{flag}: the scans of {contrast} have {described(other)}, those of "
+                f"--{name}={path}: the scans of {contrast} have {described(other)}, those of "
                 f"{channels.names[0]} {described(first)}: resample them to one grid."
             )
-    return pipeline.Contrasts(sources)
+    sources = [_all_images(each, grid, scaling=scaling or "unit") for each in found]
+    return sources[0] if len(sources) == 1 else pipeline.Contrasts(sources)
 
 
-def _all_images(cohort: Cohort, grid: Grid, *, flag: str, origin: str) -> Slices | Volumes:
+class _Named(NamedTuple):
+    """The cohort of one input channel.
+
+    Attributes:
+      cohort: The cohort.
+      flag: What named it, for errors.
+      origin: What tells it from others of the same name in the cache.
+    """
+
+    cohort: Cohort
+    flag: str
+    origin: str
+
+
+def _of_channels(name: str, path: str, channels: InputChannels) -> list[_Named]:
+    """The cohort of each input channel that a flag names: of single scans, or by their endings."""
+    flag, names, scans = f"--{name}={path}", channels.names, path.split(",")
+    if all(scan.endswith(NIFTI_SUFFIXES) and not Path(scan).is_dir() for scan in scans):
+        if len(scans) != len(names):
+            raise ValueError(
+                f"{flag}: expected {len(names)} scans, one for each of the network's channels, "
+                f"joined with commas; got {len(scans)}."
+            )
+        with errors_of(f"--{name}="):
+            cohorts = [single_scan(scan) for scan in scans]
+        for cohort, scan in zip(cohorts, scans, strict=True):
+            _tell_unoriented(cohort, f"--{name}={scan}")
+        return [
+            _Named(cohort, f"--{name}={scan}", str(Path(scan).resolve()))
+            for cohort, scan in zip(cohorts, scans, strict=True)
+        ]
+    origin = str(Path(path).resolve())
+    if len(names) == 1:
+        return [_Named(read(path, flag=f"--{name}"), flag, origin)]
+    if not Path(path).is_dir():
+        raise ValueError(
+            f"{flag}: expected a BIDS directory, in which the scans of each of the network's "
+            f"channels end in its name: {', '.join(names)}."
+        )
+    found = []
+    for contrast in names:
+        pattern = DEFAULT_PATTERN.replace("T1w", contrast)
+        told = f"--{name} (scans of {contrast}, by --channel_names)"
+        cohort = read(path, flag=told, pattern=pattern)
+        found.append(_Named(cohort, f"{flag}, {contrast}", f"{origin}\n{pattern}"))
+    return found
+
+
+def _all_images(of: _Named, grid: Grid, *, scaling: str) -> Slices | Volumes:
     """The images of all of a cohort's subjects."""
-    cached = cached_volumes(cohort.subjects, volumes_directory(cohort, source=origin))
+    cohort = of.cohort
+    directory = volumes_directory(cohort, source=of.origin)
+    with errors_of(f"{of.flag}: "):
+        cached = cached_volumes(cohort.subjects, directory, scaling=scaling)
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
-    return source(cohort, volumes, grid, flag=flag)
+    return source(cohort, volumes, grid, flag=of.flag)
 
 
 def source(
@@ -222,6 +282,8 @@ def _share_outside(source: Slices | Volumes, volume: CachedVolume) -> float:
     """How much of a subject's brain is cut off."""
     if source.placement is None:
         return 0.0
-    mask = brain_mask(np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1))
+    scan = np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1)
+    # The background is the darkest, where z-scores of the other voxels lie around it, too.
+    mask = brain_mask(np.where(scan == volume.outside, scan.min(), scan))
     kept = np.count_nonzero(source.placement(mask))
     return 1 - kept / max(1, np.count_nonzero(mask))

@@ -15,7 +15,14 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import ascent_flags, cohort_flags, cohort_reading, side_by_side, startup
+from experiments import (
+    ascent_flags,
+    cohort_flags,
+    cohort_reading,
+    reference,
+    side_by_side,
+    startup,
+)
 from experiments.launch import start
 from experiments.networks import Model
 from featvis_jax.data import pipeline
@@ -42,6 +49,7 @@ def main(_: Sequence[str]) -> None:
     startup.prepare()
     model = ascent_flags.load_network()
     layer = side_by_side.chosen_layer(model)
+    model, inputs = reference.read(model)
     given = ascent_flags.recipe(model, layer.name, FLAGS.regularization)
     recipes = {
         name: given._replace(
@@ -52,7 +60,7 @@ def main(_: Sequence[str]) -> None:
         )
         for name, made in _columns(model).items()
     }
-    side_by_side.compare(model, layer, recipes, column="parameterization")
+    side_by_side.compare(model, layer, recipes, inputs, column="parameterization")
 
 
 def _columns(model: Model) -> dict[str, Parameterization]:
@@ -88,7 +96,8 @@ def _source(model: Model) -> Source:
     """The images of --cohort on the model's grid."""
     cohort = cohort_flags.cohort_from_flags()
     place = cohort_flags.volume_cache_directory(cohort)
-    cached = cohort_reading.cached_volumes(cohort.subjects, place)
+    scaling = model.scaling or "unit"
+    cached = cohort_reading.cached_volumes(cohort.subjects, place, scaling=scaling)
     volumes = [cached[subject.participant_id] for subject in cohort.subjects]
     flag = f"--cohort={cohort_flags.COHORT.value}"
     return cohort_reading.source(cohort, volumes, model.grid, flag=flag)

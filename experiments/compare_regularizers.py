@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import ascent_flags, side_by_side, startup
+from experiments import ascent_flags, reference, side_by_side, startup
 from experiments.launch import start
 from featvis_jax.visualize import presets
 
@@ -30,9 +30,10 @@ def main(_: Sequence[str]) -> None:
     startup.prepare()
     model = ascent_flags.load_network()
     layer = side_by_side.chosen_layer(model)
+    model, inputs = reference.read(model)
     names = [name.replace("+", ",") for name in FLAGS.strategies or presets.STRATEGIES]
     recipes = {name: ascent_flags.recipe(model, layer.name, name) for name in names}
-    side_by_side.compare(model, layer, recipes, column="strategy")
+    side_by_side.compare(model, layer, recipes, inputs, column="strategy")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import channel_flags
+from experiments import channel_flags, intensity_flags
 from experiments.flag_values import errors_of
 from experiments.grid_flags import read_image
 from experiments.networks import Model
@@ -37,6 +37,8 @@ flags.DEFINE_float(
     "Of all elements on a ground, as a share of the range (root mean square); "
     f"{Ground().contrast:g} by default.",
 )
+# Of a scaled scan, the share of voxels that may lie beyond the range.
+_MOST_BEYOND = 0.05
 _BY_AFFINE = (
     "It is laid onto the network's grid by its affine, whatever the order of its axes, and has to "
     "cover it voxel by voxel; onto that of a network without one (see --grid) as it is stored."
@@ -66,7 +68,8 @@ def start_image(model: Model) -> np.ndarray | None:
         return None
     start = channel_flags.read_channels("start_image", FLAGS.start_image, model)
     _refuse_other_range(f"--start_image={FLAGS.start_image}", start, model)
-    return start
+    # Of a scan that was scaled a few voxels lie beyond the range, which percentiles are.
+    return np.clip(start, *model.intensity_range)
 
 
 def ground(model: Model, start: np.ndarray | None) -> np.ndarray | float | None:
@@ -113,8 +116,8 @@ def parameterization(
         if model.spectrum is None:
             raise ValueError(
                 f"--parameterization=phase keeps to the training images' mean spectrum, and "
-                f"--model={FLAGS.model} comes without one: train it with this version, or take "
-                "fourier."
+                f"--model={FLAGS.model} comes without one: give --reference=DIR, a cohort whose "
+                "scans have one, or take fourier."
             )
         chosen = parameterizations.phase(model.spectrum, **options)
     else:
@@ -147,12 +150,17 @@ def _refuse_other_range(given: str, image: np.ndarray, model: Model) -> None:
     """A scan in a scanner's units would be white all over, once clipped."""
     low, high = model.intensity_range
     slack = 1e-3 * (high - low)
-    if image.min() < low - slack or image.max() > high + slack:
+    beyond = np.mean((image < low - slack) | (image > high + slack))
+    told = f"{given}: intensities from {image.min():g} to {image.max():g}"
+    if intensity_flags.scale() is None and beyond > 0:
         raise ValueError(
-            f"{given}: intensities from {image.min():g} to "
-            f"{image.max():g}; the network's images are in [{low:g}, {high:g}]: scale it to that "
-            "range, as featvis_jax.data.intensities.rescale does for [0, 1], or give the range of "
-            "a foreign network by --intensity_range."
+            f"{told}; the network's images are in [{low:g}, {high:g}]: give --scaling, by which it "
+            "is scaled as they were, or the range of a foreign network by --intensity_range."
+        )
+    if beyond > _MOST_BEYOND:
+        raise ValueError(
+            f"{told} once it is scaled, {100 * beyond:.2g} % of them beyond the network's range "
+            f"of {low:g} to {high:g}: give a wider --intensity_range."
         )
 
 

@@ -34,15 +34,18 @@ class Model(NamedTuple):
       network: The network.
       card: Its ``name`` and ``weights_sha256``; for a model of ours all that its card holds.
       affine: Voxel indices of its input to mm; None for one that does not tell where it looks.
-      intensity_range: Of the images that it was trained on.
-      spectrum: Mean magnitude spectrum of those images, where the model came with it.
+      intensity_range: Of the images that it was trained on, as far as anybody says.
+      spectrum: Mean magnitude spectrum of those images, where it is known.
+      scaling: How scans become those images, a name in `featvis_jax.data.intensities.SCALINGS`;
+        None where nobody says.
     """
 
     network: Network
     card: dict[str, Any]
     affine: np.ndarray | None
-    intensity_range: tuple[float, float]
+    intensity_range: tuple[float, float] = (0.0, 1.0)
     spectrum: np.ndarray | None = None
+    scaling: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -55,18 +58,12 @@ class Model(NamedTuple):
         return Grid(self.image_shape[:-1], self.affine)
 
 
-def load(
-    spec: str,
-    *,
-    input_shape: Sequence[int] | None = None,
-    intensity_range: tuple[float, float] = (0.0, 1.0),
-) -> Model:
+def load(spec: str, *, input_shape: Sequence[int] | None = None) -> Model:
     """Load what --model names.
 
     Args:
       spec: See `MODEL_HELP`.
       input_shape: ``(*spatial, channels)`` where the model leaves it open.
-      intensity_range: Of the images that a foreign network was trained on.
 
     Raises:
       FileNotFoundError: There is no such model.
@@ -83,7 +80,7 @@ def load(
     network, path = kind.load(spec, shape)
     _refuse_other_shape(spec, network, shape)
     card = {"name": spec, "weights_sha256": _fingerprint(path, network)}
-    return Model(network, card, None, intensity_range)
+    return Model(network, card, None)
 
 
 def on_grid(model: Model, path: Path | str) -> Model:
@@ -138,7 +135,14 @@ def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
     trained = load_model(spec)
     network = linen_network(trained.module, trained.variables, trained.image_shape)
     _refuse_other_shape(spec, network, shape)
-    return Model(network, trained.card, trained.affine, trained.intensity_range, trained.spectrum)
+    return Model(
+        network,
+        trained.card,
+        trained.affine,
+        trained.intensity_range,
+        trained.spectrum,
+        scaling="unit",  # As experiments.train reads every cohort.
+    )
 
 
 def _refuse_unknown(path: Path) -> None:

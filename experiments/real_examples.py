@@ -42,7 +42,10 @@ def source(model: Model) -> Source | None:
       ValueError: Its grid is not the model's.
     """
     return cohort_reading.flagged_source(
-        "real_examples", model.grid, channels=channel_flags.input_channels(model)
+        "real_examples",
+        model.grid,
+        channels=channel_flags.input_channels(model),
+        scaling=model.scaling,
     )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,13 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Float32
 
-from experiments import channel_flags, cohort_reading, objective_flags
+from experiments import channel_flags, cohort_reading, intensity_flags, objective_flags
 from experiments.networks import Model
 from experiments.plan import Work
 from experiments.progress import callback
 from experiments.task_names import named_task
 from featvis_jax.data import pipeline
+from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.lesions import NoRoomError
 from featvis_jax.data.pipeline import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask, described_task
@@ -28,14 +29,18 @@ from featvis_jax.results import shards
 from featvis_jax.results.store import Run, RunView
 from featvis_jax.results.tables import ReferenceRecord
 from featvis_jax.visualize.objectives import Objective
+from featvis_jax.visualize.parameterizations import mean_magnitude_spectrum
 from featvis_jax.visualize.reference import Asked, unit_responses
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "reference",
     None,
-    "A cohort whose scans say how strongly real inputs drive each unit: pictures are told beside "
-    "the strongest of them. Of a network that looks for lesions they are seen with and without.",
+    "A cohort, or one scan, that says how strongly real inputs drive each unit: pictures are told "
+    "beside the strongest of them. Of a network that looks for lesions they are seen with and "
+    "without. A foreign network has its spectrum and the range of its z-scores from there "
+    "(--scaling). Of several input channels, the scans of each by its name (--channel_names), or "
+    "one scan for each, joined with commas.",
 )
 flags.DEFINE_integer(
     "reference_images", 240, "Images of --reference, spread over its people.", lower_bound=2
@@ -58,6 +63,8 @@ flags.DEFINE_string(
 
 # Of so many people the strongest is little to go by.
 _FEW_SCANS = 20
+# Percentiles that are the ends of a range which nobody tells.
+_SPANNED = (0.1, 99.9)
 _LOOKED_AT = 40
 # How far the images may be from those that a network was trained on: their ends as a share of the
 # range, their mean by its standard deviation, and their standard deviation by a factor.
@@ -119,6 +126,18 @@ class Inputs(NamedTuple):
             "percentile": self.percentile,
         }
 
+    def scans(
+        self, on_images: Callable[[int, int], None]
+    ) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
+        """Every image as it is, without lesions.
+
+        Args:
+          on_images: Called with how many are done, of how many.
+        """
+        for done, position in enumerate(self.positions, start=1):
+            yield self.source[position]
+            on_images(done, len(self.positions))
+
     def images(self) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
         """Every image, without lesions and with them; one that has no room for any as it is."""
         for position in self.positions:
@@ -133,21 +152,97 @@ class Inputs(NamedTuple):
                 yield from [image] * self.task.images_per_element
 
 
-def inputs(model: Model) -> Inputs | None:
-    """The images of --reference on the model's grid; None without the flag.
+def read(model: Model) -> tuple[Model, Inputs | None]:
+    """The scans of --reference, and the model with what they tell of its images.
+
+    A foreign network does not come with the intensities that it was trained on: what its scans
+    span is its range, unless --intensity_range is given, and their mean spectrum is its own.
+
+    Args:
+      model: The network.
+
+    Returns:
+      The model, and the images on its grid; None without --reference.
 
     Raises:
       FileNotFoundError: There is no such cohort.
       CohortError: It cannot be read.
-      ValueError: Its grid is not the model's.
+      ValueError: Its grid is not the model's, or nobody says which range z-scores have.
     """
+    found = _inputs(model)
+    if found is None:
+        if intensity_flags.needs_range(model):
+            raise ValueError(
+                f"--scaling={model.scaling}: z-scores have no ends that are known beforehand; give "
+                "--reference=DIR, a cohort whose scans tell, or --intensity_range=LOW,HIGH, such "
+                "as -2,4."
+            )
+        return model, None
+    if model.scaling is None and intensity_flags.RANGE.value is None:
+        _tell(
+            "its scans are scaled to 0..1 each, since nobody says how those were that the network "
+            f"was trained on: give --scaling={'|'.join(SCALINGS)}"
+        )
+        model = model._replace(scaling="unit")
+    if intensity_flags.needs_range(model):
+        with callback("intensities of --reference", unit="image") as on_images:
+            try:
+                between = spanned(found.scans(on_images))
+            except ValueError as error:
+                raise ValueError(f"--reference={FLAGS.reference}: {error}") from error
+        model = model._replace(intensity_range=between)
+    if model.spectrum is None and (FLAGS.parameterization == "phase" or FLAGS.config is not None):
+        with callback("spectrum of --reference", unit="image") as on_images:
+            model = model._replace(spectrum=mean_magnitude_spectrum(found.scans(on_images)))
+    _warn(found, model)
+    return model, found
+
+
+def spanned(
+    images: Iterable[Float32[np.ndarray, "*spatial channels"]],
+) -> tuple[float, float]:
+    """Percentiles 0.1 and 99.9 of all voxels of some images together, to three decimals.
+
+    Args:
+      images: With the intensities of cached volumes, which are float16.
+
+    Raises:
+      ValueError: They have one intensity.
+
+    Example:
+      >>> ramp = np.arange(2000, dtype=np.float32).reshape(40, 50, 1)
+      >>> spanned([ramp, ramp])
+      (1.0, 1997.0)
+    """
+    # There are few float16: counted, images take no memory together.
+    counts = np.zeros(2**16, np.int64)
+    for image in images:
+        bits = image.astype(np.float16).view(np.uint16)
+        counts += np.bincount(bits.ravel(), minlength=len(counts))
+    values = np.arange(len(counts), dtype=np.uint16).view(np.float16).astype(np.float64)
+    order = np.argsort(values)
+    below = np.cumsum(counts[order])
+    ends = values[order][np.searchsorted(below, np.array(_SPANNED) * below[-1] / 100)]
+    low, high = (round(float(end), 3) for end in ends)
+    if not low < high:
+        raise ValueError(
+            f"the network's images of its scans have the intensity {low:g} alone; expected some "
+            "that differ: look at the scans and at --grid."
+        )
+    return low, high
+
+
+def _inputs(model: Model) -> Inputs | None:
+    """The images of --reference on the model's grid; None without the flag."""
     if FLAGS.reference is None:
         for name in ("reference_images", "reference_percentile", "reference_task"):
             if FLAGS[name].value != FLAGS[name].default:
                 raise ValueError(f"--{name} is about the scans of --reference, and there are none.")
         return None
     channels = channel_flags.input_channels(model)
-    source = cohort_reading.flagged_source("reference", model.grid, channels=channels)
+    source = cohort_reading.flagged_source(
+        "reference", model.grid, channels=channels, scaling=model.scaling
+    )
     assert source is not None
     if len(source) == 0:
         raise ValueError(f"--reference={FLAGS.reference}: no image of its scans holds a brain.")
@@ -155,9 +250,7 @@ def inputs(model: Model) -> Inputs | None:
     each = 1 if task is None else task.images_per_element
     wanted = min(len(source), max(1, FLAGS.reference_images // each))
     positions = tuple(np.linspace(0, len(source) - 1, wanted).astype(int).tolist())
-    found = Inputs(source, positions, task, shape_sha256, FLAGS.reference_percentile, FLAGS.seed)
-    _warn(found, model)
-    return found
+    return Inputs(source, positions, task, shape_sha256, FLAGS.reference_percentile, FLAGS.seed)
 
 
 def responses(
@@ -333,7 +426,8 @@ def _warn(found: Inputs, model: Model) -> None:
     low, high = model.intensity_range
     ends = float(seen.min()), float(seen.max())
     apart = max(abs(ends[0] - low), abs(ends[1] - high)) / (high - low)
-    if apart > _MOST_APART:
+    # Percentiles of these very images are no other range.
+    if apart > _MOST_APART and not intensity_flags.needs_range(model):
         _tell(
             f"its images have intensities from {ends[0]:.3g} to {ends[1]:.3g}, those of the "
             f"network from {low:.3g} to {high:.3g}: it may answer to the range alone"

@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Float32
 
-from experiments import ascent_flags, channel_flags, reference
+from experiments import ascent_flags, channel_flags, intensity_flags, reference
 from experiments.networks import Model
 from experiments.progress import each
 from featvis_jax.evaluation.appearance import appearance
@@ -79,19 +79,27 @@ def chosen_layer(model: Model) -> Layer:
     return layers[0]
 
 
-def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column: str) -> None:
+def compare(
+    model: Model,
+    layer: Layer,
+    recipes: Mapping[str, Recipe],
+    inputs: reference.Inputs | None,
+    *,
+    column: str,
+) -> None:
     """Run every recipe on the channels of --channels, then write to --out.
 
     Args:
       model: The network.
       layer: The layer.
       recipes: What to do, by the name of its column.
+      inputs: Real inputs (`reference.read`).
       column: What the columns are, for the table's first column.
     """
     channels = ascent_flags.chosen_channels(layer)
     out = ascent_flags.out_directory()
     refuse_foreign(out, "comparison.tsv", what="comparison", before=("images",))
-    inputs = reference.inputs(model)
+    measured_in = intensity_flags.unit(model)
     seen_as = channel_flags.input_channels(model)
     make_directory(out)
     beside = None if inputs is None else _beside(model, layer, recipes, inputs)
@@ -111,7 +119,9 @@ def compare(model: Model, layer: Layer, recipes: Mapping[str, Recipe], *, column
         for unit, selective in zip(found[name].units, found[name].selectivity, strict=True):
             parts = np.split(unit.image, model.image_shape[-1], axis=-1)
             for suffix, part in zip(seen_as.suffixes, parts, strict=True):
-                encoded = encode_nifti(part, model.affine, window=model.intensity_range)
+                encoded = encode_nifti(
+                    part, model.affine, window=model.intensity_range, unit=measured_in
+                )
                 atomic_write_bytes(directory / f"{unit.channel:04d}{suffix}.nii.gz", encoded)
             key, number = jax.random.key(unit.channel), Unit(jnp.int32(unit.channel))
             moved = float(measure(model.network.variables, key, unit.image, number))

@@ -27,6 +27,7 @@ from experiments import (
     channel_flags,
     cluster,
     image_flags,
+    intensity_flags,
     networks,
     plan,
     real_examples,
@@ -95,12 +96,13 @@ def main(_: Sequence[str]) -> None:
     out, shard = ascent_flags.out_directory(), _shard()
     channels = channel_flags.input_channels(model)
     layers = ascent_flags.chosen_layers(network)
+    chosen = {layer.name: ascent_flags.chosen_channels(layer) for layer in layers}
+    model, inputs = reference.read(model)
     work = Work(
         network,
         recipes={layer.name: _recipe(model, layer.name) for layer in layers},
-        channels={layer.name: ascent_flags.chosen_channels(layer) for layer in layers},
+        channels=chosen,
     )
-    inputs = reference.inputs(model)
     configuration = _configuration(model, work, inputs)
     if (told := channels.setting()) is not None:
         configuration["input_channels"] = told
@@ -364,6 +366,7 @@ def _configuration(model: Model, work: Work, inputs: reference.Inputs | None) ->
         "drive": None if recipe.drive is None else recipe.drive.description,
         "config_sha256": ascent_flags.config_sha256(),
         "reference": None if inputs is None else inputs.configuration(),
+        "intensities": intensity_flags.setting(model),
         "precision": FLAGS.precision,
         "steps": FLAGS.steps,
         "seed": FLAGS.seed,
@@ -373,7 +376,7 @@ def _configuration(model: Model, work: Work, inputs: reference.Inputs | None) ->
 def _flags_text() -> str:
     """The flags of this launcher, one a line, for --flagfile."""
     names = ("model", "grid", "batch", "tensorboard", "objective", "parameterization", "precision")
-    names = (*names, "reference", "channel_names")
+    names = (*names, "reference", "channel_names", "scaling")
     modules = {FLAGS.find_module_defining_flag(name) for name in names}
     own = [flag for name in modules for flag in FLAGS.flags_by_module_dict()[name or ""]]
     # None belongs to the run: two write nothing, a shard is one process of several, and where

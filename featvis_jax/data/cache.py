@@ -1,4 +1,4 @@
-"""A cohort's volumes on disk, as the training reads them: on [0, 1], slice by slice.
+"""A cohort's volumes on disk, as networks are shown them: scaled, slice by slice.
 
 Each subject is a float16 `.npy`, axial first `(z, x, y)`, so that slices stream from a memory map,
 and a `.json` that says what it was made of.
@@ -22,14 +22,14 @@ from jaxtyping import Float16, Float64
 from featvis_jax.data.cohorts import Cohort, Subject
 from featvis_jax.data.errors import CohortError, VolumeError
 from featvis_jax.data.headers import DEFAULT_MAX_BYTES
-from featvis_jax.data.intensities import rescale
+from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.masks import brain_fraction_per_slice
 from featvis_jax.data.pointers import pointer
 from featvis_jax.data.volumes import load_volume
 
-# Raise it when load_volume, rescale or brain_mask change what they return, or the sidecar what it
+# Raise it when load_volume, SCALINGS or brain_mask change what they return, or the sidecar what it
 # holds: caches are then rebuilt.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 _MAX_WORKERS = 8
 # Hexadecimal digits that tell the scans of any cohort apart.
 _SHORT = 16
@@ -39,7 +39,7 @@ _OPENING = threading.Lock()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CachedVolume:
-    """One subject's volume on disk, rescaled to [0, 1].
+    """One subject's volume on disk, its intensities scaled.
 
     Attributes:
       participant_id: whose.
@@ -47,6 +47,7 @@ class CachedVolume:
       shape: `(z, x, y)`.
       brain_fraction: `(z,)`, share of each axial slice that is brain.
       scan_sha256: checksum of the file that it was made of.
+      outside: the intensity of what the scan does not reach (`Scaling.outside`).
     """
 
     participant_id: str
@@ -54,6 +55,7 @@ class CachedVolume:
     shape: tuple[int, int, int]
     brain_fraction: Float64[np.ndarray, " z"]
     scan_sha256: str
+    outside: float = 0.0
 
     @property
     def scan_id(self) -> str:
@@ -75,18 +77,20 @@ def cache_volumes(
     subjects: Iterable[Subject],
     directory: Path | str,
     *,
+    scaling: str = "unit",
     progress: Callable[[int, int], None] | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> dict[str, CachedVolume]:
-    """Loads, rescales and stores every subject once; later calls find what is stored.
+    """Loads, scales and stores every subject once; later calls find what is stored.
 
     An entry is `<id>.npy` and `<id>.json`, each written whole or not at all. It is used again if
-    the source's path, size and modification time, and `CACHE_VERSION`, are as they were. Use one
-    directory per cohort.
+    the source's path, size and modification time, the scaling, and `CACHE_VERSION`, are as they
+    were. Use one directory per cohort and scaling.
 
     Args:
       subjects: whose volumes.
       directory: of the cache, made if missing.
+      scaling: how, a name in `featvis_jax.data.intensities.SCALINGS`.
       progress: called in this thread with (subjects done, subjects in all) after each.
       max_bytes: largest volume accepted, see `load_volume`.
 
@@ -104,7 +108,7 @@ def cache_volumes(
     problems: dict[str, str] = {}
     # Threads: gzip and numpy let go of the lock, and a fork would not go well with jax's threads.
     with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        futures = {pool.submit(_cache_one, s, directory, max_bytes): s for s in subjects}
+        futures = {pool.submit(_cache_one, s, directory, scaling, max_bytes): s for s in subjects}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 participant_id = futures[future].participant_id
@@ -123,7 +127,7 @@ def cache_volumes(
     return {subject.participant_id: found[subject.participant_id] for subject in subjects}
 
 
-def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolume:
+def _cache_one(subject: Subject, directory: Path, scaling: str, max_bytes: int) -> CachedVolume:
     voxels_path = directory / f"{subject.participant_id}.npy"
     sidecar_path = directory / f"{subject.participant_id}.json"
     try:
@@ -133,6 +137,7 @@ def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolum
         raise FileNotFoundError(f"{subject.path}: {fault}") from None
     source = {
         "version": CACHE_VERSION,
+        "scaling": scaling,
         "path": str(subject.path.resolve()),
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
@@ -143,11 +148,13 @@ def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolum
 
     data = load_volume(subject.path, max_bytes=max_bytes).data
     try:
-        scaled = rescale(data)
+        scaled = SCALINGS[scaling].scale(data)
+        # Of the scan as it is: where a brain is does not depend on the scaling.
+        fraction = brain_fraction_per_slice(data)
     except ValueError as error:
         raise VolumeError(f"{subject.path}: {error}") from error
     axial = np.ascontiguousarray(scaled.astype(np.float16).transpose(2, 0, 1))
-    fraction = brain_fraction_per_slice(scaled)
+    outside = SCALINGS[scaling].outside(axial)
     with subject.path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     # The sidecar last: until it is there, the entry does not count.
@@ -158,9 +165,11 @@ def _cache_one(subject: Subject, directory: Path, max_bytes: int) -> CachedVolum
         "voxels": _stamp(voxels_path),
         "shape": axial.shape,
         "brain_fraction": fraction.tolist(),
+        "outside": outside,
     }
     _write_whole(sidecar_path, lambda file: file.write(json.dumps(sidecar).encode()))
-    return CachedVolume(subject.participant_id, voxels_path, axial.shape, fraction, checksum)
+    who = subject.participant_id
+    return CachedVolume(who, voxels_path, axial.shape, fraction, checksum, outside)
 
 
 def _stamp(path: Path) -> dict[str, int]:
@@ -179,13 +188,14 @@ def _read_entry(
             return None
         fraction = np.array(sidecar["brain_fraction"], np.float64)
         depth, width, height = (int(size) for size in sidecar["shape"])
-        checksum = str(sidecar["sha256"])
+        checksum, outside = str(sidecar["sha256"]), float(sidecar["outside"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    expected_bytes = math.prod((depth, width, height)) * 2
+    shape = (depth, width, height)
+    expected_bytes = math.prod(shape) * 2
     if fraction.shape != (depth,) or voxels_path.stat().st_size < expected_bytes:
         return None
-    return CachedVolume(participant_id, voxels_path, (depth, width, height), fraction, checksum)
+    return CachedVolume(participant_id, voxels_path, shape, fraction, checksum, outside)
 
 
 def checksums(cohort: Cohort, cached: Mapping[str, CachedVolume]) -> dict[str, str]:

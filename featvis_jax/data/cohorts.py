@@ -156,6 +156,28 @@ def read_cohort(
     )
 
 
+def single_scan(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Cohort:
+    """One scan, as a cohort of one subject without a name.
+
+    Args:
+      path: `.nii` or `.nii.gz`; no voxel of it is read.
+      max_bytes: largest volume accepted, see `read_header`.
+
+    Raises:
+      FileNotFoundError: no such file.
+      VolumeError: the header is unusable, see `read_header`.
+    """
+    header = read_header(path, max_bytes=max_bytes)
+    return Cohort(
+        name=header.path.name.split(".")[0],
+        table=header.path,
+        subjects=(Subject("sub-1", header.path),),
+        shape=header.canonical_shape,
+        affine=header.canonical_affine,
+        unoriented=() if header.has_orientation else (header.path,),
+    )
+
+
 def _find_scans(
     folder: Path, rows: list[Row], pattern: str, problems: list[str]
 ) -> tuple[list[Subject], tuple[Path, ...]]:

@@ -32,14 +32,19 @@ def crop_affine(
 
 
 def cut(
-    array: Shaped[np.ndarray, "..."], start: Sequence[int], shape: Sequence[int]
+    array: Shaped[np.ndarray, "..."],
+    start: Sequence[int],
+    shape: Sequence[int],
+    *,
+    outside: float = 0.0,
 ) -> Shaped[np.ndarray, "..."]:
-    """Cuts a box out of an array, padded with zeros where it reaches beyond.
+    """Cuts a box out of an array, padded where it reaches beyond.
 
     Args:
       array: spatial axes first, any further axes are kept.
       start: the box's first voxel along the leading axes, may be negative.
       shape: sizes of the box along them.
+      outside: what it is padded with.
 
     Returns:
       The box; a view where nothing had to be padded.
@@ -56,7 +61,8 @@ def cut(
         pads.append((before, want - before - (high - low)))
     box = array[tuple(cuts)]
     if any(pad != (0, 0) for pad in pads):
-        box = np.pad(box, [*pads, *[(0, 0)] * (array.ndim - len(pads))])
+        pads += [(0, 0)] * (array.ndim - len(pads))
+        box = np.pad(box, pads, constant_values=outside)
     return box
 
 

@@ -59,8 +59,14 @@ class Placement(NamedTuple):
     start: tuple[int, ...]
     shape: tuple[int, ...]
 
-    def __call__(self, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """The array on the grid, 0 where the grid reaches beyond it; further axes are kept.
+    def __call__(
+        self, array: Shaped[np.ndarray, "..."], *, outside: float = 0.0
+    ) -> Shaped[np.ndarray, "..."]:
+        """The array on the grid; further axes are kept.
+
+        Args:
+          array: Its axes first.
+          outside: What stands where the grid reaches beyond it.
 
         >>> Placement((1, 0), (False, True), (0, 1), (2, 2))(np.arange(6).reshape(3, 2))
         array([[2, 0],
@@ -68,7 +74,7 @@ class Placement(NamedTuple):
         """
         turned = array.transpose(*self.axes, *range(len(self.axes), array.ndim))
         turned = turned[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
-        return cut(turned, self.start, self.shape)
+        return cut(turned, self.start, self.shape, outside=outside)
 
     def outside(self, shape: Sequence[int]) -> tuple[int, ...]:
         """How many voxels the grid reaches beyond an array of some shape, along each axis."""

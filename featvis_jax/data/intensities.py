@@ -1,4 +1,8 @@
-"""Intensities on [0, 1], whatever the scanner's units were."""
+"""How the intensities of a scan are scaled, whatever the scanner's units were."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -39,3 +43,71 @@ def rescale(data: Float32[np.ndarray, "*spatial"]) -> Float32[np.ndarray, "*spat
     # In float64: both ends of a float32 range may be near its limits.
     width = float(upper) - float(lower)
     return np.clip((data - np.float64(lower)) / width, 0, 1).astype(np.float32)
+
+
+def standardize(
+    data: Float32[np.ndarray, "*spatial"], *, nonzero: bool = False
+) -> Float32[np.ndarray, "*spatial"]:
+    """Scales intensities to z-scores: a mean of 0 and a standard deviation of 1.
+
+    The standard deviation is that of the voxels themselves (`ddof=0`). A scan that was scaled by
+    this rule stays as it is.
+
+    Args:
+      data: any shape, any finite range.
+      nonzero: take both over the voxels that are not 0, and leave those that are as they are: the
+        rule for skull-stripped scans, whose background is 0.
+
+    Returns:
+      float32, same shape.
+
+    Raises:
+      ValueError: the voxels that count have one intensity, or there is none.
+
+    >>> standardize(np.array([0, 1, 3], np.float32), nonzero=True)
+    array([ 0., -1.,  1.], dtype=float32)
+    """
+    data = np.asarray(data, np.float32)
+    counted = data != 0 if nonzero else np.ones(data.shape, bool)
+    values = data[counted].astype(np.float64)
+    if values.size == 0 or values.min() == values.max():
+        raise ValueError(
+            f"data of shape {data.shape}: its {values.size} voxels{' that are not 0' * nonzero} "
+            "have no standard deviation, and so no z-scores; expected an image that is not constant"
+        )
+    scores = (data.astype(np.float64) - values.mean()) / values.std()
+    return np.where(counted, scores, 0.0).astype(np.float32)
+
+
+class Scaling(NamedTuple):
+    """One way to scale the scans of a network.
+
+    Attributes:
+      scale: From a scan's intensities as they are stored to the network's.
+      outside: Of a scan once it is scaled, the intensity of air: what stands where an image
+        reaches beyond the scan.
+      unit: What its numbers are, in words.
+      is_centred: Whether scans have a mean of 0, and no ends that are known beforehand.
+    """
+
+    scale: Callable[[Float32[np.ndarray, "*spatial"]], Float32[np.ndarray, "*spatial"]]
+    outside: Callable[[np.ndarray], float]
+    unit: str
+    is_centred: bool
+
+
+def _lowest(scaled: np.ndarray) -> float:
+    return float(scaled.min())
+
+
+SCALINGS: Mapping[str, Scaling] = {
+    "unit": Scaling(rescale, _lowest, "0 to 1 of each scan", is_centred=False),
+    "zscore": Scaling(standardize, _lowest, "z-score of each scan", is_centred=True),
+    "zscore_nonzero": Scaling(
+        functools.partial(standardize, nonzero=True),
+        lambda scaled: 0.0,
+        "z-score of each scan over its nonzero voxels",
+        is_centred=True,
+    ),
+}
+"""How scans are scaled, by name; the statistics are always those of one whole scan."""

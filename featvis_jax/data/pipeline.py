@@ -78,9 +78,10 @@ class Slices:
 
     def plane(self, number: int, z: int) -> Float32[np.ndarray, "x y 1"]:
         """The slice of a volume at an index along its third axis, usable or not."""
-        plane = np.asarray(self.volumes[number].open()[z], np.float32)
+        volume = self.volumes[number]
+        plane = np.asarray(volume.open()[z], np.float32)
         placed = self.placement or centred(plane.shape, self.shape)
-        return placed(plane)[..., None]
+        return placed(plane, outside=volume.outside)[..., None]
 
     def owner(self, position: int) -> str:
         """The participant whose slice this is."""
@@ -111,9 +112,10 @@ class Volumes:
 
     def __getitem__(self, position: int) -> Float32[np.ndarray, "x y z 1"]:
         """One volume, read from disk."""
-        data = np.moveaxis(np.asarray(self.volumes[position].open(), np.float32), 0, -1)
+        volume = self.volumes[position]
+        data = np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1)
         placed = self.placement or centred(data.shape, self.shape)
-        return placed(data)[..., None]
+        return placed(data, outside=volume.outside)[..., None]
 
     def owner(self, position: int) -> str:
         """The participant whose volume this is."""
@@ -129,11 +131,11 @@ class Contrasts:
     """Several scans of each subject, as the channels of one image.
 
     Attributes:
-      sources: One for each contrast, all of the same subjects in one order and on one grid. Which
-        slices are usable, the first one decides.
+      sources: One for each contrast, all slices or all volumes, of the same subjects in one order
+        and on one grid. Which slices are usable, the first one decides.
     """
 
-    sources: Sequence[Slices] | Sequence[Volumes]
+    sources: Sequence[Slices | Volumes]
 
     def __len__(self) -> int:
         """Number of images."""

@@ -6,7 +6,7 @@ A volume is float32 `(x, y, z)` in RAS (x to the right, y to the front, z up), a
 
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,19 +66,26 @@ def load_volume(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Volu
 
 
 def load_on_grid(
-    path: Path | str, grid: Grid, *, channels: int = 1, max_bytes: int = DEFAULT_MAX_IMAGE_BYTES
+    path: Path | str,
+    grid: Grid,
+    *,
+    channels: int = 1,
+    scale: Callable[[np.ndarray], np.ndarray] | None = None,
+    max_bytes: int = DEFAULT_MAX_IMAGE_BYTES,
 ) -> Float32[np.ndarray, "*spatial channels"]:
     """Reads a mask or an image onto a grid, by the place of every voxel in the world.
 
     Its axes may be in another order and run the other way, and it may be larger than the grid: a
     whole volume for a network of slices gives the slice at the grid's height. Nothing is resampled.
     On a grid without an affine it is taken as it is stored. The file is read to its end, as
-    `load_volume` does, but only what lies on the grid is kept.
+    `load_volume` does, but only what lies on the grid is kept, unless it is scaled.
 
     Args:
       path: `.nii` or `.nii.gz`.
       grid: of the network's input.
       channels: volumes that the file holds along its fourth axis.
+      scale: what is done to each volume as a whole, before anything is cut off
+        (`featvis_jax.data.intensities`); nothing by default.
       max_bytes: largest file accepted, see `read_header`.
 
     Returns:
@@ -87,7 +94,7 @@ def load_on_grid(
     Raises:
       FileNotFoundError: no such file.
       VolumeError: the file is damaged, lies elsewhere or does not cover the grid, does not tell
-        where it lies, or holds voxels on it that are not finite.
+        where it lies, holds voxels on it that are not finite, or cannot be scaled.
     """
     header = read_header(path, max_bytes=max_bytes, images=True)
     if header.channels != channels:
@@ -102,13 +109,24 @@ def load_on_grid(
     wanted = range(first, first + count)
     if placed.flips[along]:
         wanted = range(depth - first - count, depth - first)
-    kept = np.empty((*header.shape[:2], count, channels), np.float32)
+    if scale is None:
+        placed = placed._replace(
+            start=tuple(0 if axis == along else n for axis, n in enumerate(placed.start))
+        )
+    else:
+        wanted = range(depth)
+    kept = np.empty((*header.shape[:2], len(wanted), channels), np.float32)
     for number, values in enumerate(_read_slices(header)):
         channel, index = divmod(number, depth)
         if index in wanted:
             kept[:, :, index - wanted.start, channel] = values
-    start = tuple(0 if axis == along else n for axis, n in enumerate(placed.start))
-    found = np.ascontiguousarray(placed._replace(start=start)(kept))
+    if scale is not None:
+        _refuse_odd(kept, header.path)
+        try:
+            kept = np.stack([scale(volume) for volume in np.moveaxis(kept, -1, 0)], axis=-1)
+        except ValueError as error:
+            raise VolumeError(f"{header.path}: {error}") from error
+    found = np.ascontiguousarray(placed(kept))
     _refuse_odd(found, header.path)
     return found.reshape(*grid.shape, channels)
 

@@ -107,6 +107,19 @@ def compared_with(configuration: Mapping[str, Any]) -> str | None:
     return f"{most} of {found['images']} real {found['of']}{lesions}"
 
 
+def intensity_unit(configuration: Mapping[str, Any]) -> str | None:
+    """Say what the numbers in the images of a run are, None where nobody knows.
+
+    Args:
+        configuration: of the run; its entry "intensities" tells how scans were scaled.
+
+    >>> intensity_unit({"intensities": {"scaling": "zscore", "unit": "z-score of each scan"}})
+    'z-score of each scan'
+    """
+    found = configuration.get("intensities")
+    return found["unit"] if isinstance(found, Mapping) else None
+
+
 def question(configuration: Mapping[str, Any], layer: str) -> Question:
     """Return what a run asked of the units of a layer.
 

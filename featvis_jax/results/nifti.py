@@ -39,6 +39,7 @@ def encode_nifti(
     *,
     space: Space = "aligned",
     window: tuple[float, float] | None = None,
+    unit: str | None = None,
     levels: Literal["float32", "uint8"] = "float32",
 ) -> bytes:
     """Encode an image as a gzip-compressed NIfTI-1 file.
@@ -54,6 +55,8 @@ def encode_nifti(
             known place, side or voxel size.
         space: what the world coordinates are; the default claims no template.
         window: intensities that a viewer should show as black and white. By default unset.
+        unit: what the intensities are, for the field of the header that describes the file, which
+            has room for 80 characters. By default unset.
         levels: "float32" keeps every value, NaN and infinity too; "uint8" has 256 of them between
             the smallest and the largest finite one, for a viewer: a quarter of the size.
 
@@ -87,6 +90,8 @@ def encode_nifti(
     nifti.set_data_dtype(levels)  # Writing scales to the range of the values.
     if window is not None:
         nifti.header["cal_min"], nifti.header["cal_max"] = window
+    if unit is not None:
+        nifti.header["descrip"] = f"intensity: {unit}".encode()
     if matrix is not None:
         nifti.header.set_xyzt_units("mm")
         nifti.set_qform(matrix, code=space)

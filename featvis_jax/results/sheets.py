@@ -82,6 +82,7 @@ def contact_sheet(
     groups: Sequence[object] | None = None,
     affine: Affine | None = None,
     channels: InputChannels = ONE,
+    unit: str | None = None,
 ) -> bytes:
     """Draw many images on one page, with a number and a status under each.
 
@@ -105,6 +106,7 @@ def contact_sheet(
         affine: of the grid that the images lie on, which tells what is up and what is left; None if
             nobody knows.
         channels: what the channels of the images are; one by default.
+        unit: what the intensities are; by default nothing is said of it.
 
     Returns:
         The bytes of a .png file; equal arguments give equal bytes.
@@ -163,7 +165,8 @@ def contact_sheet(
         panels.write_labels(draw, tile, (left, top), _MUTED)
         _draw_caption(draw, layout, (left, top), titles[index], statuses[index], windows[index])
     shared = None if window == "own" else pixels.opened(windows[0])
-    _draw_footer(draw, page, layout, shared, _notes(affine, len(planes[0][0]), channels))
+    notes = _notes(affine, len(planes[0][0]), channels)
+    _draw_footer(draw, page, layout, shared, notes, unit=unit)
     return pixels.encode_png(np.asarray(page))
 
 
@@ -332,6 +335,8 @@ def _draw_footer(
     layout: _Layout,
     window: Window | None,
     notes: list[str],
+    *,
+    unit: str | None,
 ) -> None:
     """Draw the colour bar of a shared window, and the longest note that fits."""
     font, text = panels.font(max(11, layout.text - 1)), layout.text
@@ -353,6 +358,10 @@ def _draw_footer(
         x += width + 0.6 * text
         draw.text((x, baseline), high, _MUTED, font, anchor="ls")
         x += font.getlength(high)
+    if unit is not None:
+        # Below, so that it takes no room from the sides of the body.
+        below = baseline + round(1.3 * text)
+        draw.text((layout.margin, below), unit, _MUTED, font, anchor="ls")
     right = layout.page_width - layout.margin
     fitting = [words for words in notes if x + 2 * text + font.getlength(words) <= right]
     if fitting:

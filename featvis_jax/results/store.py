@@ -112,7 +112,7 @@ class Run(RunView):
         if len(set(keys)) < len(keys):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             raise ValueError(f"units are done already or come twice: {twice}. Leave them out.")
-        channels = self.input_channels
+        channels, unit = self.input_channels, asked.intensity_unit(self.configuration)
         for result in results:
             channels.refuse_other(result.image)
         layers = dict.fromkeys(result.record.layer for result in results)
@@ -124,13 +124,13 @@ class Run(RunView):
         for new in of_layer.values():
             for result in new:
                 key = result.record.key
-                self._write_image("images", key, result.image, channels, affine, window)
+                self._write_image("images", key, result.image, channels, affine, window, unit)
                 seen = result.transparency
                 if seen is not None:
                     # From nothing to the most: its unit is that of a gradient, which no two units
                     # share.
                     most = 0.0, float(seen.max()) or 1.0
-                    self._write_image("transparency", key, seen, channels, affine, most)
+                    self._write_image("transparency", key, seen, channels, affine, most, None)
         for layer, merged in traces.items():
             self._write(self.traces_path(layer), tables.encode_arrays(merged._asdict()))
         rows = sorted([*rows, *(result.record for result in results)], key=tables.natural_order)
@@ -144,11 +144,12 @@ class Run(RunView):
         channels: InputChannels,
         affine: nifti.Affine | None,
         window: pixels.Window,
+        unit: str | None,
     ) -> None:
         """Store an image: a NIfTI file for every channel, and a picture."""
         for index, path in enumerate(self.image_paths(*key, of=kind)):
             channel = image[..., index : index + 1]
-            self._write(path, nifti.encode_nifti(channel, affine, window=window))
+            self._write(path, nifti.encode_nifti(channel, affine, window=window, unit=unit))
         shown = panels.picture(image, channels=channels, window=window)
         self._write(self.picture_path(*key, of=kind), pixels.encode_png(shown))
 
@@ -197,6 +198,7 @@ class Run(RunView):
             groups=[row.channel for row in rows],
             affine=self.image(*rows[0].key)[1],
             channels=self.input_channels,
+            unit=asked.intensity_unit(self.configuration),
         )
         self._write(self.sheet_path(layer), page)
         return self.sheet_path(layer)

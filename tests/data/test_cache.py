@@ -54,6 +54,25 @@ def test_is_used_again(subjects, tmp_path, monkeypatch):
         np.testing.assert_array_equal(again[who].brain_fraction, entry.brain_fraction)
 
 
+@pytest.mark.parametrize("name", ["zscore", "zscore_nonzero"])
+def test_holds_z_scores_of_the_scan_as_it_is_stored(subjects, tmp_path, name):
+    cached = cache_volumes(subjects, tmp_path / "cache", scaling=name)
+    for subject in subjects:
+        scan = load_volume(subject.path).data
+        data = scan.astype(np.float64)
+        counted = data != 0 if name == "zscore_nonzero" else np.ones(data.shape, bool)
+        expected = np.where(counted, (data - data[counted].mean()) / data[counted].std(), 0)
+        entry = cached[subject.participant_id]
+        # No percentile was cut off on the way; float16 has eleven bits.
+        np.testing.assert_allclose(entry.open().transpose(1, 2, 0), expected, rtol=5e-4, atol=1e-4)
+        np.testing.assert_allclose(entry.brain_fraction, brain_fraction_per_slice(scan))
+        assert entry.outside == entry.open()[0, 0, 0]
+    again = cache_volumes(subjects, tmp_path / "cache", scaling=name)
+    assert [again[who].outside for who in again] == [cached[who].outside for who in cached]
+    # In one directory the other scaling takes its place.
+    assert cache_volumes(subjects, tmp_path / "cache")["sub-0"].open().max() == 1
+
+
 def damage_source(subject: Subject, entry: CachedVolume) -> None:
     later = subject.path.stat().st_mtime_ns + 10**9
     os.utime(subject.path, ns=(later, later))

@@ -1,9 +1,9 @@
-"""Robust scaling against sorting by hand."""
+"""Robust scaling against sorting by hand, and z-scores against NumPy."""
 
 import numpy as np
 import pytest
 
-from featvis_jax.data.intensities import rescale
+from featvis_jax.data.intensities import SCALINGS, rescale, standardize
 from tests.data.scans import head
 
 
@@ -38,3 +38,36 @@ def test_the_ends_of_float32():
 def test_constant():
     with pytest.raises(ValueError, match="constant"):
         rescale(np.full((2, 3), 5, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(20, 21), (12, 13, 14)])
+def test_z_scores_of_all_voxels_and_of_those_that_are_not_zero(rng, shape):
+    data = rng.normal(300, 100, shape).astype(np.float32)
+    data[:5] = 0
+    exact = data.astype(np.float64)
+    found = standardize(data)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, (exact - exact.mean()) / exact.std(), atol=1e-6)
+    brain = exact[exact != 0]
+    found = standardize(data, nonzero=True)
+    np.testing.assert_allclose(found[data != 0], (brain - brain.mean()) / brain.std(), atol=1e-6)
+    assert (found[:5] == 0).all()
+    np.testing.assert_allclose(standardize(found, nonzero=True), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("low", [-1000.0, 0.0])
+def test_what_a_scan_does_not_reach_is_as_dark_as_its_background(rng, low):
+    image, ball = head(rng, stripped=True)
+    for name, scaling in SCALINGS.items():
+        scaled = scaling.scale(image + low)
+        if name == "zscore_nonzero" and low:
+            continue  # Its zeros are no background.
+        np.testing.assert_array_equal(scaled[~ball], np.float32(scaling.outside(scaled)))
+
+
+@pytest.mark.parametrize("data", [[0, 0, 0], [0, 7, 7]])
+def test_one_intensity_has_no_z_scores(data):
+    with pytest.raises(ValueError, match=r"that are not 0 have no standard deviation.*constant"):
+        standardize(np.array(data, np.float32), nonzero=True)
+    with pytest.raises(ValueError, match="its 3 voxels have no standard deviation"):
+        standardize(np.full(3, 2, np.float32))

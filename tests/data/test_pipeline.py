@@ -110,6 +110,14 @@ def test_slices_are_cropped_about_their_centre(volumes):
     np.testing.assert_array_equal(cropped[..., 0], stored[2:22, 5:15])
 
 
+@pytest.mark.parametrize("depth", [(), (8,)])
+def test_what_a_scan_does_not_reach_has_its_intensity_of_air(volumes, depth):
+    cold = [dataclasses.replace(volume, outside=-1.5) for volume in volumes]
+    image = pipeline.source(cold, (28, 20, *depth))[0]
+    assert (image[[0, 1, -2, -1]] == -1.5).all()
+    assert image[2:-2].min() == 0
+
+
 def test_volumes_have_their_axes_in_the_order_x_y_z(volumes):
     source = pipeline.Volumes(volumes, (24, 20, 8))
     assert len(source) == NUM_SUBJECTS

@@ -13,6 +13,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from featvis_jax.data.errors import VolumeError
 from featvis_jax.data.grids import Grid, coincide
+from featvis_jax.data.intensities import standardize
 from featvis_jax.data.volumes import load_on_grid, load_volume, read_grid
 from tests.data import placed
 from tests.data.scans import OBLIQUE
@@ -173,3 +174,21 @@ def test_any_file_is_what_its_voxels_places_say_or_refused_by_name(random: Rando
             case, lambda: load_on_grid(case.path, case.grid, channels=case.channels)
         )
         assert outcome in ("read", "refused")
+
+
+@pytest.mark.parametrize("name", ["RAS", "slice"])
+def test_scaling_is_that_of_the_whole_file_whatever_of_it_is_on_the_grid(tmp_path, rng, name):
+    grid, path = GRIDS[name], tmp_path / "image.nii"
+    data = rng.normal(5, 2, (7, 8, 6, 2)).astype(np.float32)
+    affine = grid.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ (1, 1, 1)
+    nibabel.save(reoriented(nibabel.Nifti1Image(data, affine), "PIR"), path)
+    exact = data.astype(np.float64)
+    expected = (exact - exact.mean((0, 1, 2))) / exact.std((0, 1, 2))
+    inside = tuple(slice(1, 1 + n) for n in grid.box)
+    found = load_on_grid(path, grid, channels=2, scale=standardize)
+    np.testing.assert_allclose(found, expected[inside].reshape(found.shape), atol=1e-5)
+    flat = np.stack([data[..., 0], np.ones(data.shape[:3], np.float32)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(flat, affine), path)
+    with pytest.raises(VolumeError, match=r"image\.nii: data of shape .* no standard deviation"):
+        load_on_grid(path, grid, channels=2, scale=standardize)

@@ -95,10 +95,10 @@ def test_a_model_of_the_zoo_keeps_all_that_its_card_says():
 
 
 def test_a_python_file_returns_a_linen_or_an_nnx_module(tmp_path):
-    model = networks.load(write(tmp_path, "mine.py", LINEN) + ":model", intensity_range=(0.0, 2.0))
+    model = networks.load(write(tmp_path, "mine.py", LINEN) + ":model")
     assert [layer.name for layer in model.network.layers] == ["stem", "head"]
     assert model.image_shape == (9, 8, 1)
-    assert model.intensity_range == (0.0, 2.0)
+    assert (model.intensity_range, model.scaling) == ((0.0, 1.0), None)
     assert model.affine is None  # It does not tell where it looks.
     other = networks.load(write(tmp_path, "other.py", NNX) + ":model")
     assert other.network.layer("stem").shape == (6, 7, 8, 3)

@@ -72,6 +72,8 @@ REFUSED = {
     "no contrast": (["--intensity=both", "--contrast=0"], "the contrast in (0, 1]"),
     "lonely diversity": (["--diversity=1"], "give --variants too"),
     "range": (["--intensity_range=1,0"], "LOW < HIGH"),
+    "another range": (["--intensity_range=0,2"], "trained on scans scaled by unit, from 0 to 1"),
+    "z-scores": (["--scaling=zscore"], "--scaling=zscore: trained-2d was trained on scans scaled"),
 }
 
 

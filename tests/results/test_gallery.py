@@ -425,6 +425,13 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         build_comparison([flat])
     with pytest.raises(ValueError, match=r"one shape; got .*flat: \(20, 28\), .*deep: \(12, 16"):
         build_comparison([flat, deep])
+    units = [{"unit": unit} for unit in ("z-score of each scan", "0 to 1 of each scan")]
+    both = [
+        runs.driving(tmp_path / name, intensities=unit)
+        for name, unit in zip("ab", units, strict=True)
+    ]
+    with pytest.raises(ValueError, match=r"one kind; got .*a: z-score of each scan, .*b: 0 to 1"):
+        build_comparison(both)
 
 
 # Similarity and charts

@@ -104,6 +104,12 @@ def test_the_window_is_proposed_to_viewers():
     assert float(header["cal_max"]) == pytest.approx(0.6)
 
 
+def test_the_unit_is_told_and_nothing_without_one():
+    for unit, told in ((None, ""), ("z-score of each scan", "intensity: z-score of each scan")):
+        header = read(nifti.encode_nifti(np.zeros((3, 3, 1)), np.eye(4), unit=unit)).header
+        assert header["descrip"].item().decode() == told
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 2), (4, 4, 4, 4, 1), (4, 0, 1)])
 def test_a_shape_that_is_no_image_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected \(x, y, 1\)"):

@@ -46,6 +46,17 @@ def noise(rng, count: int, shape: tuple[int, ...]) -> list[np.ndarray]:
     return list(rng.random((count, *shape, 1)).astype(np.float32))
 
 
+@pytest.mark.parametrize("window", ["own", "shared"])
+def test_what_the_intensities_are_stands_below_them_and_moves_nothing(rng, window):
+    images = noise(rng, 1, (12, 14))
+    plain, told = (sheet(images, window=window, unit=unit) for unit in (None, "z-score of a scan"))
+    rows = np.flatnonzero((plain != told).any(axis=(1, 2)))
+    assert rows.size
+    # Below all else: until then there was nothing there.
+    assert len(np.unique(plain[rows.min() :].reshape(-1, 3), axis=0)) == 1
+    assert rows.max() < len(plain) - 3
+
+
 def test_sixty_four_slices_lie_on_one_page_in_order_and_unchanged(rng):
     images = noise(rng, 64, (140, 192))
     window = min(float(i.min()) for i in images), max(float(i.max()) for i in images)

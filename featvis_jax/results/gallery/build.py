@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from featvis_jax.results import grids, nifti, panels
-from featvis_jax.results.asked import compared_with
+from featvis_jax.results.asked import compared_with, intensity_unit
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import charts, contents, similarity, viewer, views
@@ -94,6 +94,7 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
         "variants": run.variants,
         "sought": contents.sought(layers),
         "compared_with": compared_with(configuration),
+        "intensity_unit": intensity_unit(configuration),
         "units": contents.units_word(layers),
         "is_transformed": contents.is_transformed(configuration),
         "other_layers": [row for row in run.layers() if row.layer not in names],

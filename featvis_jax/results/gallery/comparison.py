@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from featvis_jax.results import grids, manifest, pixels
-from featvis_jax.results.asked import Question, compared_with
+from featvis_jax.results.asked import Question, compared_with, intensity_unit
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import contents
 from featvis_jax.results.gallery.contents import Layer, Unit
@@ -101,6 +101,7 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
             "window": window,
             "marks": contents.MARKS,
             "compared_with": _compared_with(runs),
+            "intensity_unit": _intensity_unit(runs),
         }
         pages = []
         for name in names:
@@ -148,6 +149,15 @@ def _compared_with(runs: Sequence[RunView]) -> str | None:
     """Say what strengths are shares of, where any run has them."""
     found = {compared_with(run.configuration) for run in runs} - {None}
     return found.pop() if len(found) < 2 and found else "its run's reference" if found else None
+
+
+def _intensity_unit(runs: Sequence[RunView]) -> str | None:
+    """Say what the numbers in all images are, where every run tells the same."""
+    found = {intensity_unit(run.configuration) for run in runs}
+    if len(found - {None}) > 1:
+        each = ", ".join(f"{run.directory}: {intensity_unit(run.configuration)}" for run in runs)
+        raise ValueError(f"runs to compare must have intensities of one kind; got {each}.")
+    return found.pop() if len(found) == 1 else None
 
 
 def _model(run: RunView) -> str:
