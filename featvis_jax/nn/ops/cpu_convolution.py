@@ -12,8 +12,9 @@ XLA's own are fast for stride 1 in 2-D alone. What makes the others so is, for
   taps, so that it is a convolution with stride 1 that has the inputs of one stride as channels; or,
   of many channels, one product gives what each tap sends back, and slices of that are added up;
 * a dilation: every so many voxels are an image of their own, in the batch;
+* few channels in and a stride: a convolution with stride 1 that has the inputs of one stride as
+  channels;
 * one output channel: a product gives each tap as a channel of its own, to be shifted and added up;
-  of few inputs and with a stride, the inputs of one stride are channels first;
 * groups of one channel: shifted images, each times its tap, added up.
 """
 
@@ -36,7 +37,7 @@ from featvis_jax.nn.ops.windows import Windows, shifted, taps
 
 __all__ = ["conv", "image_gradient", "kernel_gradient"]
 
-# Channels of the input up to which those of one stride are taken together for one output channel.
+# Channels of the input up to which those of one stride are taken together.
 _FEW_INPUTS = 4
 # Channels of the output from which on it pays to send each tap back by itself, with a stride.
 _MANY_OUTPUTS = 32
@@ -61,7 +62,7 @@ def conv(images: Array, kernel: Array, *, windows: Windows, groups: int) -> Arra
     if kernel.shape[-1] == 1 and kernel.shape[-2] > 1 and set(windows.strides) == {1}:
         return _conv_to_one_channel(images, kernel, windows)
     is_strided = max(windows.strides) > 1 == max(windows.dilations)
-    if is_strided and kernel.shape[-1] == 1 and kernel.shape[-2] <= _FEW_INPUTS:
+    if is_strided and kernel.shape[-2] <= _FEW_INPUTS:
         return _conv_of_strides(images, kernel, windows)
     return cpu_products.conv(images, kernel, windows)
 
