@@ -79,7 +79,7 @@ class Network(NamedTuple):
           ValueError: There is none, and why; the nearest names are offered.
         """
         names = [layer.name for layer in self.layers]
-        base, after_relu = split_relu(name, names, self.aliases)
+        base, after_relu = split_relu(name, names, aliases=self.aliases)
         for layer in self.layers:
             if layer.name == base:
                 return layer._replace(name=base + _RELU) if after_relu else layer
@@ -123,7 +123,7 @@ def permuted_weights(key: Key, variables: Variables) -> Variables:
 
 
 def split_relu(
-    name: str, names: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})
+    name: str, names: Iterable[str], *, aliases: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[str, bool]:
     """Which layer a name means, and whether after a ReLU.
 
@@ -135,7 +135,7 @@ def split_relu(
     Example:
       >>> split_relu("conv1/relu", ["conv1"]), split_relu("block/relu", ["block/relu"])
       (('conv1', True), ('block/relu', False))
-      >>> split_relu("/Conv_3/relu", ["conv1"], {"Conv_3": "conv1"})
+      >>> split_relu("/Conv_3/relu", ["conv1"], aliases={"Conv_3": "conv1"})
       ('conv1', True)
     """
     for asked, after_relu in ((name, False), (name.removesuffix(_RELU), name.endswith(_RELU))):
@@ -150,6 +150,7 @@ def select(
     outputs: dict[str, Array],
     asked: Iterable[str],
     names: Iterable[str],
+    *,
     aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Array]:
     """The outputs that were asked for, after a ReLU where the name says so.
@@ -162,6 +163,6 @@ def select(
     """
     found = {}
     for name in asked:
-        base, after_relu = split_relu(name, names, aliases)
+        base, after_relu = split_relu(name, names, aliases=aliases)
         found[name] = jax.nn.relu(outputs[base]) if after_relu else outputs[base]
     return found

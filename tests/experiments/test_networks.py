@@ -203,7 +203,7 @@ def test_networks_of_pytorch(torch_files, tmp_path, monkeypatch, spec, shape):
     model = networks.load(str(torch_files / spec), input_shape=shape)
     assert model.image_shape == (7, 6, 5, 2)
     assert [layer.shape for layer in model.network.layers] == [(5, 4, 3, 3)] * 2
-    assert [layer.operator for layer in model.network.layers] == ["Conv", "Relu"]
+    assert [layer.operator for layer in model.network.layers] == ["Conv3d", "ReLU"]
     if shape is None:
         with pytest.raises(ValueError, match=r"--input_shape=7,6,6,2: |, 6, 2\) does not fit"):
             networks.load(str(torch_files / spec), input_shape=(7, 6, 6, 2))

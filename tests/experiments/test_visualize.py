@@ -171,8 +171,11 @@ def test_the_run_says_what_made_it(visualized, trained):
 
 
 REFUSED = {
-    "unknown model": (["--model=nobody"], ["'nobody'", "card.json", "zoo", "experiments.train"]),
-    "no model": (["--model={place}"], ["'{place}'", "card.json"]),
+    "unknown model": (
+        ["--model=nobody"],
+        ["--model=nobody", "zoo", "directory of a trained model", "your-network.md"],
+    ),
+    "no model": (["--model={place}"], ["--model={place}", "experiments.train"]),
     "damaged card": (["--model={place}/damaged"], ["{place}/damaged/card.json", "not JSON"]),
     "lost weights": (
         ["--model={place}/lost"],

@@ -97,7 +97,9 @@ def network_of(
     ) -> dict[str, Array]:
         if image.shape != image_shape:
             raise ValueError(f"The image has shape {image.shape}; expected {image_shape}.")
-        names = tuple(dict.fromkeys(split_relu(name, readings, aliases)[0] for name in asked))
+        names = tuple(
+            dict.fromkeys(split_relu(name, readings, aliases=aliases)[0] for name in asked)
+        )
         how = plan(jax.sharding.get_abstract_mesh(), names, axes)
         leaves = [image, *jax.tree.leaves(variables)]
         given = [
@@ -106,7 +108,7 @@ def network_of(
         ]
         found = how.run(given, sources, apply_fast)
         outputs = {n: readings[n].read(value) for n, value in zip(names, found, strict=True)}
-        return select(outputs, asked, readings, aliases)
+        return select(outputs, asked, readings, aliases=aliases)
 
     def activations(
         variables: Variables, image: Image, layers: tuple[str, ...]
