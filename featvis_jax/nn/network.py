@@ -59,7 +59,7 @@ class Network(NamedTuple):
       image_shape: ``(*spatial, channels)`` of the input.
       layers: Every layer in the order of the forward pass.
       refused: Names of what cannot be taken for a layer, each with the reason.
-      aliases: Other names of layers, such as those that a file has for them.
+      aliases: Other names of layers, such as those that a file has for them, each with the layer's.
     """
 
     activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
@@ -68,7 +68,7 @@ class Network(NamedTuple):
     image_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
     refused: tuple[tuple[str, str], ...] = ()
-    aliases: Mapping[str, str] = MappingProxyType({})
+    aliases: tuple[tuple[str, str], ...] = ()
 
     def layer(self, name: str) -> Layer:
         """The layer of this name or alias; ``NAME/relu`` is layer NAME after a ReLU.
@@ -79,7 +79,7 @@ class Network(NamedTuple):
           ValueError: There is none, and why; the nearest names are offered.
         """
         names = [layer.name for layer in self.layers]
-        base, after_relu = split_relu(name, names, aliases=self.aliases)
+        base, after_relu = split_relu(name, names, aliases=dict(self.aliases))
         for layer in self.layers:
             if layer.name == base:
                 return layer._replace(name=base + _RELU) if after_relu else layer

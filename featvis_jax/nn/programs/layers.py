@@ -126,7 +126,8 @@ def network_of(
         axes = _Axes.CHANNEL if place is None else _Axes.CHANNEL_AND_GRID
         return compute(variables, image, (layer,), axes, channel=channel, **places)
 
-    return Network(activations, one_channel, variables, image_shape, layers, refused, aliases)
+    of_layers = tuple(aliases.items())
+    return Network(activations, one_channel, variables, image_shape, layers, refused, of_layers)
 
 
 class _Axes(enum.Enum):

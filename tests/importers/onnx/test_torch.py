@@ -220,7 +220,7 @@ def test_every_value_and_the_gradient_of_what_pytorch_exports(rng, tmp_path, nam
     found = QUICK_JIT(network.activations, static_argnums=2)(network.variables, image, layers)
     nodes = {n.name.strip("/"): n.output for n in file.graph.node}
     compared = set()
-    for alias, layer in network.aliases.items():
+    for alias, layer in network.aliases:
         value = nodes[alias][0] if alias in nodes else alias
         if value in expected:
             # What was flattened over space lies on its grid again.
