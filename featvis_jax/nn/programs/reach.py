@@ -112,6 +112,8 @@ def _spans(
     program: core.ClosedJaxpr, values: Sequence[Any], image_shape: Sequence[int], *, points: bool
 ) -> list[list[Span | None]]:
     """Of each value, for one axis of the image after the other."""
+    if not values:  # As of networks whose modules say themselves which axes they have.
+        return []
     found: list[list[Span | None]] = []
     for axis, size in enumerate(image_shape[:-1]):
         positions = np.arange(size, dtype=np.float64)
