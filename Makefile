@@ -5,19 +5,22 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 INSTALLED_DEV = $(VENV)/.installed-dev
+INSTALLED_DOCS = $(VENV)/.installed-docs
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # Two processes on the CPU. A GPU's memory belongs to one.
 PYTEST_ARGS ?= $(if $(filter-out cpu,$(JAX_PLATFORMS)),,-n 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-isa test-newest test-numeric lint clean
+.PHONY: help demo install test test-isa test-newest test-numeric test-wheel lint docs clean
 
 help:
 	@echo "make demo   install into $(VENV), then visualize every channel of conv3 of a shipped model"
 	@echo "make test   install what tests need, then check style, types, layers and run the tests"
 	@echo "make test-isa     the numeric tests as for processors without AVX-512, and without AVX"
 	@echo "make test-newest  the numeric tests with another Python: PYTHON=python3.13"
+	@echo "make test-wheel   build the wheel, install it afresh, and use it elsewhere: PYTHON=python3.12"
 	@echo "make lint   the checks of make test without the tests"
+	@echo "make docs   build the documentation, from the Markdown files and docstrings that are here"
 	@echo "make clean  remove $(VENV) and caches; results under runs/ stay"
 	@echo
 	@echo "PYTHON=python3.12 make demo   installs with another interpreter (3.11 or newer)"
@@ -34,7 +37,7 @@ test: lint
 	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --dist=loadfile $(PYTEST_ARGS)
 
 # What a processor, a compiler or a release of JAX can change.
-NUMERIC_TESTS = tests/nn tests/visualize tests/importers tests/test_training.py tests/test_checkpoints.py
+NUMERIC_TESTS = tests/nn tests/maximize tests/importers tests/test_training.py tests/test_checkpoints.py
 
 test-numeric: $(INSTALLED_DEV)
 	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
@@ -52,11 +55,31 @@ test-isa: $(INSTALLED_DEV)
 test-newest:
 	$(MAKE) --no-print-directory VENV=".venv-$(notdir $(PYTHON))" test-numeric
 
+# What pip installs has to work without the clone: in an environment that has nothing else, from a
+# directory that is none of ours.
+WHEEL = build/wheel-$(notdir $(PYTHON))
+test-wheel:
+	rm -rf "$(WHEEL)" build/lib && mkdir -p "$(WHEEL)/elsewhere"
+	"$(PYTHON)" -m venv "$(WHEEL)/env"
+	"$(WHEEL)/env/bin/python" -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir "$(WHEEL)" .
+	"$(WHEEL)/env/bin/python" -m pip --disable-pip-version-check install --quiet "$(WHEEL)"/*.whl
+	@test "$$(stat -c %s "$(WHEEL)"/*.whl)" -le 8388608 || { echo "The wheel is larger than 8 MB." >&2; exit 1; }
+	cd "$(WHEEL)/elsewhere" && export JAX_PLATFORMS=cpu && bin=$(abspath $(WHEEL))/env/bin && \
+	  $$bin/featvis && $$bin/featvis layers --model=square-lesion && \
+	  $$bin/featvis visualize --model=square-lesion --layer=conv3 --channels=0:2 --steps=4 --out=run && \
+	  $$bin/python -c "import featvis_jax as fv; fv.visualize('square-lesion', 'conv1', channels=[0], steps=2)" && \
+	  test -f run/gallery/index.html
+
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# Nothing is fetched while it builds, and a warning ends it: of a link that leads nowhere, for example.
+docs: $(INSTALLED_DOCS)
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -c docs -b html --fail-on-warning --keep-going --quiet . build/docs
+	@echo "Documentation: build/docs/index.html"
 
 # A stamp is newer than what was installed from, so a second run installs nothing.
 $(INSTALLED): $(BIN)/python requirements.txt pyproject.toml
@@ -67,6 +90,11 @@ $(INSTALLED): $(BIN)/python requirements.txt pyproject.toml
 $(INSTALLED_DEV): $(INSTALLED) requirements-dev.txt
 	@echo "Installing what tests and checks need into $(VENV)."
 	$(PIP) install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED) requirements-docs.txt
+	@echo "Installing what builds the documentation into $(VENV)."
+	$(PIP) install --quiet --requirement requirements-docs.txt
 	@touch $@
 
 $(BIN)/python:

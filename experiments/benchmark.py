@@ -25,23 +25,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
 
-from experiments import startup
 from experiments.benchmarks import arithmetic, ascents, foreign, plain_flax, trainings
 from experiments.benchmarks.ascents import ascent_job, random_network
 from experiments.benchmarks.measuring import Row, chosen, in_turns, measure
 from experiments.benchmarks.torch_process import TorchProcess
-from experiments.launch import start
+from featvis_jax.commands import startup
+from featvis_jax.commands.launch import Command, start
+from featvis_jax.commands.startup import StartupOptions
+from featvis_jax.maximize import objectives, transforms
 from featvis_jax.nn.cnn import CNN
+from featvis_jax.options import option
 from featvis_jax.results import tables
 from featvis_jax.results.files import atomic_write_bytes
-from featvis_jax.visualize import objectives, transforms
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("out", None, "Write the table to this TSV file, too.")
-# Compilation is measured, too.
-flags.FLAGS.set_default("compilation_cache", "")
+from featvis_jax.runs.precision import PrecisionOptions
 
 _SLICE, _HALF, _WHOLE = (140, 192, 1), (96, 112, 96, 1), (182, 218, 182, 1)
 
@@ -71,6 +68,7 @@ def _ascent(
     *,
     batches: Sequence[int],
     steps: int,
+    rounds: int,
     layer_l1: bool = False,
 ) -> Row:
     module = CNN(rank=len(image_shape) - 1)
@@ -83,10 +81,11 @@ def _ascent(
         torch,
         flop=arithmetic.ascent_flop(module, image_shape, layer, one_channel=not layer_l1),
         steps=steps,
+        rounds=rounds,
     )
 
 
-def _neuron_2d() -> Row:
+def _neuron_2d(rounds: int) -> Row:
     """Channels of conv5 in the middle of its grid, which see a small part of the image."""
     module, batch, steps = CNN(rank=2), 64, 8
     neuron, network = objectives.neuron("conv5"), random_network(module, _SLICE)
@@ -106,12 +105,15 @@ def _neuron_2d() -> Row:
         torch,
         flop=arithmetic.ascent_flop(module, field, "conv5", one_channel=True),
         steps=steps,
+        rounds=rounds,
     )
     note = f"{row.note}; {1e3 * of_whole:.3g} ms where the network sees the whole image"
     return dataclasses.replace(row, note=note)
 
 
-def _training(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -> Row:
+def _training(
+    job: str, image_shape: tuple[int, ...], *, batch: int, steps: int, rounds: int
+) -> Row:
     module = CNN(rank=len(image_shape) - 1)
     torch = _torch("training", module, image_shape, [batch])
     return measure(
@@ -120,11 +122,12 @@ def _training(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int)
         torch,
         flop=arithmetic.training_flop(module, image_shape),
         steps=steps,
+        rounds=rounds,
     )
 
 
 def _paper_2d() -> Row:
-    """64 channels of conv5, 256 steps, every slot of the paper in use; whole wall time."""
+    """64 channels of conv5, 256 steps, every slot of the paper in use; whole wall time, once."""
     module, batch, steps = CNN(rank=2), 16, 256
     started = time.perf_counter()
     options = {"batch": batch, "regularization": "rotation_30,tv_0.1,blur_0.5"}
@@ -148,10 +151,15 @@ def _paper_2d() -> Row:
 
 
 def _transform(
-    job: str, transform: transforms.DescribedTransform, image_shape: tuple[int, ...], *, batch: int
+    job: str,
+    transform: transforms.DescribedTransform,
+    image_shape: tuple[int, ...],
+    *,
+    batch: int,
+    rounds: int,
 ) -> Row:
     compiled = ascents.transform_job(transform, image_shape, batch=batch)
-    own, _, matmul = in_turns([(batch, compiled.run)], [], steps=1)
+    own, _, matmul = in_turns([(batch, compiled.run)], [], steps=1, rounds=rounds)
     image_bytes = 4 * math.prod(image_shape)
     return Row(
         job=job,
@@ -164,7 +172,7 @@ def _transform(
     )
 
 
-def _every_50() -> Row:
+def _every_50(rounds: int) -> Row:
     """What a costly smoother at every 50th of 256 steps adds in 3-D."""
     network, steps = random_network(CNN(rank=3), (64, 64, 64, 1)), 256
     smoother = transforms.every(50, transforms.switching_bilateral())
@@ -174,8 +182,8 @@ def _every_50() -> Row:
     ]
     for compiled in jobs:
         compiled.run(1)
-    rounds = [[compiled.run(steps) for compiled in jobs] for _ in range(FLAGS.rounds)]
-    without, with_filter = (statistics.median(column) for column in zip(*rounds, strict=True))
+    turns = [[compiled.run(steps) for compiled in jobs] for _ in range(rounds)]
+    without, with_filter = (statistics.median(column) for column in zip(*turns, strict=True))
     return Row(
         job="every_50_sbf_3d",
         ms_per_image_step=1e3 * with_filter / steps,
@@ -185,7 +193,7 @@ def _every_50() -> Row:
     )
 
 
-def _driven(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -> Row:
+def _driven(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int, rounds: int) -> Row:
     """What a step of the default recipe takes beside one of the strategies of fixed strength."""
     network = random_network(CNN(rank=len(image_shape) - 1), image_shape)
     beside = ("recommended", "lucid", "none")
@@ -195,8 +203,8 @@ def _driven(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -
     ]
     for compiled in jobs:
         compiled.run(1)
-    rounds = [[compiled.run(steps) for compiled in jobs] for _ in range(FLAGS.rounds)]
-    own, *others = (statistics.median(column) for column in zip(*rounds, strict=True))
+    turns = [[compiled.run(steps) for compiled in jobs] for _ in range(rounds)]
+    own, *others = (statistics.median(column) for column in zip(*turns, strict=True))
     ratios = ", ".join(
         f"{own / other:.2f} times {name}" for name, other in zip(beside, others, strict=True)
     )
@@ -209,11 +217,11 @@ def _driven(job: str, image_shape: tuple[int, ...], *, batch: int, steps: int) -
     )
 
 
-def _first_step() -> Row:
+def _first_step(rounds: int) -> Row:
     """From the start of a process to the end of its first step, programs already on disk."""
     seconds = []
     with tempfile.TemporaryDirectory() as cache:
-        for _ in range(FLAGS.rounds + 1):
+        for _ in range(rounds + 1):
             started = time.perf_counter()
             subprocess.run(
                 [sys.executable, "-m", "experiments.benchmarks.first_step"],
@@ -233,54 +241,91 @@ def _first_step() -> Row:
     )
 
 
-JOBS: dict[str, Callable[[], Row]] = {
-    "conv3_2d": lambda: _ascent("conv3_2d", _SLICE, "conv3", batches=(8, 16, 64), steps=8),
-    "conv5_2d": lambda: _ascent("conv5_2d", _SLICE, "conv5", batches=(8, 16, 64), steps=8),
-    "conv5_2d_layer_l1": lambda: _ascent(
-        "conv5_2d_layer_l1", _SLICE, "conv5", batches=(8, 16, 64), steps=8, layer_l1=True
+JOBS: dict[str, Callable[[int], Row]] = {
+    "conv3_2d": lambda rounds: _ascent(
+        "conv3_2d", _SLICE, "conv3", batches=(8, 16, 64), steps=8, rounds=rounds
+    ),
+    "conv5_2d": lambda rounds: _ascent(
+        "conv5_2d", _SLICE, "conv5", batches=(8, 16, 64), steps=8, rounds=rounds
+    ),
+    "conv5_2d_layer_l1": lambda rounds: _ascent(
+        "conv5_2d_layer_l1",
+        _SLICE,
+        "conv5",
+        batches=(8, 16, 64),
+        steps=8,
+        rounds=rounds,
+        layer_l1=True,
     ),
     "neuron_2d": _neuron_2d,
-    "conv5_3d": lambda: _ascent("conv5_3d", _HALF, "conv5", batches=(1, 2), steps=6),
-    "full_3d": lambda: _ascent("full_3d", _WHOLE, "conv5", batches=(1,), steps=1),
-    "paper_2d": _paper_2d,
-    "train_2d": lambda: _training("train_2d", _SLICE, batch=32, steps=8),
-    "train_3d": lambda: _training("train_3d", _HALF, batch=2, steps=4),
-    "sbf_2d": lambda: _transform("sbf_2d", transforms.switching_bilateral(), _SLICE, batch=64),
-    "sbf_3d": lambda: _transform("sbf_3d", transforms.switching_bilateral(), _WHOLE, batch=1),
-    "tv_2d": lambda: _transform("tv_2d", transforms.total_variation(), _SLICE, batch=64),
-    "tv_3d": lambda: _transform("tv_3d", transforms.total_variation(), _WHOLE, batch=1),
-    "tv_fgp_3d": lambda: _transform(
-        "tv_fgp_3d", transforms.total_variation(method="fgp"), _WHOLE, batch=1
+    "conv5_3d": lambda rounds: _ascent(
+        "conv5_3d", _HALF, "conv5", batches=(1, 2), steps=6, rounds=rounds
+    ),
+    "full_3d": lambda rounds: _ascent(
+        "full_3d", _WHOLE, "conv5", batches=(1,), steps=1, rounds=rounds
+    ),
+    "paper_2d": lambda rounds: _paper_2d(),
+    "train_2d": lambda rounds: _training("train_2d", _SLICE, batch=32, steps=8, rounds=rounds),
+    "train_3d": lambda rounds: _training("train_3d", _HALF, batch=2, steps=4, rounds=rounds),
+    "sbf_2d": lambda rounds: _transform(
+        "sbf_2d", transforms.switching_bilateral(), _SLICE, batch=64, rounds=rounds
+    ),
+    "sbf_3d": lambda rounds: _transform(
+        "sbf_3d", transforms.switching_bilateral(), _WHOLE, batch=1, rounds=rounds
+    ),
+    "tv_2d": lambda rounds: _transform(
+        "tv_2d", transforms.total_variation(), _SLICE, batch=64, rounds=rounds
+    ),
+    "tv_3d": lambda rounds: _transform(
+        "tv_3d", transforms.total_variation(), _WHOLE, batch=1, rounds=rounds
+    ),
+    "tv_fgp_3d": lambda rounds: _transform(
+        "tv_fgp_3d", transforms.total_variation(method="fgp"), _WHOLE, batch=1, rounds=rounds
     ),
     "every_50_sbf_3d": _every_50,
-    "driven_2d": lambda: _driven("driven_2d", _SLICE, batch=8, steps=16),
-    "driven_3d": lambda: _driven("driven_3d", _HALF, batch=1, steps=8),
+    "driven_2d": lambda rounds: _driven("driven_2d", _SLICE, batch=8, steps=16, rounds=rounds),
+    "driven_3d": lambda rounds: _driven("driven_3d", _HALF, batch=1, steps=8, rounds=rounds),
     "first_step_2d": _first_step,
     **{name: functools.partial(plain_flax.row, name) for name in plain_flax.JOBS},
     **{
         f"{foreign.PREFIX}{name}": functools.partial(foreign.row, name) for name in foreign.NETWORKS
     },
 }
-"""Every job by its name."""
+"""Every job by its name; it is told how many rounds count."""
 
 GROUPS = ("plain_flax", "foreign")
 """What stands for all jobs ``GROUP/...``."""
 
-flags.DEFINE_multi_enum(
-    "job",
-    None,
-    [*JOBS, *GROUPS],
-    "Job; repeat for several, all by default. 'foreign' is every 'foreign/...', and so on.",
-)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(StartupOptions, PrecisionOptions):
+    """What is measured."""
+
+    job: tuple[str, ...] = option(
+        (),
+        "Job; repeat for several, all by default. 'foreign' is every 'foreign/...', and so on.",
+        choices=(*JOBS, *GROUPS),
+        repeats=True,
+    )
+    rounds: int = option(5, "Rounds that count, in which each side has its turn.", least=1)
+    out: str | None = option(None, "Write the table to this TSV file, too.")
+    compilation_cache: str | None = option(
+        "", "Directory that keeps compiled programs; none by default, since compiling is measured."
+    )
 
 
-def main(_: Sequence[str]) -> None:
+def main(options: BenchmarkOptions) -> None:
     """Run the jobs and print a table, row by row."""
-    startup.prepare()
+    startup.prepare(options)
+    with jax.default_matmul_precision(options.precision):
+        _run(options)
+
+
+def _run(options: BenchmarkOptions) -> None:
     rows: list[Row] = []
     if not _torch_is_installed():
         print("PyTorch is not installed: its columns stay empty.")
-    names = chosen(FLAGS.job or list(JOBS), JOBS)
+    names = chosen(options.job or list(JOBS), JOBS)
     for name in list(names):
         if name.startswith(foreign.PREFIX) and (left_out := foreign.left_out(name)):
             print(left_out)
@@ -292,7 +337,7 @@ def main(_: Sequence[str]) -> None:
     failed = []
     for name in names:
         try:
-            rows.append(JOBS[name]())
+            rows.append(JOBS[name](options.rounds))
         except (ValueError, RuntimeError) as error:
             failed.append(name)  # The others are worth their time all the same.
             print(f"{name} failed: {error}", file=sys.stderr)
@@ -303,13 +348,27 @@ def main(_: Sequence[str]) -> None:
             "  ".join(f"{cells[column]:>{widths[column]}}" for column in columns),
             flush=True,
         )
-        if FLAGS.out is not None:
+        if options.out is not None:
             table = tables.encode_rows([dataclasses.asdict(row) for row in rows], digits=4)
-            atomic_write_bytes(Path(FLAGS.out), table)
+            atomic_write_bytes(Path(options.out), table)
     print(foreign.summary(rows), end="")
     if failed:
         raise ValueError(f"Failed: {', '.join(failed)}; the reasons are above.")
 
 
+COMMAND = Command(
+    name="benchmark",
+    summary="measure how fast this machine does the library's work",
+    examples=(
+        "--out=benchmark.tsv",
+        "--job=conv5_2d --job=train_2d",
+    ),
+    options=BenchmarkOptions,
+    main=main,
+    first=("job", "rounds", "out"),
+    program="python -m experiments.benchmark",
+)
+
+
 if __name__ == "__main__":
-    start(main)
+    start(COMMAND)

@@ -16,63 +16,70 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
-from experiments import cohort_flags
-from experiments.launch import start
 from experiments.reproduction import evidence as tables
 from experiments.reproduction import figures
 from experiments.reproduction.numbers import numbers, strongest_channel
 from experiments.reproduction.plan import LAYERS, MODELS, TITLES, Plan, make_plan
 from experiments.reproduction.scales import FIGURE_3, FIGURE_4, SCALES, STRATEGIES, Scale
 from experiments.reproduction.stages import refuse_other_cohort, run_stages
+from featvis_jax.commands.launch import Command, start
 from featvis_jax.data.cohorts import Cohort
+from featvis_jax.options import Options, fields, option, shown_value
 from featvis_jax.results import manifest
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.results.report import write_report
+from featvis_jax.runs.cohorts import (
+    CacheOptions,
+    CohortOptions,
+    cohort_of,
+    cohort_volumes_directory,
+)
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("out", None, "Directory for everything.", required=True)
-flags.DEFINE_enum(
-    "scale",
-    "small",
-    list(SCALES),
-    "small: an hour on two cores. paper: the paper's sizes and settings, for a GPU.",
-)
-flags.DEFINE_string(
-    "regularization", "recommended", "Strategy of Figure 2, which the paper does not name."
-)
-flags.DEFINE_integer("seed", 0, "Of trainings, lesions and images.", lower_bound=0)
-flags.DEFINE_integer(
-    "channels_per_layer",
-    None,
-    "Channels of each layer that are visualized, instead of what the scale says.",
-    lower_bound=1,
-    upper_bound=8,
-)
-flags.DEFINE_integer(
-    "compared_channels",
-    None,
-    "Channels that go through every strategy, instead of what the scale says.",
-    lower_bound=1,
-    upper_bound=64,
-)
-flags.DEFINE_list(
-    "strategies", list(STRATEGIES), "What Figures 3 and 4 show, and statements are measured by."
-)
-flags.DEFINE_integer(
-    "train_steps", None, "Most steps of each training, instead of the scale's.", lower_bound=1
-)
-flags.DEFINE_integer(
-    "steps", None, "Steps of every ascent, instead of the paper's 200 and 256.", lower_bound=1
-)
-flags.DEFINE_integer(
-    "graded_starts",
-    None,
-    "Pictures of each planted model's logit that are graded, instead of the scale's; 0 for none.",
-    lower_bound=0,
-)
-flags.DEFINE_bool("dry_run", False, "Tell the commands, and run none.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(CohortOptions):
+    """What is reproduced, and how much of it."""
+
+    out: str | None = option(None, "Directory for everything.")
+    scale: str = option(
+        "small",
+        "small: an hour on two cores. paper: the paper's sizes and settings, for a GPU.",
+        choices=tuple(SCALES),
+    )
+    regularization: str = option(
+        "recommended", "Strategy of Figure 2, which the paper does not name."
+    )
+    seed: int = option(0, "Of trainings, lesions and images.", least=0)
+    channels_per_layer: int | None = option(
+        None,
+        "Channels of each layer that are visualized, instead of what the scale says.",
+        least=1,
+        most=8,
+    )
+    compared_channels: int | None = option(
+        None,
+        "Channels that go through every strategy, instead of what the scale says.",
+        least=1,
+        most=64,
+    )
+    strategies: tuple[str, ...] = option(
+        STRATEGIES, "What Figures 3 and 4 show, and statements are measured by."
+    )
+    train_steps: int | None = option(
+        None, "Most steps of each training, instead of the scale's.", least=1
+    )
+    steps: int | None = option(
+        None, "Steps of every ascent, instead of the paper's 200 and 256.", least=1
+    )
+    graded_starts: int | None = option(
+        None,
+        "Pictures of each planted model's logit that are graded, instead of the scale's; 0 for "
+        "none.",
+        least=0,
+    )
+    dry_run: bool = option(False, "Tell the commands, and run none.")
+
 
 _ACCURACY_NOTE = (
     "The sex model is trained on whatever cohort is given; on a small one its accuracy is reported "
@@ -80,29 +87,29 @@ _ACCURACY_NOTE = (
 )
 
 
-def main(_: Sequence[str]) -> None:
+def main(options: ReproduceOptions) -> None:
     """Plan, run the stages, draw and write."""
-    out, cohort = Path(FLAGS.out), cohort_flags.cohort_from_flags()
-    scale = chosen_scale()
+    out, cohort = Path(str(options.out)), cohort_of(options)
+    scale = chosen_scale(options)
     plan = make_plan(
         out,
         scale,
         cohort,
-        _present("cohort"),
-        cache_arguments=_present("cache"),
-        regularization=FLAGS.regularization,
-        seed=FLAGS.seed,
+        _given(CohortOptions, options, but=CacheOptions),
+        cache_arguments=_given(CacheOptions, options),
+        regularization=options.regularization,
+        seed=options.seed,
     )
-    if FLAGS.dry_run:
+    if options.dry_run:
         for stage in plan.stages:
             print(stage.command)
         return
     refuse_foreign(out, "cohort.json", what="reproduction")
     make_directory(out)
     with locked(out):
-        refuse_other_cohort(out, cohort, cohort_flags.volume_cache_directory(cohort))
+        refuse_other_cohort(out, cohort, cohort_volumes_directory(cohort, options))
         run_stages(out, plan.stages, tell=lambda text: print(text, end="", flush=True))
-        found = numbers(out, plan, _settings(scale, cohort))
+        found = numbers(out, plan, _settings(scale, cohort, options))
         _draw(out, plan, scale)
         atomic_write_bytes(out / "numbers.json", manifest.encode_json(found))
         # What is written is what was stored.
@@ -113,37 +120,46 @@ def main(_: Sequence[str]) -> None:
     print(f"Report: {html.resolve().as_uri()}, and {markdown}")
 
 
-def chosen_scale() -> Scale:
-    """The scale of the flags, with what other flags change in it."""
-    if unknown := sorted(set(FLAGS.strategies) - set(STRATEGIES)):
+def chosen_scale(options: ReproduceOptions) -> Scale:
+    """The scale that is asked for, with what other options change in it.
+
+    Args:
+      options: What is asked for.
+
+    Raises:
+      ValueError: No figure shows one of the strategies.
+    """
+    if unknown := sorted(set(options.strategies) - set(STRATEGIES)):
         raise ValueError(
-            f"--strategies={','.join(FLAGS.strategies)}: no figure shows {', '.join(unknown)}; "
+            f"`strategies={','.join(options.strategies)}`: no figure shows {', '.join(unknown)}; "
             f"expected some of {', '.join(STRATEGIES)}."
         )
     # The others are compared with it.
-    chosen = tuple(name for name in STRATEGIES if name == "none" or name in FLAGS.strategies)
-    scale = dataclasses.replace(SCALES[FLAGS.scale], strategies=chosen)
-    if FLAGS.channels_per_layer is not None:
-        scale = dataclasses.replace(scale, channels=dict.fromkeys((2, 3), FLAGS.channels_per_layer))
-    if FLAGS.compared_channels is not None:
-        scale = dataclasses.replace(scale, compared=FLAGS.compared_channels)
-    if FLAGS.steps is not None:
+    chosen = tuple(name for name in STRATEGIES if name == "none" or name in options.strategies)
+    scale = dataclasses.replace(SCALES[options.scale], strategies=chosen)
+    if options.channels_per_layer is not None:
         scale = dataclasses.replace(
-            scale,
-            figure_2_steps=FLAGS.steps,
-            comparison_steps=FLAGS.steps,
-            graded_steps=dict.fromkeys((2, 3), FLAGS.steps),
+            scale, channels=dict.fromkeys((2, 3), options.channels_per_layer)
         )
-    if FLAGS.graded_starts is not None:
-        starts = dict.fromkeys((2, 3), FLAGS.graded_starts)
-        scale = dataclasses.replace(scale, graded_starts=starts)
-    if FLAGS.train_steps is not None:
+    if options.compared_channels is not None:
+        scale = dataclasses.replace(scale, compared=options.compared_channels)
+    if options.steps is not None:
         scale = dataclasses.replace(
             scale,
-            sex_training=_for_steps(scale.sex_training, FLAGS.train_steps),
-            lesion_training=_for_steps(scale.lesion_training, FLAGS.train_steps),
-            cube_training=_for_steps(scale.cube_training, FLAGS.train_steps),
-            noise_training=_for_steps(scale.noise_training, FLAGS.train_steps),
+            figure_2_steps=options.steps,
+            comparison_steps=options.steps,
+            graded_steps=dict.fromkeys((2, 3), options.steps),
+        )
+    if options.graded_starts is not None:
+        starts = dict.fromkeys((2, 3), options.graded_starts)
+        scale = dataclasses.replace(scale, graded_starts=starts)
+    if options.train_steps is not None:
+        scale = dataclasses.replace(
+            scale,
+            sex_training=_for_steps(scale.sex_training, options.train_steps),
+            lesion_training=_for_steps(scale.lesion_training, options.train_steps),
+            cube_training=_for_steps(scale.cube_training, options.train_steps),
+            noise_training=_for_steps(scale.noise_training, options.train_steps),
         )
     return scale
 
@@ -154,27 +170,32 @@ def _for_steps(training: Sequence[str], steps: int) -> tuple[str, ...]:
     return (*kept, f"--steps={steps}", f"--evaluate_every={steps}")
 
 
-def _present(flag: str) -> tuple[str, ...]:
-    """The flags of the module that defines one, as far as the user gave them."""
-    module = FLAGS.find_module_defining_flag(flag)
-    own = FLAGS.flags_by_module_dict()[module or ""]
-    return tuple(each.serialize() for each in own if each.present)
+def _given(
+    group: type[Options], options: Options, *, but: type[Options] | None = None
+) -> tuple[str, ...]:
+    """The flags of a group that say something else than their defaults do."""
+    passed_over = {each.name for each in fields(but)} if but is not None else set()
+    return tuple(
+        f"--{each.name}={shown_value(value)}"
+        for each in fields(group)
+        if each.name not in passed_over and (value := getattr(options, each.name)) != each.default
+    )
 
 
-def _settings(scale: Scale, cohort: Cohort) -> dict[str, Any]:
+def _settings(scale: Scale, cohort: Cohort, options: ReproduceOptions) -> dict[str, Any]:
     """What was asked for, for the report."""
     return {
-        "scale": FLAGS.scale,
+        "scale": options.scale,
         "cohort": cohort.name,
         "subjects": len(cohort.subjects),
         "voxel_mm": float(np.linalg.norm(cohort.affine[:3, 0])),
         "steps_of_figure_2": scale.figure_2_steps,
         "steps_of_figures_3_and_4": scale.comparison_steps,
         "transforms": "at every 50th step, blurring at every step",
-        "strategy_of_figure_2": FLAGS.regularization,
+        "strategy_of_figure_2": options.regularization,
         "penalty": scale.penalty,
         "penalty_weight": 0.0 if scale.penalty == "none" else 10.0,
-        "seed": FLAGS.seed,
+        "seed": options.seed,
         "interval": "95 %",
         "accuracy_note": _ACCURACY_NOTE,
     }
@@ -208,5 +229,20 @@ def _draw(out: Path, plan: Plan, scale: Scale) -> None:
         atomic_write_bytes(place / f"{name}.png", data)
 
 
+COMMAND = Command(
+    name="reproduce_paper",
+    summary="make the paper's figures again, and test its statements",
+    examples=(
+        "--cohort=DIR --out=runs/paper",
+        "--cohort=synthetic --scale=small --out=runs/paper",
+    ),
+    options=ReproduceOptions,
+    main=main,
+    required=("out",),
+    first=("cohort", "out", "scale", "regularization", "dry_run"),
+    program="python -m experiments.reproduce_paper",
+)
+
+
 if __name__ == "__main__":
-    start(main)
+    start(COMMAND)

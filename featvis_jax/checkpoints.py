@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, Float64, PyTree
 
 from featvis_jax.data.pointers import pointer
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.results import manifest
 from featvis_jax.results.files import atomic_write_bytes, remove_directory
+from featvis_jax.zoo import ONLY_IN_CLONES
 
 _CARD, _WEIGHTS, _SPECTRUM = "card.json", "weights", "spectrum.npy"
 _REQUIRED = (
@@ -82,7 +82,7 @@ class TrainedModel(NamedTuple):
 
 
 def zoo_names() -> list[str]:
-    """Names of the models that ship with the package.
+    """Names of the models that this installation has.
 
     Example:
       >>> "square-lesion" in zoo_names()
@@ -112,6 +112,8 @@ def save_model(
     Raises:
       ValueError: The card lacks something.
     """
+    import orbax.checkpoint as ocp
+
     directory = Path(directory).absolute()
     architecture = {
         field: getattr(module, field)
@@ -179,6 +181,8 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
       >>> model.image_shape, model.card["class_names"]
       ((140, 192, 1), ['clean', 'lesion'])
     """
+    import orbax.checkpoint as ocp
+
     directory = _find(name_or_path)
     card = _card(directory / _CARD)
     _check_files(directory, card["files_sha256"])
@@ -198,7 +202,8 @@ def load_model(name_or_path: Path | str) -> TrainedModel:
     )
     with ocp.StandardCheckpointer() as checkpointer:
         # Told by us, since Orbax would speak of padding, and from several threads.
-        if wrong := _differing(_stored_shapes(checkpointer, weights), _shapes(expected)):
+        stored = _stored_shapes(checkpointer.metadata(weights).item_metadata, weights)
+        if wrong := _differing(stored, _shapes(expected)):
             raise ValueError(
                 f"{weights} and {_CARD} are not of the same model: {wrong}; {_COPY_AGAIN}."
             )
@@ -296,11 +301,8 @@ def _shapes(variables: PyTree) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _stored_shapes(
-    checkpointer: ocp.StandardCheckpointer, weights: Path
-) -> dict[str, tuple[int, ...]]:
+def _stored_shapes(metadata: Any, weights: Path) -> dict[str, tuple[int, ...]]:
     """The shapes that a checkpoint says it holds."""
-    metadata = checkpointer.metadata(weights).item_metadata
     if metadata is None:
         raise ValueError(f"{weights} does not say what it holds: {_COPY_AGAIN}.")
     return _shapes(metadata.tree)
@@ -326,6 +328,12 @@ def _find(name_or_path: Path | str) -> Path:
     given, names = str(name_or_path), zoo_names()
     if given in names:
         return Path(str(resources.files("featvis_jax.zoo") / given))
+    if given in ONLY_IN_CLONES:
+        raise FileNotFoundError(
+            f"{given!r} is a model of the zoo that this installation lacks: it has "
+            f"{', '.join(names)}. A clone of the repository has all of them: install it by python "
+            f"-m pip install -e CLONE, or give the directory CLONE/featvis_jax/zoo/{given}."
+        )
     nearest = difflib.get_close_matches(given.lower().replace("_", "-"), names, n=1)
     meant = f" Did you mean {nearest[0]}?" if nearest else ""
     raise FileNotFoundError(

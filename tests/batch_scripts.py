@@ -1,4 +1,4 @@
-"""The batch scripts of BUILD.md, read from the document: what a user copies is what is tested."""
+"""The batch scripts of docs/cluster.md, read from the page: what users copy is what is tested."""
 
 import re
 from pathlib import Path
@@ -9,21 +9,21 @@ _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def scripts() -> dict[str, str]:
     """Every whole script by the file name that the text before it gives last."""
-    text, found = (REPOSITORY / "BUILD.md").read_text(encoding="utf-8"), {}
+    text, found = (REPOSITORY / "docs/cluster.md").read_text(encoding="utf-8"), {}
     for block in _BLOCK.finditer(text):
         if block[1].startswith("#!/bin/bash\n"):
             name = re.findall(r"`(\w+\.sbatch)`", text[: block.start()])[-1]
             if name in found:
-                raise ValueError(f"BUILD.md has two scripts after the name {name}.")
+                raise ValueError(f"docs/cluster.md has two scripts after the name {name}.")
             found[name] = block[1]
     return found
 
 
 def with_mpirun(script: str) -> str:
-    """The script with BUILD.md's line of mpirun in the place of its line of srun."""
-    text = (REPOSITORY / "BUILD.md").read_text(encoding="utf-8")
+    """The script with the page's line of mpirun in the place of its line of srun."""
+    text = (REPOSITORY / "docs/cluster.md").read_text(encoding="utf-8")
     (line,) = (block[1] for block in _BLOCK.finditer(text) if block[1].startswith("mpirun "))
     changed, count = re.subn(r"^srun .*\n", lambda _: line, script, flags=re.MULTILINE)
     if count != 1:
-        raise ValueError(f"BUILD.md: {count} lines of srun; expected one to put mpirun in.")
+        raise ValueError(f"docs/cluster.md: {count} lines of srun; expected one to put mpirun in.")
     return changed

@@ -1,19 +1,24 @@
 """The promises of the tree itself: packaging, dependencies, docstrings, signatures and words."""
 
 import ast
+import importlib
 import importlib.metadata
 import os
 import re
 import subprocess
 import sys
 import tomllib
+import zlib
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import featvis_jax
+from featvis_jax import checkpoints, models
+from featvis_jax.zoo import ONLY_IN_CLONES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((REPOSITORY / "featvis_jax").rglob("*.py"))
@@ -63,7 +68,9 @@ def test_requirements_file_is_the_only_list_of_runtime_dependencies():
     }
 
 
-@pytest.mark.parametrize("file_name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "file_name", ["requirements.txt", "requirements-dev.txt", "requirements-docs.txt"]
+)
 def test_every_requirement_has_a_lower_bound_and_an_upper_one_only_for_a_reason(file_name):
     lines = (REPOSITORY / file_name).read_text(encoding="utf-8").splitlines()
     for before, line in zip(["", *lines], lines, strict=False):
@@ -101,7 +108,7 @@ def test_version_has_one_place():
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {
         "attr": "featvis_jax.__version__"
     }
-    assert re.fullmatch(r"\d+\.\d+\.\d+", featvis_jax.__version__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", featvis_jax.__version__)
 
 
 def test_license_is_apache():
@@ -112,16 +119,44 @@ def test_license_is_apache():
     assert PROJECT["project"]["license"] == "Apache-2.0"
 
 
-def test_package_data_holds_every_file_of_the_package_that_is_not_code():
+def packaged(path: Path) -> bool:
+    """Whether an installed package has a file of the library."""
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["featvis_jax"]
-    root = REPOSITORY / "featvis_jax"
-    for path in root.rglob("*"):
-        if path.is_file() and path.suffix not in {".py", ".pyc"}:
-            name = path.relative_to(root).as_posix()
-            held = any(fnmatch(name, pattern.replace("**/*", "*")) for pattern in patterns)
-            assert held, f"{relative(path)} would be missing from an installed package"
-            # setuptools leaves hidden files out of a pattern with stars.
-            assert not any(part.startswith(".") for part in name.split("/")), relative(path)
+    name = path.relative_to(REPOSITORY / "featvis_jax").as_posix()
+    held = any(fnmatch(name, pattern.replace("**/*", "*")) for pattern in patterns)
+    return path.suffix == ".py" or held
+
+
+LIBRARY_FILES = [
+    path
+    for path in sorted((REPOSITORY / "featvis_jax").rglob("*"))
+    if path.is_file() and "__pycache__" not in path.parts
+]
+
+
+def test_package_data_holds_every_file_of_the_package_but_the_models_that_are_left_out():
+    for path in LIBRARY_FILES:
+        left_out = not set(path.parts).isdisjoint(ONLY_IN_CLONES)
+        assert packaged(path) is not left_out, relative(path)
+        # setuptools leaves hidden files out of a pattern with stars.
+        hidden = [part for part in path.relative_to(REPOSITORY).parts if part.startswith(".")]
+        assert not hidden, relative(path)
+
+
+def test_the_wheel_is_small_and_holds_the_library_alone():
+    assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["featvis_jax*"]
+    size = sum(len(zlib.compress(path.read_bytes())) for path in LIBRARY_FILES if packaged(path))
+    assert size < 7.5e6  # The names of the files come on top: a wheel has at most 8 MB.
+
+
+@pytest.mark.parametrize("name", ONLY_IN_CLONES)
+def test_a_model_that_an_installation_lacks_is_named_as_such(name, monkeypatch):
+    assert name in checkpoints.zoo_names()
+    there = [each for each in checkpoints.zoo_names() if each not in ONLY_IN_CLONES]
+    for module in (checkpoints, models):
+        monkeypatch.setattr(module, "zoo_names", lambda: there)
+    with pytest.raises(FileNotFoundError, match=rf"{name}.*installation lacks.*-e CLONE"):
+        models.load(name)
 
 
 @pytest.mark.parametrize("path", LIBRARY + LAUNCHERS + TESTS, ids=relative)
@@ -174,12 +209,84 @@ def test_importing_the_library_makes_no_array_and_warns_of_nothing():
     assert not result.stderr
 
 
+# Each takes long to import, or is what only some need.
+WHEN_USED = ("grain", "jinja2", "matplotlib", "nilearn", "onnx", "orbax", "sklearn", "torch")
+
+
+@pytest.mark.parametrize("module", ["featvis_jax", "featvis_jax.models", "featvis_jax.runs.units"])
+def test_what_takes_long_to_import_is_imported_when_it_is_used(module):
+    tell = f"import sys, {module}; print(*(sys.modules.keys() & {set(WHEN_USED)}))"
+    told = subprocess.run(
+        [sys.executable, "-c", tell], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert not told.stdout.strip()
+
+
+def test_a_version_has_its_section_in_the_changelog_and_the_newest_is_the_one_to_cite():
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    form = re.compile(r"\[(\d+\.\d+\.\d+)\] - (unreleased|\d{4}-\d\d-\d\d)")
+    sections = [form.fullmatch(each) for each in found]
+    assert all(sections), found
+    versions = [section[1] for section in sections if section is not None]
+    assert versions == sorted(versions, key=Version, reverse=True)
+    assert Version(featvis_jax.__version__).base_version in versions
+    assert not any("unreleased" in each for each in found[1:])
+    (newest, *_) = (section[1] for section in sections if section and section[2] != "unreleased")
+    cited = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", cited, re.MULTILINE) == [newest]
+
+
+def test_commits_are_checked_by_what_make_lint_runs():
+    hooks = (REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    recipe = re.search(
+        r"^lint:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE
+    )
+    assert recipe is not None
+    lint = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    assert re.findall(r"^ +entry: (.*)$", hooks, re.MULTILINE) == lint
+
+
+def test_the_container_installs_as_the_guide_says():
+    text = (REPOSITORY / "apptainer.def").read_text(encoding="utf-8")
+    parts = dict(re.findall(r"^%(\w+)\n((?:    .*\n)+)", text, re.MULTILINE))
+    place, *install = [line.strip() for line in parts["post"].splitlines()]
+    assert place == "cd /featvis_jax"
+    guide = (REPOSITORY / "BUILD.md").read_text(encoding="utf-8")
+    assert install
+    assert all(f"`{line}`" in guide for line in install)
+    copied = [name for line in parts["files"].splitlines() for name in line.split()[:-1]]
+    # What pyproject.toml reads while it builds.
+    assert {"pyproject.toml", "requirements.txt", "README.md", "LICENSE", "featvis_jax"} <= {
+        *copied
+    }
+    assert all((REPOSITORY / name).exists() for name in copied)
+
+
+def test_every_module_of_the_reference_is_there_and_every_name_that_it_offers():
+    pages = sorted((REPOSITORY / "docs/api").glob("*.md"))
+    named = [
+        name
+        for page in pages
+        for name in re.findall(r"^\.\. automodule:: (\S+)$", page.read_text(), re.MULTILINE)
+    ]
+    assert len(named) == len(set(named))
+    for name in named:
+        module = importlib.import_module(name)
+        for each in getattr(module, "__all__", ()):
+            assert hasattr(module, each), f"{name}.{each}"
+
+
 # The patterns are spelled so that they do not find themselves here.
 FOREIGN_WORDS = {
+    "a merge that was not finished": re.compile(r"^(<{7}|>{7}) "),
     "a package registry": re.compile(r"pypi[.]org|pythonhosted[.]org|npm[j]s|crates[.]io"),
     "a path of one machine": re.compile(r"(?<![\w.}~])/(?:home|root|tmp|work|Users|mnt|opt)/\w"),
 }
-WRITTEN_BY_US = {"", ".cfg", ".css", ".html", ".js", ".json", ".md", ".py", ".toml", ".tsv", ".txt"}
+WRITTEN_BY_US = {
+    *("", ".cff", ".cfg", ".css", ".def", ".html", ".js", ".json", ".md", ".py", ".svg", ".toml"),
+    *(".tsv", ".txt", ".yaml"),
+}
 NOT_OURS = {"runs", "build", "dist", "__pycache__"}
 
 
@@ -192,7 +299,7 @@ def written_files() -> list[Path]:
             for name in sorted(subdirectories)
             if name not in NOT_OURS and not name.endswith(".egg-info")
             # Environments, caches and version control hide; continuous integration is ours.
-            if not name.startswith(".") or name == ".ci"
+            if not name.startswith(".") or name in (".ci", ".github")
         ]
         names = [name for name in names if name != ".git"]  # Of a worktree, where a path is due.
         files += [Path(directory, name) for name in sorted(names)]
@@ -200,7 +307,7 @@ def written_files() -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", FOREIGN_WORDS)
-def test_no_file_mentions_what_belongs_to_one_machine(kind):
+def test_no_file_has_what_belongs_to_one_machine(kind):
     found = []
     for path in written_files():
         text = path.read_text(encoding="utf-8", errors="ignore")

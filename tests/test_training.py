@@ -350,6 +350,66 @@ def first_loss() -> float:
     return float((np.log(np.exp(logits).sum(axis=1)) - picked).mean())
 
 
+# Numbers that are estimated
+
+
+class Line(Linear):
+    """One output."""
+
+    @nn.compact
+    def __call__(self, images):
+        mean = self.variable("statistics", "mean", lambda: jnp.zeros(()))
+        std = self.variable("statistics", "std", lambda: jnp.ones(()))
+        flat = ((images - mean.value) / std.value).reshape(-1, math.prod(images.shape[-2:]))
+        return nn.Dense(1, name="logits")(flat)
+
+
+def numbered(seed: int, size: int = 16) -> Examples:
+    """Images of 6 voxels, and the difference of the first and the last."""
+    images = np.random.default_rng(seed).random((size, 6, 1), np.float32)
+    return {"image": images, "label": images[:, 0, 0] - 2 * images[:, -1, 0]}
+
+
+def test_a_number_is_learned_by_its_squared_error(tmp_path):
+    told: list[float] = []
+    variables = training.initialize(Line(), (6, 1), mean=MEAN, std=STD, seed=1)
+    result = training.fit(
+        Line(),
+        variables,
+        schedule(steps=150, evaluate_every=50),
+        training=lambda first: map(numbered, itertools.count(first)),
+        validation=lambda: [numbered(10**6), numbered(10**6 + 1, 9)],
+        directory=tmp_path,
+        on_step=lambda step, loss: told.append(loss),
+    )
+    kernel = np.asarray(variables["params"]["logits"]["kernel"], np.float64)
+    batch = numbered(0)
+    outputs = (((batch["image"][..., 0] - MEAN) / STD) @ kernel)[:, 0]
+    assert told[1] == pytest.approx(((outputs - batch["label"]) ** 2).mean(), rel=1e-4)
+    assert result.history[-1]["r_squared"] > 0.95
+    assert set(result.history[-1]) == {"step", "split", "loss", "r_squared"}
+    assert set(result.history[-2]) == set(result.history[-1])
+
+
+def test_estimates_are_scored_as_scikit_learn_does():
+    batch = numbered(3, 40)
+    variables = training.initialize(Line(), (6, 1), mean=MEAN, std=STD, seed=2)
+    found = training.estimate(Line(), variables, [batch])
+    np.testing.assert_array_equal(found.true, batch["label"].astype(np.float64))
+    assert found.r_squared == pytest.approx(metrics.r2_score(found.true, found.estimated))
+    assert found.loss == pytest.approx(metrics.mean_squared_error(found.true, found.estimated))
+    assert found.mean_absolute_error == pytest.approx(
+        metrics.mean_absolute_error(found.true, found.estimated)
+    )
+    assert found.correlation == pytest.approx(np.corrcoef(found.true, found.estimated)[0, 1])
+    same = training.measured(Line(), variables, [batch])
+    assert isinstance(same, training.Estimates)
+    assert same.loss == found.loss
+    alone = training.estimate(Line(), variables, [numbered(3, 1)])
+    assert math.isnan(alone.r_squared)
+    assert math.isnan(alone.correlation)
+
+
 # Early stopping
 
 
@@ -562,7 +622,7 @@ def start_on(devices: int, result: Path, *, stop: int = 0) -> subprocess.Popen[s
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": str(program.parents[1]),
-        "NPROC": "8",  # As experiments/startup.py has it.
+        "NPROC": "8",  # As featvis_jax/commands/startup.py has it.
     }
     command = [sys.executable, program, result, str(stop)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -11,18 +11,18 @@ import optax
 from flax import linen as nn
 
 from featvis_jax import memory
-from featvis_jax.nn.network import Network
-from featvis_jax.nn.taps import linen_network
-from featvis_jax.types import Transform
-from featvis_jax.visualize import (
+from featvis_jax.maximize import (
     ascent,
     objectives,
     parameterizations,
     penalties,
     presets,
 )
-from featvis_jax.visualize.objectives import Objective
-from featvis_jax.visualize.sharding import ShardedAscent
+from featvis_jax.maximize.objectives import Objective
+from featvis_jax.maximize.sharding import ShardedAscent
+from featvis_jax.nn.network import Network
+from featvis_jax.nn.taps import linen_network
+from featvis_jax.types import Transform
 
 
 class Compiled(NamedTuple):

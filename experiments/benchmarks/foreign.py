@@ -1,8 +1,8 @@
 """Networks of others, read from ONNX, against PyTorch.
 
-Each target is the convolution at 80 % of the depth, by its place among all convolutions on both
-sides; that both compute the same there is checked before anything is timed. Either side has the
-batch that takes it least time for an image, PyTorch the better of its two layouts, too.
+Each target is the convolution at 80 % of the depth, by its module's path on both sides; that both
+compute the same there is checked before anything is timed. Either side has the batch that takes it
+least time for an image, PyTorch the better of its two layouts, too.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from experiments.benchmarks import arithmetic, ascents
 from experiments.benchmarks.measuring import Row, measure
 from experiments.benchmarks.torch_process import TorchProcess
 from featvis_jax.importers.onnx import onnx_network
-from featvis_jax.nn.network import Layer, Network
-from featvis_jax.visualize import planning
+from featvis_jax.maximize import planning
+from featvis_jax.nn.network import Network
 
 PREFIX = "foreign/"
 # One unit alone would leave a core without one; PyTorch's cores share each operation anyway.
@@ -81,11 +81,12 @@ def left_out(job: str) -> str:
     )
 
 
-def row(name: str) -> Row:
+def row(name: str, rounds: int) -> Row:
     """Measure a network.
 
     Args:
       name: Of the network.
+      rounds: That count.
 
     Raises:
       ValueError: The two sides compute different things.
@@ -96,7 +97,7 @@ def row(name: str) -> Row:
         place = Path(directory)
         described = _described(name, image_shape, steps, place)
         network = onnx_network(place / "network.onnx")
-        target = target_layer(network.layers, described["place"])
+        target = network.layer(described["target"]).name
         image, expected = np.load(place / "image.npy"), np.load(place / "activation.npy")
     check_same(name, network, target, image, expected)
     batch, compiled = _fastest(network, target, steps)
@@ -108,6 +109,7 @@ def row(name: str) -> Row:
         [(described["fastest"]["batch"], process)],
         flop=arithmetic.foreign_flop(needed),
         steps=steps,
+        rounds=rounds,
         note=f"{target}; PyTorch: {_told(described['fastest'])}",
         warm_up_rounds=_WARM_UP_ROUNDS,
     )
@@ -135,17 +137,6 @@ def _described(name: str, image_shape: Sequence[int], steps: int, place: Path) -
 def _told(options: dict[str, Any]) -> str:
     layout = "channels_last" if options["channels_last"] else "contiguous"
     return f"batch {options['batch']}, {layout}"
-
-
-def target_layer(layers: Sequence[Layer], place: int) -> str:
-    """Name of a convolution by its place among all; transposed ones are not counted.
-
-    Args:
-      layers: Of the network, in the order of the forward pass.
-      place: From 0.
-    """
-    of_convolutions = [each for each in layers if each.operator.partition("+")[0] == "Conv"]
-    return of_convolutions[place].name
 
 
 def check_same(

@@ -5,15 +5,8 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from absl import flags
-
 from experiments.benchmarks import ascents
 from experiments.benchmarks.torch_process import TorchProcess
-
-FLAGS = flags.FLAGS
-flags.DEFINE_integer(
-    "rounds", 5, "Rounds that count, in which each side has its turn.", lower_bound=1
-)
 
 _WARM_UP_ROUNDS = 3
 """Rounds that do not count: until a process has taken all the memory that it will ask for, the
@@ -68,6 +61,7 @@ def measure(
     *,
     flop: int,
     steps: int,
+    rounds: int,
     note: str = "",
     warm_up_rounds: int = _WARM_UP_ROUNDS,
 ) -> Row:
@@ -79,11 +73,14 @@ def measure(
       torch: PyTorch's side, a batch and a process each, which are closed; may be empty.
       flop: Operations that a step of one image needs.
       steps: Of each turn.
+      rounds: That count, in which each side has its turn.
       note: What else there is to say.
       warm_up_rounds: Rounds that do not count.
     """
     own_sides: list[Side] = [(batch, job.run) for batch, job in compiled.items()]
-    own, theirs, matmul = in_turns(own_sides, torch, steps=steps, warm_up_rounds=warm_up_rounds)
+    own, theirs, matmul = in_turns(
+        own_sides, torch, steps=steps, rounds=rounds, warm_up_rounds=warm_up_rounds
+    )
     torch_peaks = {batch: process.peak_bytes() for batch, process in torch}
     for _, process in torch:
         process.close()
@@ -117,6 +114,7 @@ def in_turns(
     torch: Sequence[Side],
     *,
     steps: int,
+    rounds: int,
     warm_up_rounds: int = _WARM_UP_ROUNDS,
 ) -> tuple[dict[int, float], dict[int, float], float]:
     """Median seconds per image and step for every batch size, and the rate of a matrix product.
@@ -125,11 +123,12 @@ def in_turns(
       own: Our side.
       torch: PyTorch's side.
       steps: Of each turn.
+      rounds: That count.
       warm_up_rounds: Rounds that do not count.
     """
     times: list[dict[int, list[float]]] = [{}, {}]
     matmul = []
-    for _ in range(warm_up_rounds + FLAGS.rounds):
+    for _ in range(warm_up_rounds + rounds):
         matmul.append(ascents.matmul_gflops())
         for side, found in zip((own, torch), times, strict=True):
             for batch, run in side:

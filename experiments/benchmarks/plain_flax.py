@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from flax import linen as nn
 from flax import nnx
 
@@ -17,8 +16,6 @@ from experiments.benchmarks.measuring import Row
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.network import Network, Variables
 from featvis_jax.nn.taps import linen_network, nnx_network
-
-FLAGS = flags.FLAGS
 
 _BATCH, _LAYER = 4, "conv5"
 _LARGEST_ERROR = 1e-4
@@ -115,11 +112,12 @@ def networks(module: CNN, image_shape: tuple[int, ...]) -> dict[str, Network]:
     }
 
 
-def row(job: str) -> Row:
+def row(job: str, rounds: int) -> Row:
     """Measure a job; the row is Linen's, the note compares.
 
     Args:
       job: Its name.
+      rounds: That count.
 
     Raises:
       ValueError: The networks do not compute the same.
@@ -133,7 +131,7 @@ def row(job: str) -> Row:
         compiled.run(steps)
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     matmul = []
-    for _ in range(FLAGS.rounds):
+    for _ in range(rounds):
         matmul.append(ascents.matmul_gflops())
         for name, compiled in jobs.items():
             seconds[name].append(compiled.run(steps) / steps / _BATCH)

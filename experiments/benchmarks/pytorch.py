@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from experiments import allocator
 from experiments.benchmarks import torch_foreign
 from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent, device
 from experiments.benchmarks.torch_process import serve
+from featvis_jax.commands import allocator
 from featvis_jax.nn.cnn import CNN
 
 _CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from experiments import allocator
 from experiments.benchmarks import arithmetic, torch_networks
 from experiments.benchmarks.torch_descent import CHANNELS_LAST, descent, device
+from featvis_jax.commands import allocator
 
 
 class _Reached(Exception):
@@ -46,6 +46,8 @@ class _Cut:
         for hook in counting:
             hook.remove()
         self.place = arithmetic.place_of_target(self._calls)
+        self.target = ""
+        self._names = {part: name for name, part in module.named_modules()}
         for part in convolutions:
             part.register_forward_hook(self._leave)
 
@@ -54,6 +56,7 @@ class _Cut:
 
     def _leave(self, part: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         if self._calls == self.place:
+            self.target = self._names[part]
             raise _Reached(output)
         self._calls += 1
 
@@ -120,8 +123,8 @@ def describe(name: str, image_shape: tuple[int, ...], directory: Path) -> dict[s
         ``image.npy`` and ``activation.npy``, channels last.
 
     Returns:
-      The place of the target among the convolutions, those that a step needs, and the bytes of
-      their weights.
+      The path of the target's module, the convolutions that a step needs, and the bytes of their
+      weights.
     """
     module, image = torch_networks.network(name), _images(image_shape, 1)
     with warnings.catch_warnings():
@@ -139,7 +142,7 @@ def describe(name: str, image_shape: tuple[int, ...], directory: Path) -> dict[s
     activation = network(image).detach()
     for file, values in (("image", image), ("activation", activation)):
         np.save(directory / f"{file}.npy", np.moveaxis(values[0].numpy(), 0, -1))
-    return {"place": network.place, "needed": needed, "weight_bytes": weight_bytes}
+    return {"target": network.target, "needed": needed, "weight_bytes": weight_bytes}
 
 
 def _needed(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import allocator
+from featvis_jax.commands import allocator
 
 _PEAK = "peak"
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

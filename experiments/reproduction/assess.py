@@ -15,45 +15,51 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
-from experiments import cohort_flags, cohort_reading, startup, stopping
-from experiments.launch import start
+from featvis_jax import stopping
 from featvis_jax.checkpoints import TrainedModel, load_model
-from featvis_jax.data import pipeline, tasks
+from featvis_jax.commands import startup
+from featvis_jax.commands.launch import Command, start
+from featvis_jax.commands.startup import StartupOptions
+from featvis_jax.data import pipeline, preparation, tasks
 from featvis_jax.data.grids import Grid
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
 from featvis_jax.nn.programs import fast
+from featvis_jax.options import option
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.store import read_run
 from featvis_jax.results.tables import PATTERNED, encode_arrays, encode_rows
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "A zoo name, or the directory of a training.", required=True)
-flags.DEFINE_string("run", None, "Directory of its pictures, for their statuses.", required=True)
-flags.DEFINE_string("out", None, "Directory for the results.", required=True)
-flags.DEFINE_integer("batch", 16, "Images that are classified together.", lower_bound=2)
-flags.DEFINE_integer(
-    "draws", 5, "Drawings of channels with a pattern to compare with.", lower_bound=1
-)
-flags.DEFINE_integer("seed", 0, "Of lesions and drawings; a training's own.", lower_bound=0)
+from featvis_jax.runs import cohorts
+from featvis_jax.runs.cohorts import CohortOptions
 
 _LESION_OPTIONS = ("count", "size_mm", "min_contrast", "polarity", "easy_contrast")
 
 
-def main(_: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AssessOptions(CohortOptions, StartupOptions):
+    """What is assessed."""
+
+    model: str | None = option(None, "A zoo name, or the directory of a training.")
+    run: str | None = option(None, "Directory of its pictures, for their statuses.")
+    out: str | None = option(None, "Directory for the results.")
+    batch: int = option(16, "Images that are classified together.", least=2)
+    draws: int = option(5, "Drawings of channels with a pattern to compare with.", least=1)
+    seed: int = option(0, "Of lesions and drawings; a training's own.", least=0)
+
+
+def main(options: AssessOptions) -> None:
     """Classify, silence, classify again."""
-    startup.prepare()
-    model = load_model(FLAGS.model)
-    prepared, source = held_out(model)
-    statuses = _statuses(Path(FLAGS.run))
+    startup.prepare(options)
+    model = load_model(str(options.model))
+    prepared, source = held_out(model, options)
+    statuses = _statuses(Path(str(options.run)))
     uniform, patterned = _of_status(statuses, "uniform"), _of_status(statuses, *PATTERNED)
     variants: dict[str, dict[str, list[int]]] = {"whole": {}}
     if uniform:
         variants["without_uniform"] = uniform
-        rng = np.random.default_rng(FLAGS.seed)
-        for draw in range(FLAGS.draws):
+        rng = np.random.default_rng(options.seed)
+        for draw in range(options.draws):
             variants[f"without_patterned_{draw + 1}"] = as_many_others(rng, uniform, patterned)
 
     owners = [source.owner(position) for position in range(len(source))]
@@ -62,17 +68,18 @@ def main(_: Sequence[str]) -> None:
     }
     for name, channels in variants.items():
         labels, found = _classified(
-            model, silenced(model.variables, channels), prepared.task, source
+            model, silenced(model.variables, channels), prepared.task, source, options
         )
         columns["label"] = labels
         columns[name] = found
         print(f"{name}: {float(np.mean(labels == found)):.4f} of {len(labels)} right", flush=True)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    out = Path(FLAGS.out)
+    out = Path(str(options.out))
     make_directory(out)
     with locked(out), stopping.held():
         if not isinstance(prepared.task, tasks.LabelTask):
-            atomic_write_bytes(out / "example.npz", encode_arrays(_example(prepared, source)))
+            example = _example(prepared, source, seed=options.seed)
+            atomic_write_bytes(out / "example.npz", encode_arrays(example))
         atomic_write_bytes(out / "predictions.tsv", encode_rows(rows))
         about = {
             "class_names": list(prepared.class_names),
@@ -84,8 +91,10 @@ def main(_: Sequence[str]) -> None:
     print(f"Results: {out}")
 
 
-def held_out(model: TrainedModel) -> tuple[tasks.Prepared, pipeline.Source]:
-    """The model's task on the cohort of the flags, and the images of people it never saw.
+def held_out(
+    model: TrainedModel, options: AssessOptions
+) -> tuple[preparation.Prepared, pipeline.Source]:
+    """The model's task on the cohort of the options, and the images of people it never saw.
 
     Those are the ones of its own report where it was trained on this cohort, and otherwise those
     that a training on this cohort would hold out.
@@ -93,32 +102,35 @@ def held_out(model: TrainedModel) -> tuple[tasks.Prepared, pipeline.Source]:
     Raises:
       ValueError: The cohort has another grid, or lacks people of the report.
     """
-    card, cohort = model.card, cohort_flags.cohort_from_flags()
+    card, cohort = model.card, cohorts.cohort_of(options)
     drawn = card["data"].get("lesions")
-    options = None
+    lesion_options = None
     if drawn is not None:
         kept = {name: drawn[name] for name in _LESION_OPTIONS}
-        options = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
+        lesion_options = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
     grid = Grid(model.image_shape[:-1], model.affine)
-    cache = cohort_flags.volume_cache_directory(cohort)
-    prepared = tasks.prepare(
-        card["task"],
+    cache = cohorts.cohort_volumes_directory(cohort, options)
+    prepared = preparation.prepare(
+        tasks.TaskSpec(card["task"], lesion_options=lesion_options or {}),
         cohort,
         rank=len(grid.shape),
         cache=cache,
         grid=grid,
-        seed=FLAGS.seed,
-        lesion_options=options,
+        seed=options.seed,
     )
     if card["data"]["cohort"] != cohort.name:
         return prepared, prepared.test
-    cached = cohort_reading.cached_volumes(cohort.select(card["report"]["subjects"]), cache)
-    flag = f"--cohort={cohort_flags.COHORT.value}"
-    return prepared, cohort_reading.source(cohort, list(cached.values()), grid, flag=flag)
+    cached = cohorts.cached_volumes(cohort.select(card["report"]["subjects"]), cache)
+    told = f"`cohort={options.cohort}`"
+    return prepared, cohorts.source(cohort, list(cached.values()), grid, told=told)
 
 
 def _classified(
-    model: TrainedModel, variables: Variables, task: pipeline.Task, source: pipeline.Source
+    model: TrainedModel,
+    variables: Variables,
+    task: pipeline.Task,
+    source: pipeline.Source,
+    options: AssessOptions,
 ) -> tuple[np.ndarray, np.ndarray]:
     """True and predicted class of every image."""
 
@@ -126,9 +138,9 @@ def _classified(
     def logits(variables: Variables, images: jax.Array) -> jax.Array:
         return fast(model.module.apply)(variables, images)  # pyright: ignore[reportReturnType]
 
-    size = FLAGS.batch
+    size = options.batch
     labels, predicted = [], []
-    for batch in pipeline.evaluation_batches(source, task, batch_size=size, seed=FLAGS.seed):
+    for batch in pipeline.evaluation_batches(source, task, batch_size=size, seed=options.seed):
         stopping.check()
         count = len(batch["label"])
         padding = [(0, size - count)] + [(0, 0)] * (batch["image"].ndim - 1)
@@ -138,7 +150,9 @@ def _classified(
     return np.concatenate(labels), np.concatenate(predicted)
 
 
-def _example(prepared: tasks.Prepared, source: pipeline.Source) -> dict[str, np.ndarray]:
+def _example(
+    prepared: preparation.Prepared, source: pipeline.Source, *, seed: int
+) -> dict[str, np.ndarray]:
     """An image from the middle of the first held-out brain, the same with lesions, and where."""
     assert isinstance(prepared.task, tasks.LesionTask)
     of_first = [i for i in range(len(source)) if source.owner(i) == source.owner(0)]
@@ -146,7 +160,7 @@ def _example(prepared: tasks.Prepared, source: pipeline.Source) -> dict[str, np.
     image = source[position]
     # Few lesions, so that each can be found in print.
     lesions = dataclasses.replace(prepared.task.lesions, count=(3, 3))
-    damaged, mask = lesions.add(image, np.random.default_rng([FLAGS.seed, 1, position]))
+    damaged, mask = lesions.add(image, np.random.default_rng([seed, 1, position]))
     return {"original": image, "damaged": damaged, "mask": mask}
 
 
@@ -162,5 +176,17 @@ def _of_status(statuses: Sequence[tuple[str, int, str]], *wanted: str) -> dict[s
     return found
 
 
+COMMAND = Command(
+    name="assess",
+    summary="what a model says of held-out people, image by image",
+    examples=("--model=DIR --run=DIR --cohort=DIR --out=DIR",),
+    options=AssessOptions,
+    main=main,
+    required=("model", "run", "out"),
+    first=("model", "run", "cohort", "out"),
+    program="python -m experiments.reproduction.assess",
+)
+
+
 if __name__ == "__main__":
-    start(main)
+    start(COMMAND)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.launch import versions
 from experiments.reproduction import evidence as tables
 from experiments.reproduction.evidence import Evidence
 from experiments.reproduction.plan import LAYERS, MODELS, PLANTED, TITLES, Plan, card_of
@@ -14,6 +13,7 @@ from experiments.reproduction.statements import STATEMENTS
 from experiments.reproduction.statistics import balanced_accuracy
 from experiments.reproduction.verdicts import Statement
 from featvis_jax.results.tables import STATUSES
+from featvis_jax.runs.environment import versions
 
 # Balanced accuracies of section 2.2 of the paper.
 _PAPER_PERCENT = {"sex": 92.22, "gaussian": 99.61, "square": 99.35}
@@ -150,7 +150,7 @@ def _figures(plan: Plan, found: Evidence) -> list[dict[str, Any]]:
                 "name": f"Grades, {PLANTED[name].title}",
                 "file": f"grades/{name}/scores.png",
                 "caption": "Share of the logit's pictures, of the controls, and of drawn pictures "
-                "that are named rightly (docs/findings.md says how).",
+                "that are named rightly (docs/grading.md says how).",
             }
             for name in plan.graded
         ),

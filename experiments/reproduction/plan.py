@@ -221,7 +221,7 @@ class _Planner:
     def compare(self, name: str, channels: Sequence[int]) -> Path:
         """Figures 3 and 4: channels of conv5 under every strategy."""
         return self._add(
-            *("comparison", "experiments.compare_regularizers", self._out / "comparison"),
+            *("comparison", "experiments.compare", self._out / "comparison"),
             *(f"--model={self.train(name)}", "--layer=conv5"),
             *(f"--channels={','.join(map(str, channels))}",),
             *(f"--steps={self._scale.comparison_steps}", f"--penalty={self._scale.penalty}"),
@@ -262,7 +262,7 @@ class _Planner:
             for kind, control in (("logits", ()), ("permuted", (f"--random_weights={self._seed}",)))
         }
         return self._add(
-            *(f"grade-{name}", "experiments.evaluate", self._out / "grades" / name),
+            *(f"grade-{name}", "experiments.grade", self._out / "grades" / name),
             *(f"--task={how.task}", f"--model={model}", f"--run={runs['logits']}"),
             *(f"--control=permuted={runs['permuted']}", *self._data(name)),
             *(f"--transfer_model={judge}", f"--seed={self._seed}"),

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import cohort_reading, stopping
-from experiments.progress import duration
+from featvis_jax import stopping
 from featvis_jax.data.cache import checksums
 from featvis_jax.data.cohorts import Cohort
+from featvis_jax.progress import duration
 from featvis_jax.results.files import atomic_write_bytes, make_directory
 from featvis_jax.results.manifest import encode_json, refuse_mismatch
+from featvis_jax.runs.cohorts import cached_volumes
 
 _LAST_LINES = 8
 # A signal lets a launcher finish what it holds: a step, or files that are being written.
@@ -94,7 +95,7 @@ def refuse_other_cohort(out: Path, cohort: Cohort, cache: Path) -> None:
       ValueError: Files of the cohort are not those of the first start; it names them.
       CohortError: Scans cannot be read.
     """
-    cached = cohort_reading.cached_volumes(cohort.subjects, cache)
+    cached = cached_volumes(cohort.subjects, cache)
     files, path = checksums(cohort, cached), out / "cohort.json"
     if path.exists():
         refuse_mismatch(out, json.loads(path.read_bytes()), files)

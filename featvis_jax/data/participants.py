@@ -6,6 +6,7 @@ Files from spreadsheets are read too: with a byte order mark, and with line ends
 import contextlib
 import csv
 import io
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -120,6 +121,19 @@ def same_labels(values: Iterable[str]) -> list[tuple[str, ...]]:
     for value in values:
         spellings.setdefault(_folded(value), set()).add(value)
     return sorted(tuple(sorted(found)) for found in spellings.values() if len(found) > 1)
+
+
+def number(text: str) -> float | None:
+    """The finite number that a cell holds; None where it holds something else.
+
+    >>> number("-2.5"), number("1e3"), number("inf"), number("left")
+    (-2.5, 1000.0, None, None)
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _folded(value: str) -> str:

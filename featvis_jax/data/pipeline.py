@@ -10,9 +10,8 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
-import grain
 import numpy as np
 from jaxtyping import Float32, Int
 
@@ -33,14 +32,16 @@ Difficulty = Callable[[int], float]
 
 
 class Examples(TypedDict):
-    """Images ``(n, *spatial, 1)`` and their class numbers ``(n,)``.
+    """Images ``(n, *spatial, 1)`` and their class numbers ``(n,)``, or what else is learned.
+
+    Numbers that are to be estimated are floats: the type of the labels tells which of the two.
 
     Intensities lie on [0, 1], save in the easy lesions that a curriculum begins with: these may
     lie outside by as much as their contrast (`featvis_jax.data.lesions.Lesions.easy_contrast`).
     """
 
     image: Float32[np.ndarray, "n *spatial 1"]
-    label: Int[np.ndarray, " n"]
+    label: Int[np.ndarray, " n"] | Float32[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -284,6 +285,8 @@ def training_batches(
                 return task.examples(augmentation(image, rng), owner, rng, hardness)
         return task.examples(image, owner, rng, hardness)
 
+    import grain  # When there is something to read: it takes its time to import.
+
     dataset = (
         grain.MapDataset.source(range(len(source)))
         .seed(seed)
@@ -326,6 +329,8 @@ def evaluation_batches(
             f"max_images is {max_images}; this task makes {task.images_per_element} images of each "
             "one, so take at least that many."
         )
+    import grain
+
     positions = np.linspace(0, len(source) - 1, min(len(source), wanted)).astype(int)
     dataset = (
         grain.MapDataset.source(positions.tolist())
@@ -366,8 +371,10 @@ def spread(
         yield source[int(position)]
 
 
-def _read(dataset: grain.MapDataset[Examples], voxels: int) -> Iterator[Examples]:
+def _read(dataset: Any, voxels: int) -> Iterator[Examples]:
     """Read ahead in threads, in order; of large batches fewer."""
+    import grain
+
     ahead = max(1, min(_READ_AHEAD, _READ_AHEAD_BYTES // (4 * voxels)))
     options = grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)
     return iter(dataset.to_iter_dataset(options))

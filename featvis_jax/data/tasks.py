@@ -1,28 +1,18 @@
-"""Classification tasks on a cohort, and everything that has to be settled before training one."""
+"""Tasks on the images of a cohort: lesions to be found, or people to be told by a column."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
-from nibabel.affines import voxel_sizes
+from jaxtyping import Float32
 
-from featvis_jax.data import lesions, pipeline
-from featvis_jax.data.cache import cache_volumes, checksums
-from featvis_jax.data.cohorts import Cohort
-from featvis_jax.data.crops import centred_start, crop_affine
-from featvis_jax.data.errors import CohortError
-from featvis_jax.data.grids import Grid
-from featvis_jax.data.lesions import SHAPES, Lesions, NoRoomError, Shape
-from featvis_jax.data.participants import same_labels
-from featvis_jax.data.pipeline import Examples, Source, Task
-from featvis_jax.data.splits import Split, split_subjects
+from featvis_jax.data import lesions
+from featvis_jax.data.lesions import SHAPES, Lesions, Shape
+from featvis_jax.data.participants import number, same_labels
+from featvis_jax.data.pipeline import Examples
 
 # Soft edges tell less than sharp ones, and a bright round spot in the cortex looks like white
 # matter: at the squares' contrast and count, a network learns the dark lesions and stays there.
@@ -31,12 +21,105 @@ _DEFAULTS: Mapping[str, Mapping[str, object]] = {
     # One, so that no image can be told by its easiest lesion.
     "square_or_disc": {"count": (1, 1)},
 }
+_LABEL = "label:"
 
-_MAX_WORKERS = 8
-_FIRST_CHECKED = 8
+TASKS: Mapping[str, str] = {
+    "square_lesion": "slices or volumes with square (cubic) lesions against the same without",
+    "gaussian_lesion": "the same with round lesions that have a soft edge",
+    "square_or_disc": "one square (cubic) lesion against one disc (ball) of the same area",
+    "sex": "participants by the column `sex`; volumes only",
+}
+"""Tasks by name, each in one line; beside them there is ``label:COLUMN``."""
 
-# The paper's slices of 140 x 192 voxels, on a grid of 1 mm.
-_SLICE_MM = (140.0, 192.0)
+
+def label_column(name: str) -> str | None:
+    """The column of participants.tsv that a task learns; None for a task of lesions.
+
+    Args:
+      name: Of the task.
+
+    Example:
+      >>> label_column("label:age"), label_column("sex"), label_column("square_lesion")
+      ('age', 'sex', None)
+    """
+    if name == "sex":
+        return name
+    return name.removeprefix(_LABEL) if name.startswith(_LABEL) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """What is to be learned, before there is a cohort.
+
+    Attributes:
+      name: One of `TASKS`, ``label:COLUMN``, or any name for lesions of a shape of your own.
+      shape: That shape (`featvis_jax.data.lesions.Shape`).
+      lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
+      decoy_count: Fewest and most lesions of other shapes that images of both classes have.
+      shuffle_labels: Whether all meaning is taken from the labels, for a control.
+    """
+
+    name: str
+    shape: Shape | None = None
+    lesion_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    decoy_count: tuple[int, int] = (0, 0)
+    shuffle_labels: bool = False
+
+    @property
+    def column(self) -> str | None:
+        """The column of participants.tsv that tells what is learned; None for lesions."""
+        return None if self.shape is not None else label_column(self.name)
+
+    def check(self, rank: int) -> None:
+        """Refuse what does not exist or does not go together.
+
+        Args:
+          rank: 2 for axial slices, 3 for volumes.
+
+        Raises:
+          ValueError: It does not, with what would.
+        """
+        name, decoys = self.name, self.decoy_count
+        if rank not in (2, 3):
+            raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
+        if self.shape is None and self.column is None and name not in TASKS:
+            raise ValueError(
+                f"There is no task {name!r}; expected one of {', '.join(TASKS)} or {_LABEL}COLUMN."
+            )
+        if self.column is not None and rank != 3:
+            raise ValueError(f"The task {name!r} takes whole volumes: use 3 dimensions.")
+        if self.column is not None and self.shuffle_labels:
+            raise ValueError(
+                f"Only labels of lesion tasks can be shuffled, and the task is {name!r}."
+            )
+        if not 0 <= decoys[0] <= decoys[1]:
+            raise ValueError(f"decoy_count is {decoys}; expected 0 <= fewest <= most.")
+        one_shape = self.shape is not None or (self.column is None and name != "square_or_disc")
+        if decoys[1] and not one_shape:
+            raise ValueError(f"The task {name!r} takes no decoys: only tasks of one shape do.")
+
+    def lesions(
+        self, rank: int, voxel_size_mm: float
+    ) -> tuple[LesionTask | OutlineTask | ShuffledTask, dict[str, object]]:
+        """The task of lesions on a grid, and what a model card tells of it.
+
+        Args:
+          rank: 2 for axial slices, 3 for volumes.
+          voxel_size_mm: Of the grid.
+
+        Raises:
+          ValueError: An option of the lesions is wrong.
+        """
+        task = _lesion_task(self.name, self.shape, voxel_size_mm, self.lesion_options)
+        told: dict[str, object] = {"lesions": _describe(task)}
+        if isinstance(task, LesionTask) and self.decoy_count[1]:
+            task, told["decoys"] = (
+                _with_decoys(task, self.decoy_count, rank),
+                list(self.decoy_count),
+            )
+        if self.shuffle_labels:
+            return ShuffledTask(task), {**told, "labels": "shuffled"}
+        return task, told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +261,44 @@ class LabelTask:
         return {"image": image[None], "label": np.array([label], np.int32)}
 
 
+@dataclasses.dataclass(frozen=True)
+class ValueTask:
+    """Tell a number of each participant, a column of participants.tsv such as age.
+
+    Networks learn and give it standardized: minus the mean of the people that they are trained on,
+    by their standard deviation.
+
+    Attributes:
+      value_by_participant: The number of every participant.
+      name: Of the column.
+      mean: Of the people of the training.
+      std: Their standard deviation.
+    """
+
+    value_by_participant: Mapping[str, float]
+    name: str
+    mean: float
+    std: float
+    images_per_element = 1
+
+    @property
+    def class_names(self) -> tuple[str]:
+        """The name of the one output."""
+        return (self.name,)
+
+    def examples(
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
+    ) -> Examples:
+        """One image with its participant's standardized number."""
+        del rng, difficulty
+        value = (self.value_by_participant[owner] - self.mean) / self.std
+        return {"image": image[None], "label": np.array([value], np.float32)}
+
+
 def label_task(labels: Mapping[str, str]) -> LabelTask:
     """A task from each participant's value in a column; classes are the sorted values.
 
@@ -186,184 +307,22 @@ def label_task(labels: Mapping[str, str]) -> LabelTask:
 
     Raises:
       ValueError: There are fewer than two values, or two spellings of one.
+
+    Example:
+      >>> label_task({"sub-01": "10", "sub-02": "9", "sub-03": "10"}).class_names
+      ('9', '10')
     """
     if spellings := same_labels(labels.values()):
         raise ValueError(f"The labels have one value in several spellings: {spellings}.")
-    names = tuple(sorted(set(labels.values())))
+    values = set(labels.values())
+    names = tuple(sorted(values))
+    if None not in map(number, values):
+        names = tuple(sorted(values, key=float))  # 9 before 10.
     if len(names) < 2:
         raise ValueError(
             f"The labels have {len(names)} class(es): {names}. Two or more are needed to classify."
         )
     return LabelTask({who: names.index(value) for who, value in labels.items()}, names)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prepared:
-    """A task on a cohort, ready to train.
-
-    Attributes:
-      task: Makes labelled examples.
-      class_names: Name of every class.
-      split: Who is in which part.
-      train: Images to train on.
-      validation: Images to stop by.
-      test: Images of held-out subjects, for the report.
-      shape: Spatial shape of an image.
-      affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
-      description: All of this in words and numbers, for the model card.
-      files_sha256: Checksum of the cohort's table and of every scan, by their paths.
-      used_scans: Beginnings of the checksums of all scans but those of held-out subjects.
-    """
-
-    task: Task
-    class_names: tuple[str, ...]
-    split: Split
-    train: Source
-    validation: Source
-    test: Source
-    shape: tuple[int, ...]
-    affine: Float64[np.ndarray, "4 4"]
-    description: dict[str, object]
-    files_sha256: dict[str, str]
-    used_scans: tuple[str, ...]
-
-    @property
-    def voxel_size_mm(self) -> float:
-        """Distance between neighbouring voxels, the same along every axis."""
-        return float(voxel_sizes(self.affine)[0])
-
-
-TASKS: Mapping[str, str] = {
-    "square_lesion": "slices or volumes with square (cubic) lesions against the same without",
-    "gaussian_lesion": "the same with round lesions that have a soft edge",
-    "square_or_disc": "one square (cubic) lesion against one disc (ball) of the same area",
-    "sex": "participants by the column `sex`; volumes only",
-}
-"""Tasks by name, each in one line."""
-
-
-def prepare(
-    name: str,
-    cohort: Cohort,
-    *,
-    rank: int,
-    cache: Path,
-    crop: Sequence[int] | None = None,
-    grid: Grid | None = None,
-    seed: int = 0,
-    shape: Shape | None = None,
-    shuffle_labels: bool = False,
-    lesion_options: Mapping[str, object] | None = None,
-    decoy_count: tuple[int, int] = (0, 0),
-    progress: Callable[[int, int], None] | None = None,
-) -> Prepared:
-    """Settle a task: split the subjects, cache their volumes, choose the grid.
-
-    Args:
-      name: One of `TASKS`, or any name for a lesion task with a shape of your own.
-      cohort: The subjects.
-      rank: 2 for axial slices, 3 for volumes.
-      cache: Directory for the cached volumes.
-      crop: Spatial shape of an image in voxels. By default the paper's 140 x 192 mm for slices, and
-        the whole volume in 3-D. Cut from the centre.
-      grid: Of the images of a network that is there already; they are cut where it lies.
-      seed: Fixes the split.
-      shape: Your own lesion shape (`featvis_jax.data.lesions.Shape`).
-      shuffle_labels: Take all meaning from the labels, for a control.
-      lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
-      decoy_count: Fewest and most lesions of other shapes that images of both classes have.
-      progress: Called with (scans cached, scans in all) after each.
-
-    Raises:
-      ValueError: The task, the rank, the crop or the grid does not exist or does not fit, or it
-        takes no decoys.
-      CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
-        have no room for a lesion; all of them are named.
-    """
-    _refuse(name, rank, shape, shuffle_labels, decoy_count)
-    voxel_size_mm = _isotropic_voxel_size(cohort)
-    crop = _crop(crop if grid is None else grid.shape, cohort, rank, voxel_size_mm)
-    split = split_subjects(cohort, label="sex" if name == "sex" else None, seed=seed)
-    details: dict[str, object] = {}
-    task: LesionTask | OutlineTask | ShuffledTask | LabelTask
-    if name == "sex":
-        task = label_task({s.participant_id: s.labels["sex"] for s in cohort.subjects})
-    else:
-        task = _lesion_task(name, shape, voxel_size_mm, lesion_options or {})
-        details["lesions"] = _describe(task)
-        if isinstance(task, LesionTask) and decoy_count[1]:
-            task, details["decoys"] = _with_decoys(task, decoy_count, rank), list(decoy_count)
-        if shuffle_labels:
-            task, details["labels"] = ShuffledTask(task), "shuffled"
-    cached = cache_volumes(cohort.subjects, cache, progress=progress)
-    placement = None if grid is None else pipeline.cohort_placement(cohort, grid)
-    start = centred_start(cohort.shape, crop)
-    affine = crop_affine(cohort.affine, start if rank == 3 else (*start, cohort.shape[2] // 2))
-    if grid is not None and grid.affine is not None:
-        affine = grid.affine
-    parts = {
-        part: pipeline.source(
-            [cached[participant_id] for participant_id in getattr(split, part)],
-            crop,
-            placement=placement,
-        )
-        for part in ("train", "validation", "test")
-    }
-    if not isinstance(task, LabelTask):
-        _check_room(task.lesions, cohort, parts.values())
-    return Prepared(
-        task=task,
-        class_names=task.class_names,
-        split=split,
-        shape=crop,
-        affine=affine,
-        description={
-            "cohort": cohort.name,
-            "subjects": {part: len(getattr(split, part)) for part in parts},
-            "images": {part: len(images) for part, images in parts.items()},
-            **details,
-        },
-        files_sha256=checksums(cohort, cached),
-        used_scans=tuple(cached[who].scan_id for who in (*split.train, *split.validation)),
-        **parts,
-    )
-
-
-def _refuse(
-    name: str,
-    rank: int,
-    shape: Shape | None,
-    shuffle_labels: bool,
-    decoy_count: tuple[int, int],
-) -> None:
-    """Refuse what does not exist or does not go together."""
-    if rank not in (2, 3):
-        raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
-    if shape is None and name not in TASKS:
-        raise ValueError(f"There is no task {name!r}; expected one of {', '.join(TASKS)}.")
-    if name == "sex" and rank != 3:
-        raise ValueError("The task 'sex' classifies whole volumes: use 3 dimensions.")
-    if name == "sex" and shuffle_labels:
-        raise ValueError("Only labels of lesion tasks can be shuffled, and the task is 'sex'.")
-    if not 0 <= decoy_count[0] <= decoy_count[1]:
-        raise ValueError(f"decoy_count is {decoy_count}; expected 0 <= fewest <= most.")
-    if decoy_count[1] and shape is None and name in ("sex", "square_or_disc"):
-        raise ValueError(f"The task {name!r} takes no decoys: only tasks of one shape do.")
-
-
-def _crop(
-    crop: Sequence[int] | None, cohort: Cohort, rank: int, voxel_size_mm: float
-) -> tuple[int, ...]:
-    """The spatial shape of an image, by default as the paper has it."""
-    if crop is None:
-        crop = cohort.shape
-        if rank == 2:
-            crop = [
-                min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop[:2], _SLICE_MM, strict=True)
-            ]
-    if len(crop) != rank or min(crop) < 1:
-        raise ValueError(f"The crop is {tuple(crop)}; expected {rank} positive numbers of voxels.")
-    return tuple(crop)
 
 
 def _with_decoys(task: LesionTask, count: tuple[int, int], rank: int) -> LesionTask:
@@ -432,40 +391,3 @@ def _describe(task: LesionTask | OutlineTask) -> dict[str, object]:
 
 def _name(shape: Shape) -> str:
     return str(getattr(shape, "__name__", repr(shape)))
-
-
-def _check_room(lesions: Lesions, cohort: Cohort, sources: Iterable[Source]) -> None:
-    """Refuse images without room for lesions now, since training may come to one after hours."""
-
-    def problem(image: tuple[Source, int]) -> str | None:
-        source, position = image
-        try:
-            lesions.check_room(source[position], np.random.default_rng(position))
-        except NoRoomError as error:
-            return f"{source.place(position)}: {error}"
-        return None
-
-    images = [(source, position) for source in sources for position in range(len(source))]
-    # Threads: NumPy lets go of the lock for most of it, and the images come from disk.
-    with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(problem, images[:_FIRST_CHECKED]))
-        # If none of these has room it is the options that are wrong, and the search takes long.
-        if not all(found):
-            found += pool.map(problem, images[_FIRST_CHECKED:])
-    problems = [line for line in found if line is not None]
-    if problems:
-        raise CohortError(
-            f"{cohort.table}: {len(problems)} of {len(found)} images that were looked at have no "
-            "room for lesions; choose other lesions, or leave these subjects out:",
-            problems,
-        )
-
-
-def _isotropic_voxel_size(cohort: Cohort) -> float:
-    sizes = voxel_sizes(cohort.affine)
-    if not np.allclose(sizes, sizes[0], rtol=0.01):
-        raise CohortError(
-            f"{cohort.table}: its scans have voxels of {sizes.round(3).tolist()} mm",
-            ["expected the same size along every axis: resample the volumes first."],
-        )
-    return float(sizes[0])

@@ -10,10 +10,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from featvis_jax.data.pipeline import Examples
 
@@ -56,6 +52,11 @@ def shape_blind_baselines(
       ``threshold``: the best single threshold on the maximum, minimum or mean of an image, chosen
       on the training images; ``histogram``: logistic regression on the intensity histogram.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     histograms, summaries, labels = histogram_features(training)
     test_histograms, test_summaries, test_labels = histogram_features(testing)
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))

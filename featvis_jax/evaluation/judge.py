@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
-from sklearn.metrics import balanced_accuracy_score
 
 from featvis_jax.evaluation import judge_patches
 from featvis_jax.evaluation.concepts import TEMPLATES, Template
@@ -102,6 +101,8 @@ def train_judge(
       epochs: How often each is seen.
       seed: Of figures, patches and weights.
     """
+    from sklearn.metrics import balanced_accuracy_score
+
     rank = training[0].ndim - 1
     drawn = []
     for part, (images, count) in enumerate(((training, patches), (testing, patches // 4))):

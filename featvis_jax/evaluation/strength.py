@@ -1,7 +1,7 @@
 """How strongly a picture drives its unit, beside real inputs and beside other units.
 
 *Response* is the largest activation of a unit in an image, *reference* its response to the real
-input that drives it most (`featvis_jax.visualize.reference`), and *strength* the response to a
+input that drives it most (`featvis_jax.maximize.reference`), and *strength* the response to a
 picture as a share of the reference. From 1 on a picture drives its unit as real inputs do; one that
 moves it less shows what the unit looks for no better than they would.
 """

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from featvis_jax.data.pointers import existing_file
 
 _LONGEST = 400
+_FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
+
+
+class FunctionName(NamedTuple):
+    """A function of a file."""
+
+    path: Path
+    name: str
+
+
+def function_name(text: str) -> FunctionName | None:
+    """What ``FILE.py:FUNCTION`` names; None for any other text.
+
+    Args:
+      text: Anything.
+
+    Example:
+      >>> function_name("networks.py:age").name, function_name("square-lesion")
+      ('age', None)
+    """
+    match = _FUNCTION.fullmatch(text)
+    return None if match is None else FunctionName(Path(match["file"]), match["function"])
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:

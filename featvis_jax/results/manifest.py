@@ -158,8 +158,36 @@ def descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
+# What a run may be asked for in parts: entries by the layer, and the channels of each.
+_BY_LAYER = ("layers", "objective", "penalty")
+
+
+def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a run that is asked for other units, too.
+
+    Args:
+        old: the configuration of the run.
+        new: the one that is asked for.
+
+    Returns:
+        The new one with the layers and channels of both, in the order in which they came.
+
+    >>> grown({"layers": {"conv1": [0]}, "seed": 1}, {"layers": {"conv1": [1, 0]}, "seed": 1})
+    {'layers': {'conv1': [0, 1]}, 'seed': 1}
+    """
+    found = dict(new)
+    for name in _BY_LAYER:
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found[name] = {**after, **before}
+    for layer, channels in found.get("layers", {}).items():
+        asked_for = new["layers"].get(layer, [])
+        found["layers"][layer] = sorted({*channels, *asked_for})
+    return found
+
+
 def refuse_mismatch(directory: Path, old: object, new: object) -> None:
-    """Raise if two configurations differ, and say where.
+    """Raise if two configurations differ in more than the units that they ask for, and say where.
 
     Args:
         directory: of the run, for the message.
@@ -175,6 +203,8 @@ def refuse_mismatch(directory: Path, old: object, new: object) -> None:
       steps: the run has 256, asked for is 512
     ...
     """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        old, new = grown(new, old), grown(old, new)
     before, after = leaves(old), leaves(new)
     lines = [
         f"  {name}: the run has {before.get(name, 'no such setting')}, "

@@ -121,9 +121,9 @@ def decode_nifti(data: bytes) -> tuple[Float[np.ndarray, "*spatial 1"], Affine |
         data: the bytes of a .nii.gz file.
 
     Returns:
-        image: float32, shape (x, y, 1) if the file holds one slice, else (x, y, z, 1).
-        affine: float64, shape (4, 4), from voxel indices to millimetres; None if neither qform nor
-            sform is set.
+        The image, float32 of shape (x, y, 1) if the file holds one slice, else (x, y, z, 1); and
+        the affine, float64 from voxel indices to millimetres, None if neither qform nor sform is
+        set.
 
     Raises:
         ValueError: if the bytes are no complete gzip-compressed NIfTI-1 file of one volume.

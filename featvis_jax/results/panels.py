@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
@@ -185,6 +184,8 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
         size: height in pixels.
         bold: whether the heavy one.
     """
+    import matplotlib  # For its fonts, once there is something to write.
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -24,14 +24,15 @@ _SHADES = LinearSegmentedColormap.from_list("shades", ["#f4f7fa", "#c4d8e9", "#2
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Plot loss and balanced accuracy against the step, for every split.
+    """Plot the loss, and balanced accuracy or R squared, against the step, for every split.
 
-    The step with the best balanced accuracy on the validation split is marked.
+    The step at which the second is best on the validation split is marked.
 
     Args:
         rows: one mapping per measurement, with the keys "step", "split" ("train", "validation"),
-            "loss" (nats) and "balanced_accuracy" (from 0 to 1); NaN or None where a value was not
-            measured. Other keys, such as "auc", are not drawn.
+            "loss" and, of classes, "balanced_accuracy" (from 0 to 1) or, of a number that is
+            estimated, "r_squared"; NaN or None where a value was not measured. Other keys, such as
+            "auc", are not drawn.
 
     Returns:
         The bytes of a .png file.
@@ -45,33 +46,40 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """
     if not rows:
         raise ValueError("rows is empty; expected at least one measurement to plot.")
+    estimates = "r_squared" in rows[0]
+    measure = "r_squared" if estimates else "balanced_accuracy"
     for number, row in enumerate(rows):
-        missing = {"step", "split", "loss", "balanced_accuracy"} - set(row)
+        missing = {"step", "split", "loss", measure} - set(row)
         if missing:
             raise ValueError(f"rows[{number}] lacks {sorted(missing)}; it has {sorted(row)}.")
     figure = _figure(8.6, 3.5)
     loss, accuracy = figure.subplots(1, 2)
-    _style(loss, "Cross-entropy loss", "training step", "loss (nats)")
-    _style(accuracy, "Balanced accuracy", "training step", "balanced accuracy (%)")
+    if estimates:
+        _style(loss, "Squared error", "training step", "mean squared error, standardized")
+        _style(accuracy, "R squared", "training step", "explained variance (%)")
+    else:
+        _style(loss, "Cross-entropy loss", "training step", "loss (nats)")
+        _style(accuracy, "Balanced accuracy", "training step", "balanced accuracy (%)")
     for split in dict.fromkeys(str(row["split"]) for row in rows):
         color = {"train": _TRAIN, "validation": _VALIDATION}.get(split, _OTHER)
         of_split = sorted((row for row in rows if row["split"] == split), key=_step)
         steps = np.array([_step(row) for row in of_split])
-        for axes, key, factor in ((loss, "loss", 1), (accuracy, "balanced_accuracy", 100)):
+        for axes, key, factor in ((loss, "loss", 1), (accuracy, measure, 100)):
             values = np.array([_number(row[key]) * factor for row in of_split])
             known = np.isfinite(values)
             marker = "o" if known.sum() < 2 else None
             axes.plot(
                 steps[known], values[known], color=color, linewidth=1.7, label=split, marker=marker
             )
-            if split == "validation" and key == "balanced_accuracy" and known.any():
+            if split == "validation" and key == measure and known.any():
                 _mark_best(axes, steps[known], values[known])
     for axes in (loss, accuracy):
         _legend(axes)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     loss.set_ylim(bottom=0)
     low, high = accuracy.get_ylim()
-    accuracy.set_ylim(max(0, low), min(102, high + 0.08 * (high - low)))
+    # An R squared may fall below 0 as far as it likes.
+    accuracy.set_ylim(low if estimates else max(0, low), min(102, high + 0.08 * (high - low)))
     return _png(figure)
 
 
@@ -190,6 +198,50 @@ def confusion_matrix(
                 fontsize=size,
                 fontfamily=_FONT,
             )
+    return _png(figure)
+
+
+def estimates(true: Sequence[float], estimated: Sequence[float], name: str) -> bytes:
+    """Plot what was estimated against what is true, with the line on which both are equal.
+
+    Args:
+        true: one number per person.
+        estimated: what a network says of each.
+        name: of what is estimated, with its unit if it has one.
+
+    Returns:
+        The bytes of a .png file.
+
+    Raises:
+        ValueError: if there are none, or not as many of the one as of the other.
+
+    >>> estimates([20.0, 45.0, 70.0], [28.0, 44.0, 61.0], "age")[1:4]
+    b'PNG'
+    """
+    if len(true) != len(estimated) or len(true) == 0:
+        raise ValueError(
+            f"expected as many estimates as true values, one or more; got {len(estimated)} and "
+            f"{len(true)}."
+        )
+    figure = _figure(4.4, 4.2)
+    axes = figure.subplots()
+    _style(axes, "Held-out people", f"true {_plain(name)}", f"estimated {_plain(name)}")
+    ends = [min(*true, *estimated), max(*true, *estimated)]
+    margin = 0.05 * (ends[1] - ends[0]) or 1.0
+    ends = [ends[0] - margin, ends[1] + margin]
+    axes.plot(ends, ends, color=_TRAIN, linewidth=1.2, label="equal")
+    axes.plot(
+        true,
+        estimated,
+        "o",
+        color=_VALIDATION,
+        markersize=5,
+        alpha=0.75,
+        markeredgewidth=0,
+        label=f"{len(true)} people",
+    )
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
+    _legend(axes)
     return _png(figure)
 
 

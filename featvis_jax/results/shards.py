@@ -7,12 +7,11 @@ computes itself; what a hanging one finishes later is no longer asked for.
 """
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from featvis_jax.results import files, manifest, nifti, pixels
 from featvis_jax.results.store import Run, RunView
-from featvis_jax.results.tables import Key, UnitResult
+from featvis_jax.results.tables import Key
 
 
 def shard_directory(directory: Path, index: int, count: int) -> Path:
@@ -103,7 +102,7 @@ def collect(
         try:
             for layer in dict.fromkeys(record.layer for record in view.records()):
                 done = frozenset(record.key for record in run.records())
-                missing = list(_results(view, layer, without=done))
+                missing = list(view.units(layer, without=done))
                 run.write_units(missing, affine=affine, window=window)
             run.record_shard(view)
             if lock is not None:
@@ -118,17 +117,3 @@ def collect(
         with contextlib.suppress(OSError):  # Somebody is at work there.
             place.rmdir()
     return held
-
-
-def _results(view: RunView, layer: str, *, without: frozenset[Key]) -> Iterator[UnitResult]:
-    """Read the finished images of a layer but some."""
-    records = [
-        record for record in view.records() if record.layer == layer and record.key not in without
-    ]
-    traces = view.traces(layer)
-    row = {key: index for index, key in enumerate(traces.keys(layer))}
-    for record in records:
-        at = row[record.key]
-        image, _ = view.image(*record.key)
-        seen = view.transparency(*record.key)
-        yield UnitResult(record, image, traces.objective[at], traces.penalty[at], seen)

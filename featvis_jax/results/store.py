@@ -31,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import asked, files, manifest, nifti, panels, pixels, sheets, tables
+from featvis_jax.results import asked, files, manifest, nifti, panels, pixels, tables
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import (
     SHARDS,
@@ -41,6 +41,7 @@ from featvis_jax.results.files import (
     remove_partial_files,
     unlock,
 )
+from featvis_jax.results.layer_sheet import layer_sheet
 from featvis_jax.results.tables import (
     Key,
     LayerRecord,
@@ -184,21 +185,13 @@ class Run(RunView):
         if not rows:
             raise ValueError(f"layer {layer!r} has no finished channel in {self.directory}.")
         channels = len({row.channel for row in rows})
-        total = {each.layer: each.channels for each in self.layers()}.get(layer, channels)
-        question = asked.question(self.configuration, layer)
-        compared_with = asked.compared_with(self.configuration)
-        page = sheets.contact_sheet(
+        page = layer_sheet(
+            rows,
             (self.image(*row.key)[0] for row in rows),
-            titles=[sheets.tile_title(row, variants=self.variants) for row in rows],
-            statuses=[row.status for row in rows],
-            title=f"{layer}: {question.sought}" if question.suppresses else layer,
-            subtitle=question.counted(channels, total, variants=self.variants)
-            + (f"; \u00d7 {compared_with}" if compared_with else ""),
-            window=window,
-            groups=[row.channel for row in rows],
+            configuration=self.configuration,
+            total={each.layer: each.channels for each in self.layers()}.get(layer, channels),
             affine=self.image(*rows[0].key)[1],
-            channels=self.input_channels,
-            unit=asked.intensity_unit(self.configuration),
+            window=window,
         )
         self._write(self.sheet_path(layer), page)
         return self.sheet_path(layer)
@@ -267,7 +260,7 @@ def open_run(
     *,
     environment: Mapping[str, Any],
 ) -> Run:
-    """Start a run, or go on with one of the same configuration.
+    """Start a run, or go on with one of the same configuration; other units may be asked for.
 
     Args:
         directory: a new or empty directory, or one that holds a run.
@@ -300,6 +293,7 @@ def open_run(
         if (directory / "run.json").exists():
             stored = manifest.read(directory)
             manifest.refuse_mismatch(directory, stored["configuration"], settings)
+            settings = manifest.grown(stored["configuration"], settings)
         else:
             stored = {
                 "format": manifest.FORMAT,
@@ -309,8 +303,12 @@ def open_run(
                 "timings": [],
             }
         remove_partial_files(directory)
-        if surroundings not in stored["environments"]:
-            stored["environments"].append(surroundings)
+        known = surroundings in stored["environments"]
+        if not known or stored["configuration"] != settings:
+            if not known:
+                stored["environments"].append(surroundings)
+            stored["configuration"] = settings
+            stored["fingerprint"] = manifest.fingerprint(settings)
             atomic_write_bytes(directory / "run.json", manifest.encode_json(stored))
         for name, content in manifest.descriptions(stored["environments"][0]).items():
             if not (directory / name).exists():

@@ -169,6 +169,41 @@ class UnitResult:
     penalty: Float[np.ndarray, " steps"]
     transparency: Float[np.ndarray, "*spatial channels"] | None = None
 
+    @property
+    def layer(self) -> str:
+        """Name of the layer."""
+        return self.record.layer
+
+    @property
+    def channel(self) -> int:
+        """Number of the channel."""
+        return self.record.channel
+
+    @property
+    def variant(self) -> int:
+        """Which of the channel's images it is, from 1."""
+        return self.record.variant
+
+    @property
+    def status(self) -> str:
+        """How the ascent ended, one of `STATUSES`."""
+        return self.record.status
+
+    @property
+    def strength(self) -> float | None:
+        """Its response as a share of that to the strongest real input, where that is known."""
+        return self.record.strength
+
+    @property
+    def trace(self) -> Float[np.ndarray, " steps"]:
+        """The objective before every step."""
+        return self.objective
+
+    def __repr__(self) -> str:
+        """What it is, without its voxels."""
+        shape = " x ".join(map(str, self.image.shape))
+        return f"{self.layer} {self.channel}: {self.status}, an image of {shape}"
+
 
 class Traces(NamedTuple):
     """Objective and penalty of the images of a layer before every step, through its transforms."""

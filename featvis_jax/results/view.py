@@ -1,7 +1,7 @@
 """A run directory as readers see it: what `featvis_jax.results.store` wrote, checked."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,14 @@ from jaxtyping import Float
 from featvis_jax.results import channels, manifest, nifti, tables
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
-from featvis_jax.results.tables import LayerRecord, ReferenceRecord, Traces, UnitRecord
+from featvis_jax.results.tables import (
+    Key,
+    LayerRecord,
+    ReferenceRecord,
+    Traces,
+    UnitRecord,
+    UnitResult,
+)
 
 ImageKind = Literal["images", "transparency"]
 """What a unit has images of: the image that drives it, and where the network was looking."""
@@ -109,6 +116,27 @@ class RunView:
         """Return the transparency map of an image, of its shape; None if it has none."""
         paths = self.image_paths(layer, channel, variant, of="transparency")
         return _decoded(paths)[0] if paths[0].is_file() else None
+
+    def units(
+        self, layer: str | None = None, *, without: frozenset[Key] = frozenset()
+    ) -> Iterator[UnitResult]:
+        """Read finished images with all that belongs to them, one after the other.
+
+        Args:
+            layer: whose; of every layer by default.
+            without: images that are left out.
+        """
+        records = [row for row in self.records() if row.key not in without]
+        for name in dict.fromkeys(row.layer for row in records):
+            if layer not in (None, name):
+                continue
+            traces = self.traces(name)
+            place = {key: index for index, key in enumerate(traces.keys(name))}
+            for record in (row for row in records if row.layer == name):
+                at = place[record.key]
+                image, _ = self.image(*record.key)
+                seen = self.transparency(*record.key)
+                yield UnitResult(record, image, traces.objective[at], traces.penalty[at], seen)
 
     def traces(self, layer: str) -> Traces:
         """Return objective and penalty before every step, for the finished images of a layer."""

@@ -1,4 +1,4 @@
-"""What a classifier does on labelled images."""
+"""What a network does on labelled images: how well it tells classes, or estimates a number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
-from sklearn import metrics as sklearn_metrics
 
 from featvis_jax.data.pipeline import Examples
 from featvis_jax.training import microbatches
@@ -32,6 +31,65 @@ class Evaluation(NamedTuple):
     auc: float
     confusion: np.ndarray
 
+    @property
+    def row(self) -> dict[str, float]:
+        """Its numbers by their names."""
+        return {
+            "loss": self.loss,
+            "balanced_accuracy": self.balanced_accuracy,
+            "auc": self.auc,
+        }
+
+
+class Estimates(NamedTuple):
+    """How well a network estimates a number of labelled images.
+
+    Attributes:
+      loss: Mean squared error.
+      mean_absolute_error: In the units of the labels.
+      r_squared: Share of their variance that is explained: 1 where all is, 0 for their mean alone,
+        less for what is worse than that.
+      correlation: Of estimates and labels.
+      estimated: What the network says of each image.
+      true: The labels.
+    """
+
+    loss: float
+    mean_absolute_error: float
+    r_squared: float
+    correlation: float
+    estimated: np.ndarray
+    true: np.ndarray
+
+    @property
+    def row(self) -> dict[str, float]:
+        """Those of its numbers that have no unit, by their names."""
+        return {"loss": self.loss, "r_squared": self.r_squared}
+
+
+def measured(
+    model: nn.Module,
+    variables: dict[str, Variables],
+    batches: Iterable[Examples],
+    *,
+    microbatch: int | None = None,
+    num_devices: int | None = None,
+) -> Evaluation | Estimates:
+    """Run a network over labelled images, of whichever kind its labels are.
+
+    Args:
+      model: As in `evaluate`.
+      variables: Likewise.
+      batches: Likewise; labels of floats are estimated, others are classes.
+      microbatch: Likewise.
+      num_devices: Likewise.
+    """
+    parts = {"microbatch": microbatch, "num_devices": num_devices}
+    outputs, labels = _outputs(model, variables, batches, **parts)
+    if np.issubdtype(labels.dtype, np.floating):
+        return _estimates(outputs[:, 0], labels)
+    return _score(outputs, labels)
+
 
 def evaluate(
     model: nn.Module,
@@ -51,7 +109,42 @@ def evaluate(
         first batch.
       num_devices: Devices to take at most; by default `microbatches.most_devices`.
     """
-    logits, labels, size = [], [], 0
+    parts = {"microbatch": microbatch, "num_devices": num_devices}
+    return _score(*_outputs(model, variables, batches, **parts))
+
+
+def estimate(
+    model: nn.Module,
+    variables: dict[str, Variables],
+    batches: Iterable[Examples],
+    *,
+    microbatch: int | None = None,
+    num_devices: int | None = None,
+) -> Estimates:
+    """Run a network over images whose labels are numbers that its first output estimates.
+
+    Args:
+      model: As in `evaluate`.
+      variables: Likewise.
+      batches: Likewise.
+      microbatch: Likewise.
+      num_devices: Likewise.
+    """
+    parts = {"microbatch": microbatch, "num_devices": num_devices}
+    outputs, labels = _outputs(model, variables, batches, **parts)
+    return _estimates(outputs[:, 0], labels)
+
+
+def _outputs(
+    model: nn.Module,
+    variables: dict[str, Variables],
+    batches: Iterable[Examples],
+    *,
+    microbatch: int | None,
+    num_devices: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a network says of labelled images, and their labels."""
+    outputs, labels, size = [], [], 0
     for batch in batches:
         count = len(batch["label"])
         if microbatch is None:
@@ -62,9 +155,9 @@ def evaluate(
         devices = microbatches.devices_for(size // microbatch, most=most)
         images = microbatches.dealt(np.pad(batch["image"], padding), devices)
         found = _apply(model, microbatch, devices, microbatches.copied(variables, devices), images)
-        logits.append(np.asarray(found)[:count])
+        outputs.append(np.asarray(found)[:count])
         labels.append(batch["label"])
-    return _score(np.concatenate(logits), np.concatenate(labels))
+    return np.concatenate(outputs), np.concatenate(labels)
 
 
 @jax.jit(static_argnums=(0, 1, 2))
@@ -87,6 +180,8 @@ def _apply(
 
 
 def _score(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Evaluation:
+    from sklearn import metrics as sklearn_metrics
+
     # One logit that is no number makes every score none.
     logits = logits.astype(np.float64) if np.isfinite(logits).all() else logits * np.nan
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -107,4 +202,21 @@ def _score(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
         balanced_accuracy=float(recall.mean()),
         auc=float(auc),
         confusion=confusion,
+    )
+
+
+def _estimates(estimated: Float[np.ndarray, " n"], true: Float[np.ndarray, " n"]) -> Estimates:
+    estimated, true = estimated.astype(np.float64), true.astype(np.float64)
+    error, deviation = estimated - true, true - true.mean()
+    spread = float((deviation**2).sum())
+    both = float(np.std(estimated) * np.std(true))
+    covariance = float(((estimated - estimated.mean()) * deviation).mean())
+    return Estimates(
+        loss=float((error**2).mean()),
+        mean_absolute_error=float(abs(error).mean()),
+        # Of one image, or of equal labels, there is no variance to be explained.
+        r_squared=1 - float((error**2).sum()) / spread if spread > 0 else math.nan,
+        correlation=covariance / both if both > 0 else math.nan,
+        estimated=estimated,
+        true=true,
     )

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from featvis_jax.checkpoints import weights_hash
 from featvis_jax.data.pipeline import Examples
-from featvis_jax.training.evaluation import Evaluation, evaluate
+from featvis_jax.training.evaluation import Estimates, Evaluation, measured
 from featvis_jax.training.schedule import Schedule
 from featvis_jax.training.step import Step, Variables, fitting_step
 
@@ -64,7 +64,8 @@ class Result(NamedTuple):
       variables: The weights at the lowest validation loss, with the input statistics.
       best_step: The step they come from.
       steps: Steps that were run.
-      history: A row per evaluation: step, split, loss, balanced_accuracy, auc.
+      history: A row per evaluation: step, split, loss, and what else is measured
+        of the validation set (`Evaluation.row`, `Estimates.row`).
     """
 
     variables: dict[str, Variables]
@@ -131,86 +132,155 @@ def fit(
       FloatingPointError: The loss is no longer finite.
       Interrupted: `stop` said so.
     """
-    optimizer = schedule.optimizer()
-    statistics = variables["statistics"]
-    parts: dict[str, Any] = {}
-    if update is not None:
-        parts = {"microbatch": update.microbatch, "num_devices": update.devices.size}
-
     # A process that was killed leaves half a checkpoint behind; nobody else writes there.
     options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
     with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
-        state, history, losses = _begun(manager, variables["params"], optimizer)
-
-        def save(state: TrainState) -> None:
-            # Named by its step, or by the next number: one that was stopped before an evaluation
-            # and one after it share their step, and neither may be gone before the other is whole.
-            name = max(int(state.step), (manager.latest_step() or 0) + 1)
-            rows: dict[str, Any] = {
-                "rows": history,
-                "losses": [float(loss) for loss in jax.device_get(losses)],
-            }
-            rows["sha256"] = _checksum(state, rows)
-            manager.save(
-                name,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(rows)
-                ),
-            )
-
-        batches = training(int(state.step))
-        known_loss = math.nan
-        while losses or (int(state.step) < schedule.steps and int(state.stale) < schedule.patience):
-            params, opt_state = state.params, state.opt_state
-            step, found = int(state.step), None
-            first = step - len(losses)
-            last = min(first + schedule.evaluate_every, schedule.steps)
+        run = _Run(model, variables, schedule, manager, update)
+        batches = training(int(run.state.step))
+        while run.goes_on:
+            params, opt_state, step = run.state.params, run.state.opt_state, int(run.state.step)
+            found = None
             with contextlib.suppress(_Asked):
-                for batch in _until(stop, itertools.islice(batches, last - step)):
-                    if update is None:
-                        shape = batch["image"].shape
-                        update = fitting_step(
-                            model, optimizer, variables, shape[1:], batch_size=shape[0]
-                        )
-                    params, opt_state, loss = update(params, opt_state, batch)
-                    losses.append(loss)
+                for batch in _until(stop, itertools.islice(batches, run.next_look - step)):
+                    params, opt_state, loss = run.update(params, opt_state, batch)
+                    run.losses.append(loss)
                     step += 1
-                    if len(losses) > 1:
-                        # The loss before last is there already: reading it holds nothing up.
-                        known_loss = float(losses[-2])
-                    on_step(step, known_loss)
-                weights = {"params": params, "statistics": statistics}
-                found = evaluate(model, weights, _until(stop, validation()), **parts)
+                    on_step(step, run.known_loss())
+                found = run.look(params, _until(stop, validation()))
             if found is None:
-                save(state._replace(step=jnp.int32(step), params=params, opt_state=opt_state))
-                raise Interrupted(f"Stopped and saved after step {step}.")
-            training_loss = float(np.mean(jax.device_get(losses)))
-            losses.clear()
-            if not (math.isfinite(training_loss) and math.isfinite(found.loss)):
-                raise FloatingPointError(
-                    f"Between steps {first} and {last} the loss became {training_loss} in training "
-                    f"and {found.loss} in validation: try a lower learning rate than "
-                    f"{schedule.learning_rate}."
+                run.save(
+                    run.state._replace(step=jnp.int32(step), params=params, opt_state=opt_state)
                 )
-            # While easy lesions are still being replaced by hard ones, training is not stale.
-            improved = found.loss < float(state.best_loss)
-            learning = last < schedule.hard_after
-            state = TrainState(
-                step=jnp.int32(last),
-                params=params,
-                opt_state=opt_state,
-                best_params=jax.tree.map(jnp.array, params) if improved else state.best_params,
-                best_loss=jnp.float32(found.loss) if improved else state.best_loss,
-                best_step=jnp.int32(last) if improved else state.best_step,
-                stale=jnp.int32(0) if improved or learning else state.stale + 1,
+                raise Interrupted(f"Stopped and saved after step {step}.")
+            run.looked(params, opt_state, found)
+            on_evaluation(run.history)
+    return run.result()
+
+
+class _Run:
+    """A training under way: what it was given, and where it stands.
+
+    Attributes:
+      state: At the last look at the validation set, or where the run was stopped.
+      history: The rows so far.
+      losses: Of the steps since the last look.
+      last_look: The step of that; 0 before the first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: dict[str, Variables],
+        schedule: Schedule,
+        manager: ocp.CheckpointManager,
+        step: Step | None,
+    ) -> None:
+        """Begin, or go on where the last checkpoint is."""
+        self._model, self._variables = model, variables
+        self._schedule, self._optimizer = schedule, schedule.optimizer()
+        self._manager, self._step = manager, step
+        begun = _begun(manager, variables["params"], self._optimizer)
+        self.state, self.history, self.losses = begun
+        self.last_look = int(self.state.step) - len(self.losses)
+        self._known = math.nan
+        # Of a step that is compiled here, evaluations find their own.
+        self._parts: dict[str, Any] = {}
+        if step is not None:
+            self._parts = {"microbatch": step.microbatch, "num_devices": step.devices.size}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a step to take, or a look that was not taken."""
+        schedule, state = self._schedule, self.state
+        has_room = int(state.step) < schedule.steps and int(state.stale) < schedule.patience
+        return bool(self.losses) or has_room
+
+    @property
+    def next_look(self) -> int:
+        """The step of the next one."""
+        return min(self.last_look + self._schedule.evaluate_every, self._schedule.steps)
+
+    def update(
+        self, params: Variables, opt_state: optax.OptState, batch: Examples
+    ) -> tuple[Variables, optax.OptState, Array]:
+        """Take a step."""
+        if self._step is None:
+            shape = batch["image"].shape
+            self._step = fitting_step(
+                self._model,
+                self._optimizer,
+                self._variables,
+                shape[1:],
+                batch_size=shape[0],
+                estimates=np.issubdtype(batch["label"].dtype, np.floating),
             )
-            unmeasured = {"balanced_accuracy": None, "auc": None}
-            history.append({"step": last, "split": "train", "loss": training_loss, **unmeasured})
-            history.append({"step": last, "split": "validation", **_row(found)})
-            save(state)
-            on_evaluation(history)
-    best = {"params": state.best_params, "statistics": statistics}
-    return Result(best, int(state.best_step), int(state.step), history)
+        return self._step(params, opt_state, batch)
+
+    def known_loss(self) -> float:
+        """The latest loss that can be read without waiting: the one before last."""
+        if len(self.losses) > 1:
+            self._known = float(self.losses[-2])
+        return self._known
+
+    def look(self, params: Variables, batches: Iterable[Examples]) -> Evaluation | Estimates:
+        """See how these weights do on the validation set."""
+        weights = {"params": params, "statistics": self._variables["statistics"]}
+        return measured(self._model, weights, batches, **self._parts)
+
+    def looked(
+        self, params: Variables, opt_state: optax.OptState, found: Evaluation | Estimates
+    ) -> None:
+        """Take what was found into account, and save it."""
+        state, first, last = self.state, self.last_look, self.next_look
+        loss = float(np.mean(jax.device_get(self.losses)))
+        self.losses.clear()
+        if not (math.isfinite(loss) and math.isfinite(found.loss)):
+            raise FloatingPointError(
+                f"Between steps {first} and {last} the loss became {loss} in training and "
+                f"{found.loss} in validation: try a lower learning rate than "
+                f"{self._schedule.learning_rate}."
+            )
+        # While easy lesions are still being replaced by hard ones, training is not stale.
+        improved = found.loss < float(state.best_loss)
+        learning = last < self._schedule.hard_after
+        self.state = TrainState(
+            step=jnp.int32(last),
+            params=params,
+            opt_state=opt_state,
+            best_params=jax.tree.map(jnp.array, params) if improved else state.best_params,
+            best_loss=jnp.float32(found.loss) if improved else state.best_loss,
+            best_step=jnp.int32(last) if improved else state.best_step,
+            stale=jnp.int32(0) if improved or learning else state.stale + 1,
+        )
+        row = found.row
+        unmeasured = dict.fromkeys(row, None) | {"loss": loss}
+        self.history.append({"step": last, "split": "train", **unmeasured})
+        self.history.append({"step": last, "split": "validation", **row})
+        self.last_look = last
+        self.save(self.state)
+
+    def result(self) -> Result:
+        """What came of it."""
+        state, statistics = self.state, self._variables["statistics"]
+        best = {"params": state.best_params, "statistics": statistics}
+        return Result(best, int(state.best_step), int(state.step), self.history)
+
+    def save(self, state: TrainState) -> None:
+        """Save a state, with the rows and the losses so far."""
+        # Named by its step, or by the next number: one that was stopped before an evaluation
+        # and one after it share their step, and neither may be gone before the other is whole.
+        name = max(int(state.step), (self._manager.latest_step() or 0) + 1)
+        rows: dict[str, Any] = {
+            "rows": self.history,
+            "losses": [float(loss) for loss in jax.device_get(self.losses)],
+        }
+        rows["sha256"] = _checksum(state, rows)
+        self._manager.save(
+            name,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(rows)
+            ),
+        )
 
 
 def _begun(
@@ -255,14 +325,6 @@ def _checksum(state: TrainState, rows: dict[str, Any]) -> str:
     """SHA-256 over the values of a state, and the rows and losses before it."""
     text = json.dumps(rows, sort_keys=True)
     return hashlib.sha256(f"{weights_hash(state)} {text}".encode()).hexdigest()
-
-
-def _row(evaluation: Evaluation) -> dict[str, float]:
-    return {
-        "loss": evaluation.loss,
-        "balanced_accuracy": evaluation.balanced_accuracy,
-        "auc": evaluation.auc,
-    }
 
 
 def _until(stop: Callable[[], bool], batches: Iterable[Examples]) -> Iterator[Examples]:

@@ -35,6 +35,7 @@ class Step:
       program: ``(params, opt_state, images, labels) -> (params, opt_state, loss)``; the first two
         are donated.
       compile_seconds: Time that compilation took.
+      estimates: Whether labels are numbers, not classes.
     """
 
     batch_size: int
@@ -42,6 +43,7 @@ class Step:
     devices: jax.sharding.Mesh
     program: jax.stages.Compiled
     compile_seconds: float
+    estimates: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -75,6 +77,7 @@ def compile_step(
     batch_size: int,
     microbatch: int | None = None,
     num_devices: int | None = None,
+    estimates: bool = False,
 ) -> Step:
     """Compile a step, whatever memory it takes.
 
@@ -86,6 +89,7 @@ def compile_step(
       batch_size: Images of a batch.
       microbatch: Images of a part, a divisor of that; by default `microbatches.default_size`.
       num_devices: Devices to take at most; by default `microbatches.most_devices`.
+      estimates: Whether labels are numbers that the one output estimates, and no classes.
 
     Raises:
       ValueError: The batch cannot be cut into such parts.
@@ -99,8 +103,8 @@ def compile_step(
 
     def of_part(params: Variables, images: Array, labels: Array) -> tuple[Array, Variables]:
         def loss(params: Variables) -> Array:
-            logits = cast(Array, apply({"params": params, "statistics": statistics}, images))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            weights = {"params": params, "statistics": statistics}
+            return _loss(cast(Array, apply(weights, images)), labels)
 
         return jax.value_and_grad(loss)(params)
 
@@ -121,10 +125,17 @@ def compile_step(
     params = jax.eval_shape(lambda: variables["params"])
     state = microbatches.shapes((params, jax.eval_shape(optimizer.init, params)), devices)
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    labels = jax.ShapeDtypeStruct((batch_size,), jnp.float32 if estimates else jnp.int32)
     batch = microbatches.shapes((images, labels), devices, dealt=True)
     program = jax.jit(update, donate_argnums=(0, 1)).lower(*state, *batch).compile()
-    return Step(batch_size, size, devices, program, time.monotonic() - started)
+    return Step(batch_size, size, devices, program, time.monotonic() - started, estimates)
+
+
+def _loss(outputs: Array, labels: Array) -> Array:
+    """Mean squared error where labels are numbers, cross-entropy where they are classes."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return optax.squared_error(outputs[:, 0], labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
 
 
 def fitting_step(
@@ -136,6 +147,7 @@ def fitting_step(
     batch_size: int,
     microbatch: int | None = None,
     memory_bytes: int | None = None,
+    estimates: bool = False,
 ) -> Step:
     """Compile a step that fits into memory.
 
@@ -150,6 +162,7 @@ def fitting_step(
       batch_size: Likewise.
       microbatch: Likewise.
       memory_bytes: What a step may take at most on each device; by default what is free.
+      estimates: As in `compile_step`.
 
     Raises:
       ValueError: The batch cannot be cut into such parts.
@@ -169,6 +182,7 @@ def fitting_step(
             batch_size=batch_size,
             microbatch=size,
             num_devices=num_devices,
+            estimates=estimates,
         )
         free = memory.free_bytes(num_devices=num_devices) if memory_bytes is None else memory_bytes
         if step.memory_bytes <= free:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from featvis_jax.data import pipeline, tasks
+from featvis_jax.data import pipeline, preparation, tasks
 from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.data.crops import crop_affine
@@ -123,10 +123,11 @@ def test_a_task_is_prepared_on_the_grid_of_a_network_that_is_there(tmp_path, sca
     people = [scan * (1 + number) for number in range(5) for scan in scans]
     cohort = read_cohort(write(tmp_path / "cohort", people, AFFINE))
     options = {"rank": 3, "cache": tmp_path / "cache"}
-    usual = tasks.prepare("sex", cohort, crop=(10, 12, 8), **options)
-    same = tasks.prepare("sex", cohort, grid=Grid((10, 12, 8), usual.affine), **options)
+    sex = tasks.TaskSpec("sex")
+    usual = preparation.prepare(sex, cohort, crop=(10, 12, 8), **options)
+    same = preparation.prepare(sex, cohort, grid=Grid((10, 12, 8), usual.affine), **options)
     np.testing.assert_array_equal(usual.test[0], same.test[0])
     moved = crop_affine(usual.affine, (-1, 2, 0))
-    other = tasks.prepare("sex", cohort, grid=Grid((10, 12, 8), moved), **options)
+    other = preparation.prepare(sex, cohort, grid=Grid((10, 12, 8), moved), **options)
     np.testing.assert_array_equal(other.test[0][1:, :10], usual.test[0][:-1, 2:])
     np.testing.assert_array_equal(other.affine, moved)

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from featvis_jax.data import pipeline, tasks
+from featvis_jax.data import pipeline, preparation, tasks
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import read_cohort
@@ -364,13 +364,12 @@ def write_cohort(directory: Path, rng: np.random.Generator, num_subjects: int) -
 )
 def test_held_out_subjects_never_appear_in_training(name, rank, tmp_path, rng, monkeypatch):
     write_cohort(tmp_path / "cohort", rng, 10)
-    prepared = tasks.prepare(
-        name,
+    prepared = preparation.prepare(
+        tasks.TaskSpec(name, lesion_options={"size_mm": (2.0, 4.0), "min_contrast": 0.1}),
         read_cohort(tmp_path / "cohort"),
         rank=rank,
         cache=tmp_path / "cache",
         seed=5,
-        lesion_options={"size_mm": (2.0, 4.0), "min_contrast": 0.1},
     )
     split = prepared.split
     parts = [set(split.train), set(split.validation), set(split.test)]

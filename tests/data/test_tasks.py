@@ -1,5 +1,6 @@
 """Tasks: crops in millimetres, world positions, labels, and what is refused before training."""
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from featvis_jax.data import tasks
+from featvis_jax.data import labels, preparation, tasks
 from featvis_jax.data.cohorts import Cohort, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.intensities import rescale
@@ -50,8 +51,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def prepare(name: str, cohort: Cohort, cache: Path, **options) -> tasks.Prepared:
-    return tasks.prepare(name, cohort, cache=cache, **{"rank": 3, **options})
+SPEC = {"shape", "lesion_options", "decoy_count", "shuffle_labels"}
+
+
+def prepare(name: str, cohort: Cohort, cache: Path, **options) -> preparation.Prepared:
+    spec = {key: options.pop(key) for key in SPEC & set(options)}
+    options = {"rank": 3, **options}
+    return preparation.prepare(tasks.TaskSpec(name, **spec), cohort, cache=cache, **options)
 
 
 # The grid
@@ -195,6 +201,112 @@ def test_a_label_task_needs_two_classes():
     assert task.class_by_participant == {"sub-01": 1, "sub-02": 0, "sub-03": 2, "sub-04": 0}
 
 
+# Any column of the table
+
+
+def with_column(cohort: Cohort, values: list[str], *, name: str = "told") -> Cohort:
+    """The cohort with one more column."""
+    subjects = tuple(
+        dataclasses.replace(subject, labels={**subject.labels, name: value})
+        for subject, value in zip(cohort.subjects, values, strict=True)
+    )
+    return dataclasses.replace(cohort, subjects=subjects)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return write_cohort(tmp_path_factory.mktemp("many") / "boxes", sexes="FM" * 12)
+
+
+def test_a_column_of_three_values_is_stratified_over_the_parts(many, cache):
+    sites = ["10", "9", "10", "n/a", "9", "11"] * 4
+    prepared = prepare("label:site", with_column(many, sites, name="site"), cache, seed=3)
+    assert prepared.class_names == ("9", "10", "11")  # As numbers are sorted.
+    site = dict(zip(many.participant_ids, sites, strict=True))
+    assert prepared.left_out == tuple(who for who in site if site[who] == "n/a")
+    assert prepared.description["column"] == {"name": "site", "left_out": 4}
+    for part, expected in {"train": (5, 5, 3), "validation": (1, 1, 1), "test": (2, 2, 1)}.items():
+        counts = Counter(site[who] for who in getattr(prepared.split, part))
+        found = [counts[name] for name in prepared.class_names]
+        assert np.abs(np.subtract(found, expected)).max() <= 1
+    for position in range(len(prepared.test)):
+        owner = prepared.test.owner(position)
+        found = prepared.task.examples(
+            prepared.test[position], owner, np.random.default_rng(0), 1.0
+        )
+        assert prepared.class_names[found["label"][0]] == site[owner]
+
+
+def test_many_different_numbers_are_estimated_and_standardized_by_the_training(many, cache):
+    ages = [str(20 + 2.5 * number) for number in range(23)] + ["n/a"]
+    prepared = prepare("label:age", with_column(many, ages, name="age"), cache)
+    age = dict(zip(many.participant_ids, ages, strict=True))
+    assert prepared.class_names == ("age",)
+    assert prepared.left_out == (many.participant_ids[-1],)
+    quarter = {who: 4 * rank // 23 for rank, who in enumerate(many.participant_ids[:-1])}
+    for part in ("train", "validation", "test"):
+        assert {quarter[who] for who in getattr(prepared.split, part)} == {0, 1, 2, 3}
+    labels = [
+        prepared.task.examples(
+            prepared.train[n], prepared.train.owner(n), np.random.default_rng(0), 1.0
+        )["label"]
+        for n in range(len(prepared.train))
+    ]
+    standardized = np.concatenate(labels)
+    assert standardized.dtype == np.float32
+    assert standardized.mean() == pytest.approx(0, abs=1e-6)
+    assert standardized.std() == pytest.approx(1, abs=1e-6)
+    column = prepared.description["column"]
+    assert isinstance(column, dict)
+    back = column["mean"] + column["std"] * standardized
+    np.testing.assert_allclose(back, [float(age[who]) for who in prepared.split.train], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (["a"] * 24, "has one value only ('a': 24)"),
+        (["n/a"] * 24, "is empty or n/a for all 24 people"),
+        (["a"] * 21 + ["b"] * 3, "has 'a': 21, 'b': 3: "),
+        (["a"] * 23 + ["b"], "has 'a': 23, 'b': 1: "),
+        (["a", "A"] * 12, "has one value in several spellings, 'A' and 'a': write it one way"),
+    ],
+)
+def test_a_column_that_teaches_nothing_is_refused_in_one_line(many, tmp_path, values, told):
+    with pytest.raises(CohortError) as caught:
+        prepare("label:told", with_column(many, values), tmp_path / "cache")
+    assert str(caught.value).startswith(f"{many.table}: the column 'told' {told}")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(many):
+    with pytest.raises(CohortError, match=r"participants.tsv: the column 'age' is not there"):
+        labels.read_column(many, "age")
+    with pytest.raises(CohortError, match="the table has 'sex'"):
+        labels.read_column(many, "Sex")
+
+
+@pytest.mark.parametrize("count", range(11, 25))
+def test_numbers_of_however_many_people_are_in_every_part(many, count):
+    cohort = dataclasses.replace(many, subjects=many.subjects[:count])
+    column = labels.read_column(with_column(cohort, [str(n**2) for n in range(count)]), "told")
+    task, split = column.task(seed=count)
+    assert isinstance(task, tasks.ValueTask)
+    assert sorted((*split.train, *split.validation, *split.test)) == list(cohort.participant_ids)
+    for part in (split.train, split.validation, split.test):
+        places = [cohort.participant_ids.index(who) for who in part]
+        assert min(places) < count / 2 <= max(places)
+
+
+def test_ten_numbers_are_classes_and_eleven_are_estimated(many):
+    for count in (10, 11):
+        numbers = with_column(many, [str(n % count) for n in range(24)])
+        assert labels.read_column(numbers, "told").is_measured == (count == 11)
+    words = with_column(many, [f"site{n % 12}" for n in range(24)])
+    assert not labels.read_column(words, "told").is_measured
+
+
 # Lesions
 
 
@@ -311,7 +423,10 @@ def test_where_the_options_leave_no_room_the_search_ends_early(cohort, cache):
     [
         ("age", {}, "no task 'age'; expected one of square_lesion, .*, square_or_disc, sex"),
         ("square_lesion", {"rank": 4}, r"rank is 4; expected 2 .* or 3"),
-        ("sex", {"rank": 2}, r"'sex' classifies whole volumes: use 3 dimensions"),
+        ("sex", {"rank": 2}, r"'sex' takes whole volumes: use 3 dimensions"),
+        ("label:sex", {"rank": 2}, r"'label:sex' takes whole volumes: use 3 dimensions"),
+        ("label:sex", {"shuffle_labels": True}, "Only labels of lesion tasks can be shuffled"),
+        ("label:sex", {"decoy_count": (0, 2)}, "takes no decoys"),
         ("square_lesion", {"lesion_options": {"count": (0, 1)}}, r"count is \(0, 1\)"),
     ],
 )
@@ -344,7 +459,7 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return write_cohort(directory, shape=(70, 80, 5), affine=np.eye(4), sexes="FMFMFMFMFM")
 
 
-def drawn(prepared: tasks.Prepared, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def drawn(prepared: preparation.Prepared, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of images and labels, ``(n, 2, ...)``."""
     made = [
         prepared.task.examples(prepared.train[i % len(prepared.train)], "", rng, 1.0)

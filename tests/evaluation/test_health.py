@@ -9,9 +9,9 @@ from flax import linen as nn
 from scipy import ndimage
 
 from featvis_jax.evaluation.health import UNIFORM_SHARE, flatness, status
+from featvis_jax.maximize import ascent, objectives, parameterizations, presets
+from featvis_jax.maximize.layer import visualize
 from featvis_jax.nn.taps import linen_network
-from featvis_jax.visualize import ascent, objectives, parameterizations, presets
-from featvis_jax.visualize.layer import visualize
 
 # Rises, and rests from the third quarter on.
 SETTLED = np.tanh(np.linspace(0.0, 8.0, 40)).astype(np.float32)

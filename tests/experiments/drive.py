@@ -1,4 +1,4 @@
-"""Runs one launcher with many lists of flags in one process, since starting one takes seconds.
+"""Runs one command with many lists of flags in one process, since starting one takes seconds.
 
 python tests/experiments/drive.py train < lists_of_flags.json > outcomes.json
 """
@@ -12,8 +12,8 @@ import traceback
 from typing import Any
 
 import jax
-from absl import flags
-from absl.testing import flagsaver
+
+from featvis_jax.commands import launch
 
 
 def main() -> None:
@@ -26,23 +26,20 @@ def main() -> None:
             compiled.append(str(details.get("fun_name")).removeprefix("jit(").removesuffix(")"))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    module = importlib.import_module(f"experiments.{sys.argv[1]}")
-    launch = importlib.import_module("experiments.launch")
+    command = importlib.import_module(f"featvis_jax.commands.{sys.argv[1]}").COMMAND
     outcomes = []
     for arguments in json.load(sys.stdin):
         compiled.clear()
         output, errors, status = io.StringIO(), io.StringIO(), 0
-        saved = flagsaver.save_flag_values(flags.FLAGS)
         sys.argv = ["launcher", *arguments]
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             try:
-                launch.run(module.main, launch.parse(sys.argv))
+                launch.run(command, sys.argv)
             except SystemExit as stop:
                 status = stop.code
             except BaseException:
                 status = 1
                 traceback.print_exc()
-        flagsaver.restore_flag_values(saved, flags.FLAGS)
         outcomes.append(
             {
                 "status": status,

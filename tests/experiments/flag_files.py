@@ -1,23 +1,22 @@
-"""Reads a file as the launcher does that a flag names it for."""
+"""Reads a file as a run does whose option names it."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import graded_pictures, grid_flags, image_flags, objective_flags
 from featvis_jax.data.grids import Grid
+from featvis_jax.data.volumes import load_on_grid
+from featvis_jax.models import Model
+from featvis_jax.runs import graded_pictures
+from featvis_jax.runs.channels import read_channels
 
 FLAGS_OF_FILES = ("mask", "attention", "start_image", "images")
-# Defined where they are imported.
-assert image_flags and objective_flags
 
 
 def read_by_flag(flag: str, path: Path, grid: Grid, channels: int) -> np.ndarray:
-    """What the flag makes of a file, `(*grid.shape, channels)`.
+    """What the option makes of a file, `(*grid.shape, channels)`.
 
     Args:
       flag: One of `FLAGS_OF_FILES`.
@@ -28,10 +27,8 @@ def read_by_flag(flag: str, path: Path, grid: Grid, channels: int) -> np.ndarray
     if flag == "images":
         (picture,) = graded_pictures.of_directory(str(path.parent), "square", grid)
         return picture.load()
-    model: Any = SimpleNamespace(grid=grid, image_shape=(*grid.shape, channels))
-    saved = flagsaver.save_flag_values(flags.FLAGS)
-    try:
-        flags.FLAGS[flag].value = str(path)
-        return grid_flags.read_image(flag, model, channels=channels)
-    finally:
-        flagsaver.restore_flag_values(saved, flags.FLAGS)
+    if flag == "start_image":
+        network: Any = SimpleNamespace(image_shape=(*grid.shape, channels))
+        model = Model(network, {"name": "m"}, grid.affine)
+        return read_channels(flag, str(path), model)
+    return load_on_grid(str(path), grid)

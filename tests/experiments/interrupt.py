@@ -1,8 +1,8 @@
-"""Runs one launcher again and again in one process, each time with a signal at a chosen moment.
+"""Runs one command again and again in one process, each time with a signal at a chosen moment.
 
 python tests/experiments/interrupt.py visualize SIGTERM:1,SIGINT:3,SIGKILL:2 --model=... --out=...
 
-SIGTERM:3 sends SIGTERM when progress is told for the third time; "end" lets the launcher finish.
+SIGTERM:3 sends SIGTERM when progress is told for the third time; "end" lets the command finish.
 Prints the exit status of every run, and the number of units that are done, on a line of its own.
 """
 
@@ -12,16 +12,14 @@ import signal
 import sys
 from pathlib import Path
 
-from absl import flags
-from absl.testing import flagsaver
-
-from experiments import launch, progress
+from featvis_jax import progress
+from featvis_jax.commands import launch
 
 
 def main() -> None:
-    """Run the launcher once for every moment."""
+    """Run the command once for every moment."""
     name, moments, *arguments = sys.argv[1:]
-    module = importlib.import_module(f"experiments.{name}")
+    command = importlib.import_module(f"featvis_jax.commands.{name}").COMMAND
     advance = progress.Progress.advance
     sys.argv = ["launcher", *arguments]
     for moment in moments.split(","):
@@ -35,13 +33,11 @@ def main() -> None:
                 os.kill(os.getpid(), signal.Signals[signal_name])
 
         progress.Progress.advance = told
-        saved = flagsaver.save_flag_values(flags.FLAGS)
         status = 0
         try:
-            launch.run(module.main, launch.parse(sys.argv))
+            launch.run(command, sys.argv)
         except SystemExit as stop:
             status = stop.code
-        flagsaver.restore_flag_values(saved, flags.FLAGS)
         out = next(each for each in arguments if each.startswith("--out="))
         table = Path(out.removeprefix("--out=")) / "units.tsv"
         units = len(table.read_text().splitlines()) - 1 if table.exists() else 0

@@ -13,9 +13,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import resource, sys
 import jax, jax.numpy as jnp
-from experiments import launch
+from featvis_jax.commands import launch
+from featvis_jax.options import Options
 
-def main(argv):
+def main(options):
     step = jax.jit(lambda x: x[::-1].T + x)
     for number in range(32):
         if number == 16:
@@ -23,7 +24,8 @@ def main(argv):
         jax.block_until_ready(step(jnp.ones((4096, 4096))))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-main([]) if "plain" in sys.argv else launch.start(main)
+command = launch.Command("step", "", (), Options, main)
+main(Options()) if "plain" in sys.argv else launch.start(command)
 """
 
 

@@ -1,4 +1,4 @@
-"""BUILD.md's scripts for Slurm, without a Slurm: what they do with signals and exit statuses."""
+"""The Slurm scripts of docs/cluster.md, without a Slurm: signals and exit statuses."""
 
 import contextlib
 import os

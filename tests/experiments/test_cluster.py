@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.cluster import shard
+from featvis_jax.commands.cluster import shard
 
 SLURM = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "3"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
@@ -35,7 +35,7 @@ def test_a_process_takes_the_part_of_its_rank(environment, expected):
     ],
 )
 def test_a_half_set_or_foreign_environment_is_named_with_the_fix(environment, told):
-    with pytest.raises(ValueError, match=r"--shard=cluster") as caught:
+    with pytest.raises(ValueError, match=r"`shard=cluster`") as caught:
         shard(environment)
     assert told in str(caught.value)
     assert "srun" in str(caught.value)

@@ -13,28 +13,26 @@ import pytest
 from featvis_jax.data.synthetic import write_synthetic_cohort
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# In a process of its own, since flags are shared by all modules of one.
+# In a process of its own, since it reads the cohorts that the flags name.
 READ_COHORTS = """
 import contextlib, io, json, sys
-from absl import flags
-from absl.testing import flagsaver
-from experiments import cohort_flags, launch
+from featvis_jax.commands import launch
+from featvis_jax.runs import cohorts
 
-def read(arguments):
-    cohort = cohort_flags.cohort_from_flags()
-    cache = cohort_flags.volume_cache_directory(cohort)
+def read(options):
+    cohort = cohorts.cohort_of(options)
+    cache = cohorts.cohort_volumes_directory(cohort, options)
     print(json.dumps([len(cohort.subjects), str(cohort.table), str(cache)]))
 
+command = launch.Command("read", "", (), cohorts.CohortOptions, read)
 outcomes = []
 for arguments in json.load(sys.stdin):
-    saved = flagsaver.save_flag_values(flags.FLAGS)
     output, errors, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
-            launch.run(read, launch.parse(["launcher", *arguments]))
+            launch.run(command, ["launcher", *arguments])
         except SystemExit as stop:
             status = stop.code
-    flagsaver.restore_flag_values(saved, flags.FLAGS)
     outcomes.append((status, output.getvalue(), errors.getvalue()))
 json.dump(outcomes, sys.stdout)
 """
@@ -64,7 +62,7 @@ REFUSED = {
     "pattern of nothing": (["--pattern=*.nii"], ["--pattern=*.nii", "--cohort=synthetic"]),
     "fine": (["--synthetic_voxel_size_mm=0.5"], ["--synthetic_voxel_size_mm=0.5", "[1.0, 16.0]"]),
     "coarse": (["--synthetic_voxel_size_mm=99"], ["--synthetic_voxel_size_mm=99", "[1.0, 16.0]"]),
-    "no size": (["--synthetic_voxel_size_mm=nan"], ["--synthetic_voxel_size_mm=nan", "finite"]),
+    "no size": (["--synthetic_voxel_size_mm=nan"], ["--synthetic_voxel_size_mm=nan", "1 to 16"]),
     "no share": (["--synthetic_group_difference=nan"], ["--synthetic_group_difference=nan"]),
     "over all": (["--synthetic_group_difference=2"], ["--synthetic_group_difference=2", "1.0"]),
     "few": (["--synthetic_subjects=4"], ["--synthetic_subjects=4", "5"]),

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from featvis_jax.maximize import ascent, objectives, parameterizations
+from featvis_jax.maximize.layer import visualize
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network
-from featvis_jax.visualize import ascent, objectives, parameterizations
-from featvis_jax.visualize.layer import visualize
 
 FAULTY = 17
 SHAPE = (40, 40, 1)

@@ -15,7 +15,6 @@ from experiments.benchmarks import arithmetic, foreign, plain_flax
 from experiments.benchmarks.measuring import Row, chosen
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.network import Layer
 from featvis_jax.nn.taps import linen_network
 
 needs_torch = pytest.mark.skipif(
@@ -55,19 +54,6 @@ def test_operations_are_those_that_xla_counts():
         ]
     )
     assert own == pytest.approx(counted["flops"], rel=0.02)
-
-
-def test_the_target_is_found_by_its_place_among_convolutions_that_are_not_transposed():
-    operators = ["Conv", "Relu", "ConvTranspose", "Conv", "BatchNormalization", "Conv"]
-    layers = [
-        Layer(f"node{number}", operator, (4, 4, 2), None, None, False)
-        for number, operator in enumerate(operators)
-    ]
-    assert [foreign.target_layer(layers, place) for place in range(3)] == [
-        "node0",
-        "node3",
-        "node5",
-    ]
 
 
 class Small(nn.Module):
@@ -184,14 +170,13 @@ def test_pytorch_describes_a_network_as_onnx_has_it(tmp_path, monkeypatch):
     options = {"image_shape": [13, 15, 1], "batches": [2], "steps": 1}
     torch_foreign.main("residual", str(tmp_path), json.dumps(options))
     described = json.loads((tmp_path / "description.json").read_text())
-    # Five convolutions that are not transposed, of which number 4 is the last.
-    assert described["place"] == 4
+    assert described["target"] == "last"  # Of five convolutions that are not transposed.
     assert described["fastest"]["batch"] == 2
     needed = [arithmetic.Convolution(*each) for each in described["needed"]]
     assert [each.positions for each in needed] == [6 * 7, 6 * 7, *[12 * 14] * 4]
     network = onnx_network(tmp_path / "network.onnx")
     image, expected = np.load(tmp_path / "image.npy"), np.load(tmp_path / "activation.npy")
-    layer = foreign.target_layer(network.layers, described["place"])
+    layer = network.layer(described["target"]).name
     foreign.check_same("residual", network, layer, image, expected)
     # A target before which the shortcut is computed.
     monkeypatch.setattr(arithmetic, "place_of_target", lambda count: 3)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Image
 
+from featvis_jax.maximize import parameterizations
 from featvis_jax.results.store import read_run
-from featvis_jax.visualize import parameterizations
 from tests.experiments.test_channels import AFFINE, scan
 
 # Their first two channels are the image and its negative: what drives them most are its ends.
@@ -300,7 +300,7 @@ def test_comparisons_begin_at_z_scores_too(drive, files):
     scan(path, (24, 26, 22), 7, high=900.0)
     (cohort / "participants.tsv").write_text("participant_id\nsub-1\n")
     (outcome,) = drive(
-        "compare_parameterizations",
+        "compare",
         [
             [
                 *[f"--model={files / 'nets.py'}:large", f"--cohort={cohort}"],

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from experiments import networks
+from featvis_jax import models
 
 LINEN = """
 import jax, jax.numpy as jnp
@@ -86,61 +86,61 @@ def onnx_file(directory: Path, height: int | str = 9) -> str:
 
 
 def test_a_model_of_the_zoo_keeps_all_that_its_card_says():
-    model = networks.load("square-lesion", input_shape=(140, 192, 1))
+    model = models.load("square-lesion", input_shape=(140, 192, 1))
     assert model.image_shape == (140, 192, 1)
     assert model.card["class_names"] == ["clean", "lesion"]
     assert model.network.layer("conv3").receptive_field == 13
-    with pytest.raises(ValueError, match=r"--input_shape=10,10,1.*which is fixed"):
-        networks.load("square-lesion", input_shape=(10, 10, 1))
+    with pytest.raises(ValueError, match=r"`input_shape=10,10,1`.*which is fixed"):
+        models.load("square-lesion", input_shape=(10, 10, 1))
 
 
 def test_a_python_file_returns_a_linen_or_an_nnx_module(tmp_path):
-    model = networks.load(write(tmp_path, "mine.py", LINEN) + ":model")
+    model = models.load(write(tmp_path, "mine.py", LINEN) + ":model")
     assert [layer.name for layer in model.network.layers] == ["stem", "head"]
     assert model.image_shape == (9, 8, 1)
     assert (model.intensity_range, model.scaling) == ((0.0, 1.0), None)
     assert model.affine is None  # It does not tell where it looks.
-    other = networks.load(write(tmp_path, "other.py", NNX) + ":model")
+    other = models.load(write(tmp_path, "other.py", NNX) + ":model")
     assert other.network.layer("stem").shape == (6, 7, 8, 3)
     assert len({model.card["weights_sha256"], other.card["weights_sha256"]}) == 2
 
 
 def test_a_reference_image_tells_where_a_network_looks(tmp_path):
-    model = networks.load(write(tmp_path, "mine.py", LINEN) + ":model")
+    model = models.load(write(tmp_path, "mine.py", LINEN) + ":model")
     affine = np.array([[0, -2.0, 0, 30], [0, 0, 1.5, -9], [1, 0, 0, 4], [0, 0, 0, 1]])
     for name, shape in {"slice": (9, 8, 1), "turned": (8, 9, 1), "volume": (9, 8, 3)}.items():
         image = nibabel.Nifti1Image(np.zeros(shape, np.uint8), affine)
         nibabel.save(image, tmp_path / f"{name}.nii")
-    known = networks.on_grid(model, tmp_path / "slice.nii")
+    known = models.on_grid(model, tmp_path / "slice.nii")
     np.testing.assert_allclose(known.affine, affine)
     assert known.grid.shape == (9, 8)
-    networks.on_grid(known, tmp_path / "slice.nii")
+    models.on_grid(known, tmp_path / "slice.nii")
     for name in ("turned", "volume"):
         with pytest.raises(
             ValueError, match=rf"{name}\.nii: .*; the network takes 9 x 8 x 1 voxel"
         ):
-            networks.on_grid(model, tmp_path / f"{name}.nii")
+            models.on_grid(model, tmp_path / f"{name}.nii")
     nibabel.save(nibabel.Nifti1Image(np.zeros((9, 8, 1)), np.eye(4)), tmp_path / "other.nii")
     with pytest.raises(ValueError, match=r"other\.nii: .*but .* was trained on 9 x 8 x 1"):
-        networks.on_grid(known, tmp_path / "other.nii")
-    volumes = networks.load(write(tmp_path, "other.py", NNX) + ":model")
+        models.on_grid(known, tmp_path / "other.nii")
+    volumes = models.load(write(tmp_path, "other.py", NNX) + ":model")
     path = tmp_path / "volume.nii"
     nibabel.save(nibabel.Nifti1Image(np.zeros((6, 7, 8)), affine), path)
-    np.testing.assert_allclose(networks.on_grid(volumes, path).affine, affine)
+    np.testing.assert_allclose(models.on_grid(volumes, path).affine, affine)
 
 
 def test_the_fingerprint_follows_file_weights_and_grid(tmp_path):
     path = onnx_file(tmp_path, "height")
-    first = networks.load(path, input_shape=(9, 8, 1))
-    again = networks.load(path, input_shape=(9, 8, 1))
-    other = networks.load(path, input_shape=(11, 8, 1))
+    first = models.load(path, input_shape=(9, 8, 1))
+    again = models.load(path, input_shape=(9, 8, 1))
+    other = models.load(path, input_shape=(11, 8, 1))
     prints = [model.card["weights_sha256"] for model in (first, again, other)]
     assert prints[0] == prints[1] != prints[2]
     assert first.card["name"] == path
 
 
 def test_an_onnx_file_and_weights_of_pytorch(tmp_path):
-    model = networks.load(onnx_file(tmp_path))
+    model = models.load(onnx_file(tmp_path))
     assert model.network.layer("stem").shape == (7, 6, 3)
     rng, arrays, inputs = np.random.default_rng(0), {}, 1
     for number, outputs in enumerate((2, 2, 3, 3, 3), start=1):
@@ -151,9 +151,9 @@ def test_an_onnx_file_and_weights_of_pytorch(tmp_path):
     arrays["logits.bias"] = np.zeros(2, np.float32)
     path = tmp_path / "weights.safetensors"
     save_file(arrays, path)
-    with pytest.raises(ValueError, match="weights do not tell the grid: give --input_shape"):
-        networks.load(str(path))
-    model = networks.load(str(path), input_shape=(40, 44, 1))
+    with pytest.raises(ValueError, match="weights do not tell the grid: give `input_shape`"):
+        models.load(str(path))
+    model = models.load(str(path), input_shape=(40, 44, 1))
     image = jnp.zeros((40, 44, 1))
     found = model.network.activations(model.network.variables, image, ("conv1",))
     assert found["conv1"].shape == (38, 42, 2)
@@ -167,7 +167,7 @@ def test_an_onnx_file_by_a_name_in_capitals_with_its_weights_in_another(tmp_path
         model, path, save_as_external_data=True, location="NET.ONNX.data", size_threshold=0
     )
     assert (tmp_path / "NET.ONNX.data").stat().st_size
-    assert networks.load(str(path)).network.layer("stem").shape == (7, 6, 3)
+    assert models.load(str(path)).network.layer("stem").shape == (7, 6, 3)
 
 
 @pytest.fixture(scope="module")
@@ -200,13 +200,13 @@ def torch_files(tmp_path_factory):
 )
 def test_networks_of_pytorch(torch_files, tmp_path, monkeypatch, spec, shape):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model = networks.load(str(torch_files / spec), input_shape=shape)
+    model = models.load(str(torch_files / spec), input_shape=shape)
     assert model.image_shape == (7, 6, 5, 2)
     assert [layer.shape for layer in model.network.layers] == [(5, 4, 3, 3)] * 2
     assert [layer.operator for layer in model.network.layers] == ["Conv3d", "ReLU"]
     if shape is None:
-        with pytest.raises(ValueError, match=r"--input_shape=7,6,6,2: |, 6, 2\) does not fit"):
-            networks.load(str(torch_files / spec), input_shape=(7, 6, 6, 2))
+        with pytest.raises(ValueError, match=r"`input_shape=7,6,6,2`: |, 6, 2\) does not fit"):
+            models.load(str(torch_files / spec), input_shape=(7, 6, 6, 2))
 
 
 def test_a_bundle_of_monai(tmp_path, monkeypatch):
@@ -219,21 +219,21 @@ def test_a_bundle_of_monai(tmp_path, monkeypatch):
     (tmp_path / "configs" / "inference.json").write_text(json.dumps(config))
     torch.save(nets.Classifier(**options).state_dict(), tmp_path / "models" / "model.pt")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    model = networks.load(str(tmp_path), input_shape=(8, 8, 1))
+    model = models.load(str(tmp_path), input_shape=(8, 8, 1))
     assert model.network.layers[-1].shape == (2,)
 
 
 def test_weights_of_another_network_are_told_with_the_file_that_loads_them(torch_files, tmp_path):
     path = torch_files / "weights.pth"
-    with pytest.raises(ValueError, match=r"--model=.*pth holds 2 weights under 'state") as refused:
-        networks.load(str(path))
+    with pytest.raises(ValueError, match=r"`model=.*pth` holds 2 weights under 'state") as refused:
+        models.load(str(path))
     told, _, code = str(refused.value).partition("\n\n")
     assert "0.weight (3, 2, 3, 3, 3) first" in told
     assert "\n" not in told
     assert "return module, (X, Y, Z, 2)" in code
     save_file({"encoder.weight": np.zeros((3, 1, 3, 3), np.float32)}, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match=r"--model=.*holds 1 weight, encoder\.weight \(3, 1, "):
-        networks.load(str(tmp_path / "w.safetensors"), input_shape=(40, 44, 1))
+    with pytest.raises(ValueError, match=r"`model=.*` holds 1 weight, encoder\.weight \(3, 1, "):
+        models.load(str(tmp_path / "w.safetensors"), input_shape=(40, 44, 1))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_networks_of_keras_go_by_way_of_onnx(tmp_path, name, told):
         path.mkdir()
         (path / "saved_model.pb").touch()
     with pytest.raises(ValueError, match=r"pip install tf2onnx; python -m tf2onnx") as refused:
-        networks.load(str(path))
+        models.load(str(path))
     assert told.format(path=path) in str(refused.value)
 
 
@@ -258,12 +258,12 @@ def test_missing_torch_is_told_with_the_extra(torch_files, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for spec in ("net.pt2", "net.pth", "weights.pth", "mine.py:alone"):
         with pytest.raises(ValueError, match=r"pip install featvis_jax\[torch\]") as refused:
-            networks.load(str(torch_files / spec), input_shape=(7, 6, 5, 2))
+            models.load(str(torch_files / spec), input_shape=(7, 6, 5, 2))
         assert "\n" not in str(refused.value)
 
 
 def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
-    lines = networks.layers_text(networks.load(onnx_file(tmp_path)).network).splitlines()
+    lines = models.layers_text(models.load(onnx_file(tmp_path)).network).splitlines()
     assert lines[0].split() == [
         "layer", "operator", "output", "channels", "receptive", "field", "stride",
         "MiB", "per", "unit*", "units", "that", "fit",
@@ -276,25 +276,25 @@ def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
 
 
 def test_the_table_of_layers_names_what_is_none_and_why(tmp_path):
-    network = networks.load(onnx_file(tmp_path)).network
-    told = networks.layers_text(network._replace(refused=(("attention", "of its axes."),)))
+    network = models.load(onnx_file(tmp_path)).network
+    told = models.layers_text(network._replace(refused=(("attention", "of its axes."),)))
     assert told.splitlines()[-1] == "No layer: attention, since of its axes."
 
 
 def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
     path = write(tmp_path, "mine.py", LINEN)
     with pytest.raises(ValueError, match=r"name the function too, .*mine\.py:FUNCTION"):
-        networks.load(path)
+        models.load(path)
     with pytest.raises(ValueError, match="expected it to define a function 'absent'"):
-        networks.load(path + ":absent")
-    with pytest.raises(ValueError, match=r"wrong\(\) returned int; expected \(Linen module"):
-        networks.load(path + ":wrong")
+        models.load(path + ":absent")
+    with pytest.raises(ValueError, match=r"this is no network: got int; expected \(Linen module"):
+        models.load(path + ":wrong")
     with pytest.raises(ValueError, match=r"this is no network: .*mine\.py:\d+: Scope"):
-        networks.load(path + ":narrow")
+        models.load(path + ":narrow")
     with pytest.raises(ValueError, match=r"broken\(\) failed with KeyError"):
-        networks.load(path + ":broken")
+        models.load(path + ":broken")
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
-        networks.load(str(tmp_path / "absent.onnx"))
+        models.load(str(tmp_path / "absent.onnx"))
     for name, told in {
         "absent": r"no model of the zoo and no file .*\. It takes.*your-network\.md tells",
         "square_lesions": r"\. Did you mean square-lesion\?",
@@ -304,13 +304,13 @@ def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
         if name.endswith(".nii"):
             Path(name).touch()
         with pytest.raises(FileNotFoundError, match=told):
-            networks.load(name)
+            models.load(name)
     (tmp_path / "net.pt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"net\.pt: PyTorch has not written this file"):
-        networks.load(str(tmp_path / "net.pt"))
-    with pytest.raises(FileNotFoundError, match=r"--model=.*absent\.pt2: there is no such file"):
-        networks.load(str(tmp_path / "absent.pt2"))
-    with pytest.raises(ValueError, match=r"--input_shape=4: expected X,Y,CHANNELS"):
-        networks.load(path + ":model", input_shape=(4,))
-    with pytest.raises(ValueError, match=r"--input_shape=9,9,1: the images .* \(9, 8, 1\)"):
-        networks.load(path + ":model", input_shape=(9, 9, 1))
+    with pytest.raises(ValueError, match=r"net\.pt`: PyTorch has not written this file"):
+        models.load(str(tmp_path / "net.pt"))
+    with pytest.raises(FileNotFoundError, match=r"`model=.*absent\.pt2`: there is no such file"):
+        models.load(str(tmp_path / "absent.pt2"))
+    with pytest.raises(ValueError, match=r"`input_shape=4`: expected X,Y,CHANNELS"):
+        models.load(path + ":model", input_shape=(4,))
+    with pytest.raises(ValueError, match=r"`input_shape=9,9,1`: the images .* \(9, 8, 1\)"):
+        models.load(path + ":model", input_shape=(9, 9, 1))

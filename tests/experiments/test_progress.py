@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal, a line now and then elsewhere, and an honest time left."""
 
 import doctest
+import functools
 import io
 import re
 import threading
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import progress
-from experiments.progress import Progress, duration
+from featvis_jax import progress
+from featvis_jax.progress import Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -103,9 +104,8 @@ def test_durations_are_for_people(seconds, text):
 
 def test_a_loop_and_the_library_s_callback_write_no_bar_where_there_is_no_terminal(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(progress.Progress.__init__, "__kwdefaults__", {
-        **progress.Progress.__init__.__kwdefaults__, "clock": clock,
-    })  # fmt: skip
+    timed = functools.partialmethod(progress.Progress.__init__, clock=clock)
+    monkeypatch.setattr(progress.Progress, "__init__", timed)
     loop, library = io.StringIO(), io.StringIO()
     for _ in progress.each(range(4), "grading", unit="picture", stream=loop):
         clock.now += 20

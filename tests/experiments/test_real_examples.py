@@ -10,7 +10,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image as Pillow
 
-from experiments import real_examples
+from featvis_jax.runs import real_examples
 
 BOX = (230, 120, 30)
 

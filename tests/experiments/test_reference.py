@@ -10,15 +10,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from experiments import reference
-from experiments.networks import Model, load
 from featvis_jax.data import pipeline
 from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.data.lesions import Lesions, square
 from featvis_jax.data.tasks import LesionTask
+from featvis_jax.models import Model, load
 from featvis_jax.nn.network import Network
 from featvis_jax.results.store import read_run
+from featvis_jax.runs import reference_scans
+from featvis_jax.runs.reference_scans import Inputs, ReferenceOptions
 from tests.experiments.test_real_examples import moved
 
 # Of three channels real images drive the first; the second is nothing but its bias.
@@ -225,7 +226,7 @@ def test_an_image_without_room_for_lesions_is_taken_as_it_is(rng, tmp_path):
     task = LesionTask(Lesions(square, voxel_size_mm=1.0, size_mm=(4.0, 6.0), min_contrast=0.1))
     brain = np.pad(rng.uniform(0.3, 0.7, (24, 26, 1)), ((3, 3), (3, 3), (0, 0)))
     source = slices(tmp_path, [np.zeros((30, 32, 1)), brain])
-    inputs = reference.Inputs(source, (0, 1), task, None, 100.0, 0)
+    inputs = Inputs(source, (0, 1), task, None, 100.0, 0)
     found = list(inputs.images())
     assert len(found) == inputs.total == 4
     for number, place in enumerate((0, 0, 1)):
@@ -249,8 +250,10 @@ def test_a_brightness_that_the_network_has_not_seen_is_told(
     source = slices(tmp_path, rng.random((8, 30, 32, 1)))
     statistics = {"mean": jnp.float32(mean), "std": jnp.float32(deviation)}
     network = Network(None, None, {"params": {}, "statistics": statistics}, (30, 32, 1), ())
-    inputs = reference.Inputs(source, tuple(range(8)), None, None, 100.0, 0)
-    reference._warn(inputs, Model(network, {"name": "m"}, None, (0.0, 1.0)))
+    inputs = Inputs(source, tuple(range(8)), None, None, 100.0, 0)
+    reference_scans._warn(
+        inputs, Model(network, {"name": "m"}, None, (0.0, 1.0)), ReferenceOptions(reference="DIR")
+    )
     errors = capsys.readouterr().err
     assert ("may answer to the brightness alone" in errors) == told
     assert not told or "with a standard deviation of 0.29, those" in errors

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image as Pillow
 from scipy import stats
 
-from experiments import stopping
 from experiments.reproduction import figures, looks, plan, scales, stages, statistics
 from experiments.reproduction.evidence import Evidence
 from experiments.reproduction.stages import Stage, is_finished, marker, run_stages
 from experiments.reproduction.statements import STATEMENTS
 from experiments.reproduction.verdicts import Statement
+from featvis_jax import stopping
 from featvis_jax.data.cohorts import Cohort, read_cohort
 from featvis_jax.data.synthetic import write_synthetic_cohort
 from featvis_jax.results.tables import STATUSES
@@ -127,12 +127,12 @@ def test_a_signal_to_the_driver_reaches_the_stage_and_both_end(tmp_path):
     )
     script = (
         "from pathlib import Path\n"
-        "from experiments import launch\n"
         "from experiments.reproduction.stages import Stage, run_stages\n"
-        "from absl import flags\n"
-        "flags.FLAGS(['driver'])\n"
+        "from featvis_jax.commands import launch\n"
+        "from featvis_jax.options import Options\n"
         "stages = [Stage('slow', 'made_up.slow', ())]\n"
-        f"launch.run(lambda argv: run_stages(Path({str(tmp_path)!r}), stages), [])\n"
+        f"main = lambda _: run_stages(Path({str(tmp_path)!r}), stages)\n"
+        "launch.run(launch.Command('driver', '', (), Options, main), ['driver'])\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     driver = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What a launcher sets up: where programs are kept, how exactly products are computed."""
+"""What a command sets up: where programs are kept, which devices and threads there are."""
 
 import os
 import subprocess
@@ -7,25 +7,21 @@ from pathlib import Path
 
 import jax
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import startup
+from featvis_jax.commands import startup
+from featvis_jax.commands.startup import StartupOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
-    "jax_default_matmul_precision",
     "jax_platforms",
 )
 
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    """Parsed flags, and JAX's configuration as it was."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+    """JAX's configuration as it was."""
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     jax.config.update("jax_compilation_cache_dir", None)
     yield
@@ -34,44 +30,38 @@ def as_before(monkeypatch):
 
 
 def test_programs_are_kept_where_the_flag_says(tmp_path):
-    with flagsaver.as_parsed(compilation_cache=str(tmp_path / "a" / "programs")):
-        startup.prepare()
+    startup.prepare(StartupOptions(compilation_cache=str(tmp_path / "a" / "programs")))
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a" / "programs")
     assert (tmp_path / "a" / "programs").is_dir()
 
 
 def test_without_a_directory_nothing_is_kept():
-    with flagsaver.as_parsed(compilation_cache=""):
-        startup.prepare()
+    startup.prepare(StartupOptions(compilation_cache=""))
     assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_the_cache_of_jaxs_own_variable_is_left_alone(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    with flagsaver.flagsaver():
-        startup.prepare()
+    startup.prepare(StartupOptions())
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with (
-        flagsaver.as_parsed(compilation_cache=str(tmp_path / "file" / "programs")),
-        pytest.raises(OSError, match=r"--compilation_cache=.*Give a directory that can be written"),
-    ):
-        startup.prepare()
+    options = StartupOptions(compilation_cache=str(tmp_path / "file" / "programs"))
+    told = "`compilation_cache=.*Give a directory that can be written"
+    with pytest.raises(OSError, match=told):
+        startup.prepare(options)
 
 
 # /proc takes no file from anybody, root included.
 @pytest.mark.skipif(sys.platform != "linux", reason="Nothing is as surely read-only.")
 def test_a_home_that_cannot_be_written_stops_no_run(monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/proc/1")
-    with flagsaver.flagsaver():
-        flags.FLAGS["compilation_cache"].unparse()
-        startup.prepare()
+    startup.prepare(StartupOptions())
     assert jax.config.jax_compilation_cache_dir is None
     told = capsys.readouterr().err
-    assert told.startswith("--compilation_cache=~/.cache/featvis_jax/programs: ")
+    assert told.startswith("`compilation_cache=~/.cache/featvis_jax/programs`: ")
     assert "not kept for the next start" in told
 
 
@@ -80,18 +70,15 @@ def test_nor_does_a_user_without_a_home(monkeypatch, capsys):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", fail)
-    with flagsaver.flagsaver():
-        flags.FLAGS["compilation_cache"].unparse()
-        startup.prepare()
+    startup.prepare(StartupOptions())
     assert "Could not determine home directory" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Nothing is as surely read-only.")
 def test_volumes_are_then_kept_for_as_long_as_the_process_runs():
     program = (
-        "import pathlib; from absl import flags; from experiments import cohort_reading; "
-        "flags.FLAGS(['']); first = cohort_reading.cache_directory(); "
-        "assert first == cohort_reading.cache_directory(); "
+        "import pathlib; from featvis_jax.runs import cohorts; "
+        "first = cohorts.cache_directory(None); assert first == cohorts.cache_directory(None); "
         "(first / 'volumes').mkdir(); print(first)"
     )
     silent = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
@@ -102,7 +89,7 @@ def test_volumes_are_then_kept_for_as_long_as_the_process_runs():
         text=True,
         check=True,
     )
-    assert found.stderr.splitlines()[-1].startswith("--cache=~/.cache/featvis_jax: no file can")
+    assert found.stderr.splitlines()[-1].startswith("`cache=~/.cache/featvis_jax`: no file can")
     assert found.stdout.strip() in found.stderr
     assert not Path(found.stdout.strip()).exists()
 
@@ -117,30 +104,17 @@ def test_a_device_that_is_not_there_is_told_in_one_line(monkeypatch, platform, e
 
     monkeypatch.setattr(jax, "local_devices", fail)
     jax.config.update("jax_platforms", platform)
-    with (
-        flagsaver.as_parsed(compilation_cache=""),
-        pytest.raises(ValueError, match=f"JAX_PLATFORMS={platform}: .*BUILD.md.*unset") as told,
-    ):
-        startup.prepare()
+    with pytest.raises(ValueError, match=f"JAX_PLATFORMS={platform}: .*BUILD.md.*unset") as told:
+        startup.prepare(StartupOptions(compilation_cache=""))
     assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
-def test_the_precision_is_that_of_the_flag(precision):
-    with flagsaver.as_parsed(compilation_cache="", precision=precision):
-        startup.prepare()
-    assert jax.config.jax_default_matmul_precision == precision
-    text = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((4, 4), "float32")).as_text()
-    name = {"float32": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "DEFAULT"}[precision]
-    assert name in text
 
 
 def devices(told, before="pass"):
     """How many devices a program has that is told this by its environment."""
     program = (
         f"import os; {before}; "
-        "import jax; from absl import flags; from experiments import startup; "
-        "flags.FLAGS(['', '--compilation_cache=']); startup.prepare(); "
+        "import jax; from featvis_jax.commands import startup; "
+        "startup.prepare(startup.StartupOptions(compilation_cache='')); "
         "print(jax.local_device_count())"
     )
     others = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
@@ -175,11 +149,9 @@ def test_where_the_system_does_not_say_which_may_be_used_every_core_is_a_device(
 # XLA's threads by the name that they have on Linux.
 THREADS = """
 import os, pathlib, jax
-from absl import flags
-from experiments import startup
+from featvis_jax.commands import startup
 os.sched_getaffinity = lambda process: range({cores})
-flags.FLAGS(["", "--compilation_cache="])
-startup.prepare(threads=3)
+startup.prepare(startup.StartupOptions(compilation_cache=""), threads=3)
 jax.numpy.ones(9).block_until_ready()
 names = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
 print(jax.local_device_count(), sum("Eigen" in name for name in names), os.environ.get("NPROC"))

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import launch, stopping
+from featvis_jax import stopping
 from featvis_jax.checkpoints import load_model
+from featvis_jax.commands import launch
+from featvis_jax.options import Options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOLD = "What was finished is saved; the same command goes on from there (exit status 75)."
@@ -105,7 +107,10 @@ def test_a_training_that_was_stopped_and_killed_ends_with_the_same_weights(
 
 def python(text: str) -> subprocess.CompletedProcess[str]:
     """Run a program, imports of this module's kind above it."""
-    above = "import hashlib, os, signal, sys, time\nfrom experiments import launch, stopping\n"
+    above = (
+        "import hashlib, os, signal, sys, time\nfrom featvis_jax import stopping\n"
+        "from featvis_jax.commands import launch\nfrom featvis_jax.options import Options\n"
+    )
     return subprocess.run(
         [sys.executable, "-c", above + textwrap.dedent(text)],
         cwd=REPOSITORY,
@@ -142,7 +147,7 @@ def test_sigterm_may_come_twice_as_slurm_sends_it_to_what_it_preempts():
                     time.sleep(0.2)
                 print("saved", flush=True)
 
-        launch.run(main, ["launcher"])
+        launch.run(launch.Command("save", "", (), Options, main), ["launcher"])
         """
     )
     assert (ran.returncode, ran.stdout) == (stopping.START_AGAIN, "saved\n"), ran.stderr
@@ -265,6 +270,6 @@ def test_what_cannot_be_written_ends_with_one_message_and_status_2(error, capsys
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        launch.run(main, ["launcher"])
+        launch.run(launch.Command("fail", "", (), Options, main), ["launcher"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"Error: {error}\n"

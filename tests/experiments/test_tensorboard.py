@@ -5,20 +5,9 @@ import struct
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import tensorboard
+from featvis_jax.runs import tensorboard
 from tests.results import gallery_runs
-
-
-@pytest.fixture(autouse=True)
-def parsed():
-    """Flags as if --tensorboard were given."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(tensorboard=True):
-        yield
 
 
 def records(path) -> list[bytes]:
@@ -32,7 +21,7 @@ def records(path) -> list[bytes]:
 
 
 def test_scalars_and_images_reach_the_file(tmp_path):
-    with tensorboard.events(tmp_path) as log:
+    with tensorboard.events(tmp_path, asked=True) as log:
         log.scalar("conv1/0000/objective", 0.25, step=3)
         log.image("conv1/0000", np.eye(8, dtype=np.uint8) * 255, step=4)
         log.flush()
@@ -43,8 +32,8 @@ def test_scalars_and_images_reach_the_file(tmp_path):
     assert b"\x89PNG" in image
 
 
-def test_without_the_flag_nothing_is_written(tmp_path):
-    with flagsaver.flagsaver(tensorboard=False), tensorboard.events(tmp_path) as log:
+def test_unless_it_is_asked_for_nothing_is_written(tmp_path):
+    with tensorboard.events(tmp_path, asked=False) as log:
         log.scalar("loss", 1.0, step=0)
         log.image("image", np.zeros((2, 2), np.uint8), step=0)
         log.flush()
@@ -56,9 +45,9 @@ def test_a_missing_library_is_told_with_the_fix(tmp_path, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    told = r"--tensorboard needs .*pip install -e '\.\[tensorboard\]'"
+    told = r"`tensorboard` needs .*pip install -e '\.\[tensorboard\]'"
     with pytest.raises(ValueError, match=told):
-        tensorboard.library()
+        tensorboard.library(True)
 
 
 def test_variants_stand_below_their_unit_and_layers_are_those_of_the_network():

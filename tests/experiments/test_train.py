@@ -7,16 +7,19 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from featvis_jax import training
+from featvis_jax import models, training
 from featvis_jax.checkpoints import load_model, save_model
-from featvis_jax.data import pipeline, tasks
+from featvis_jax.data import pipeline, preparation, tasks
 from featvis_jax.data.cohorts import read_cohort
+from featvis_jax.data.synthetic import write_synthetic_cohort
 from featvis_jax.results import files
+from featvis_jax.runs import train
 
 WHOLE_FILES = {
     "confusion.png",
@@ -113,13 +116,12 @@ def test_the_card_says_what_the_model_is_and_where_its_voxels_lie(
 def test_the_report_is_of_the_held_out_subjects_and_of_the_saved_weights(trained, cohort, tmp_path):
     out, _ = trained(2)
     model, report = load_model(out / "model"), json.loads((out / "report.json").read_bytes())
-    prepared = tasks.prepare(
-        "square_lesion",
+    prepared = preparation.prepare(
+        tasks.TaskSpec("square_lesion", lesion_options={"size_mm": (16.0, 28.0)}),
         read_cohort(cohort),
         rank=2,
         cache=tmp_path,
         crop=(40, 44),
-        lesion_options={"size_mm": (16.0, 28.0)},
     )
     assert list(prepared.split.test) == report["subjects"]
     batches = pipeline.evaluation_batches(prepared.test, prepared.task, batch_size=4, seed=0)
@@ -130,6 +132,128 @@ def test_the_report_is_of_the_held_out_subjects_and_of_the_saved_weights(trained
     statistics = model.variables["statistics"]
     assert float(statistics["mean"]) == pytest.approx(mean)
     assert float(statistics["std"]) == pytest.approx(std)
+
+
+# A column of the table, and Python
+
+
+@pytest.fixture(scope="module")
+def labelled(place, drive, cohort_flags):
+    """Trainings on columns of a table, and what was said, in one process."""
+    folder = write_synthetic_cohort(place / "labelled", num_subjects=19, voxel_size_mm=5)
+    table = folder / "participants.tsv"
+    header, *rows = table.read_text().splitlines()
+    sites = ["north", "south", "east"] * 6 + ["n/a"]
+    years = [str(30 + 3 * number) for number in range(19)]
+    rows = ["\t".join(cells) for cells in zip(rows, sites, years, strict=True)]
+    table.write_text("\n".join([f"{header}\tsite\tyears", *rows]) + "\n")
+    short = [f"--cohort={folder}", f"--cache={place / 'cache'}", "--batch=2", "--steps=2"]
+    commands = {
+        "site": ["--task=label:site", "--evaluate_every=1"],
+        "years": ["--task=label:years", "--evaluate_every=1", "--tensorboard"],
+        "again": ["--task=label:years", "--evaluate_every=1", "--tensorboard"],
+        "plan": ["--task=label:years", "--dry_run"],
+        "height": ["--task=label:height"],
+        "slices": ["--task=label:site", "--dims=2"],
+    }
+    places = {"again": "years"}
+    found = drive(
+        "train",
+        [
+            [*short, *arguments, f"--out={place / 'labelled-runs' / places.get(name, name)}"]
+            for name, arguments in commands.items()
+        ],
+    )
+    return dict(zip(commands, found, strict=True))
+
+
+def test_the_values_of_a_column_are_classes_and_people_without_one_are_left_out(labelled, place):
+    outcome, out = labelled["site"], place / "labelled-runs" / "site"
+    assert outcome["status"] == 0, outcome["errors"]
+    told = f"--task=label:site: 1 of 19 people are left out, without a value in {place}"
+    assert told in outcome["errors"]
+    assert "sub-0019" in outcome["errors"]
+    assert "\n  true north: " in outcome["output"]
+    model = models.load(out)
+    assert model.card["task"] == "label:site"
+    assert model.card["class_names"] == ["east", "north", "south"]
+    assert model.network.layers[-1].channels == 3
+    assert np.array(model.card["report"]["confusion"]).shape == (3, 3)
+    assert "shape_blind_baselines" not in model.card["report"]
+
+
+def test_many_numbers_of_a_column_are_estimated_in_their_units(labelled, place):
+    outcome, out = labelled["years"], place / "labelled-runs" / "years"
+    assert outcome["status"] == 0, outcome["errors"]
+    card = load_model(out / "model").card
+    report, column = card["report"], card["data"]["column"]
+    assert card["class_names"] == ["years"]
+    split = json.loads((out / "split.json").read_bytes())
+    assert report["subjects"] == split["test"]
+    years = {f"sub-{n + 1:04d}": 30 + 3 * n for n in range(19)}
+    true = np.array([years[who] for who in split["test"]])
+    np.testing.assert_allclose(report["true"], true, rtol=1e-5)
+    trained = [years[who] for who in split["train"]]
+    assert (column["mean"], column["std"]) == pytest.approx((np.mean(trained), np.std(trained)))
+    errors = np.abs(np.array(report["estimated"]) - true)
+    assert report["mean_absolute_error"] == pytest.approx(errors.mean(), rel=1e-5)
+    by_mean = np.abs(true - np.mean(trained)).mean()
+    assert report["baseline_mean_absolute_error"] == pytest.approx(by_mean, rel=1e-5)
+    explained = 1 - (errors**2).sum() / ((true - true.mean()) ** 2).sum()
+    assert report["r_squared"] == pytest.approx(explained, rel=1e-4)
+    assert "years: mean absolute error" in outcome["output"]
+    assert (out / "estimates.png").is_file()
+    assert not (out / "confusion.png").exists()
+    assert "r_squared" in (out / "metrics.tsv").read_text().splitlines()[0]
+    assert "is finished" in labelled["again"]["output"]
+    assert "Memory: " in labelled["plan"]["output"]
+
+
+def test_a_column_that_cannot_be_learned_is_refused(labelled, refused, place):
+    table = place / "labelled" / "participants.tsv"
+    told = f"{table}: the column 'height' is not there; the table has 'sex', 'site', 'years'."
+    refused(labelled["height"], [told])
+    refused(labelled["slices"], ["'label:site'", "use 3 dimensions"])
+
+
+@pytest.mark.optax
+def test_python_gets_the_model_that_it_has_trained(cohort, place, tmp_path, capsys):
+    options = {
+        "cohort": cohort,
+        "cache": place / "cache",
+        "crop": (40, 44),
+        "lesion_size_mm": (16, 28),
+        **{"steps": 1, "batch": 4, "validation_images": 4, "augment": False},
+    }
+    model = train.train("square_lesion", out=tmp_path / "python", **options)
+    assert model.image_shape == (40, 44, 1)
+    assert 0 <= model.card["report"]["balanced_accuracy"] <= 1
+    assert "command" not in model.card["training"]
+    assert "balanced accuracy" in capsys.readouterr().out
+    again = train.train("square_lesion", out=tmp_path / "python", **options)
+    assert again.card == model.card
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="seed: the run has 0, asked for is 1"):
+        train.train("square_lesion", out=tmp_path / "python", seed=1, **options)
+    with pytest.raises(TypeError, match="stepps"):
+        train.train("square_lesion", out=tmp_path / "python", stepps=1)
+
+
+def test_products_are_as_exact_as_asked_and_only_there(tmp_path, monkeypatch):
+    seen = []
+
+    def job(options):
+        seen.append(jax.config.jax_default_matmul_precision)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(train, "job", job)
+    before = jax.config.jax_default_matmul_precision
+    options = train.TrainOptions(out=str(tmp_path / "out"), precision="float32")
+    for begin in (train.plan, train.run):
+        with pytest.raises(ValueError, match="seen"):
+            begin(options)
+    assert seen == ["float32", "float32"]
+    assert jax.config.jax_default_matmul_precision == before
 
 
 # Going on, and what is refused
@@ -164,9 +288,9 @@ REFUSED = {
     "no step": (["--steps=0"], ["--steps=0", "positive integer", "--help"]),
     "no number of steps": (["--steps=many"], ["--steps=many", "--help"]),
     "no rate": (["--learning_rate=0"], ["learning_rate is 0", "positive number"]),
-    "no number for a rate": (["--learning_rate=nan"], ["learning_rate is nan"]),
+    "no number for a rate": (["--learning_rate=nan"], ["--learning_rate=nan", "number from 0"]),
     "negative decay": (["--weight_decay=-1"], ["--weight_decay=-1", "non-negative"]),
-    "no number for a decay": (["--weight_decay=nan"], ["weight_decay is nan", "from 0"]),
+    "no number for a decay": (["--weight_decay=nan"], ["--weight_decay=nan", "from 0"]),
     "negative seed": (["--seed=-1"], ["--seed=-1"]),
     "large seed": (["--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
     "odd batch": (["--batch=3"], ["batch_size is 3", "makes 2 images", "multiple"]),

@@ -12,6 +12,7 @@ from PIL import Image as Pillow
 from scipy import signal
 
 from featvis_jax.checkpoints import load_model
+from featvis_jax.results.store import read_run
 from featvis_jax.results.tables import STATUSES
 
 SHAPE = {2: (40, 44), 3: (36, 38, 34)}
@@ -175,7 +176,7 @@ REFUSED = {
         ["--model=nobody"],
         ["--model=nobody", "zoo", "directory of a trained model", "your-network.md"],
     ),
-    "no model": (["--model={place}"], ["--model={place}", "experiments.train"]),
+    "no model": (["--model={place}"], ["--model={place}", "featvis train"]),
     "damaged card": (["--model={place}/damaged"], ["{place}/damaged/card.json", "not JSON"]),
     "lost weights": (
         ["--model={place}/lost"],
@@ -256,7 +257,9 @@ def outcomes(place, drive, trained, visualized):
     }
     commands["no layer"] = command()
     commands["changed seed"] = command(*FLAGS[2], "--seed=1", out=out)
-    commands["changed layers"] = command("--layer=conv1", "--channels=0:3", *OPTIONS, out=out)
+    grown = place / "grown"
+    shutil.copytree(out, grown, copy_function=shutil.copy2)
+    commands["more layers"] = command("--layer=conv1", "--channels=0:3", *OPTIONS, out=grown)
 
     # A run that lost its last two rows was killed before they were written.
     partial = place / "partial"
@@ -307,7 +310,17 @@ def test_nothing_is_left_of_a_refused_command(outcomes, place):
 def test_a_changed_run_is_refused_with_the_difference(outcomes, refused, visualized):
     out = str(visualized(2)[0])
     refused(outcomes["changed seed"], [out, "seed: the run has 0, asked for is 1", "--out"])
-    refused(outcomes["changed layers"], [out, "layers.conv3/relu", "no such setting"])
+
+
+def test_a_run_grows(outcomes, visualized, place):
+    assert outcomes["more layers"]["status"] == 0, outcomes["more layers"]["errors"]
+    before, after = read_run(visualized(2)[0]), read_run(place / "grown")
+    new = {("conv1", channel) for channel in range(3)}
+    assert {row.unit for row in after.records()} == {row.unit for row in before.records()} | new
+    for row in before.records():
+        assert row in after.records()
+        assert (after.image(*row.key)[0] == before.image(*row.key)[0]).all()
+    assert (place / "grown" / "sheets" / "conv1.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["repeated", "from flags"])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from experiments import networks
+from featvis_jax import models
 from featvis_jax.checkpoints import load_model
-from featvis_jax.visualize import objectives
-from featvis_jax.visualize.objectives import Unit
+from featvis_jax.maximize import objectives
+from featvis_jax.maximize.objectives import Unit
 
 SHAPE = (40, 44)
 ASKED = {
@@ -157,7 +157,7 @@ def test_it_runs_and_rises(outcomes, place, name):
 @pytest.mark.parametrize("name", ["neuron", "layer", "direction", "suppressing", "attention"])
 def test_the_objective_is_the_one_that_was_asked_for(outcomes, trained, place, files, name):
     assert outcomes[name]["status"] == 0, outcomes[name]["errors"]
-    network = networks.load(str(trained(2)[0])).network
+    network = models.load(str(trained(2)[0])).network
     mask = nibabel.load(files / "mask.nii").get_fdata()[..., 0]
     expected = {
         "neuron": objectives.neuron("conv2", position=(3, 4)),

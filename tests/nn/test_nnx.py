@@ -10,9 +10,9 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from featvis_jax.maximize import ascent, objectives, parameterizations
+from featvis_jax.maximize.layer import visualize
 from featvis_jax.nn.taps import linen_network, nnx_network
-from featvis_jax.visualize import ascent, objectives, parameterizations
-from featvis_jax.visualize.layer import visualize
 
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SHAPE = (14, 13, 2)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from featvis_jax.maximize import objectives
 from featvis_jax.results.asked import question
-from featvis_jax.visualize import objectives
 
 A, B = objectives.channel("a"), objectives.channel("b")
 

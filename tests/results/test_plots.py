@@ -61,6 +61,22 @@ def test_the_training_curve_changes_with_each_split_and_metric():
     assert plots.training_curves([{**row, "auc": 0.1} for row in ROWS]) == whole
 
 
+def test_the_curve_of_an_estimate_shows_its_r_squared():
+    rows = [{"step": n, "split": "validation", "loss": 1.0, "r_squared": n / 9} for n in range(9)]
+    other = [{**row, "r_squared": -row["r_squared"]} for row in rows]
+    assert plots.training_curves(rows) != plots.training_curves(other)
+
+
+def test_estimates_are_drawn_as_they_are_and_refused_where_they_do_not_fit():
+    whole = plots.estimates([20.0, 40.0, 60.0], [30.0, 35.0, 50.0], "age")
+    assert pixels(whole).min() < 0.5
+    assert plots.estimates([20.0, 40.0, 60.0], [30.0, 35.0, 10.0], "age") != whole
+    assert plots.estimates([5.0], [5.0], "age")
+    for true, estimated in (([], []), ([1.0], [1.0, 2.0])):
+        with pytest.raises(ValueError, match="as many estimates as true values"):
+            plots.estimates(true, estimated, "age")
+
+
 def test_a_single_measurement_and_metrics_that_were_not_measured_are_drawn():
     row = {"step": 3, "split": "train", "loss": 0.5, "balanced_accuracy": float("nan")}
     assert pixels(plots.training_curves([row])).min() < 0.5

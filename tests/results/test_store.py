@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from featvis_jax.results import files, manifest, store, tables
+from featvis_jax.results import files, manifest, sheets, store, tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGURATION = {"seed": 7, "steps": 5, "transforms": {"jitter": 6, "blur": [1.5, 0.3]}}
@@ -178,9 +178,9 @@ def test_variants_are_images_of_one_channel(tmp_path):
 )  # fmt: skip
 def test_a_sheet_says_what_was_asked(tmp_path, monkeypatch, settings, title, subtitle):
     told = {}
-    draw = store.sheets.contact_sheet
+    draw = sheets.contact_sheet
     monkeypatch.setattr(
-        store.sheets, "contact_sheet", lambda *a, **given: told.update(given) or draw(*a, **given)
+        sheets, "contact_sheet", lambda *a, **given: told.update(given) or draw(*a, **given)
     )
     with open_run(tmp_path, **settings) as run:
         run.write_layers([tables.LayerRecord("conv1", (6, 4), 8, (3, 3), (1, 1))])
@@ -347,6 +347,20 @@ def test_equal_configurations_are_equal_however_they_are_written(tmp_path):
     open_run(tmp_path).close()
     changed = {"transforms": {"blur": (1.5, 0.3), "jitter": 6}, "steps": 5, "seed": 7}
     store.open_run(tmp_path, changed, environment=ENVIRONMENT).close()
+
+
+def test_a_run_may_be_asked_for_other_units(tmp_path):
+    of = {"layers": {"conv1": [0, 1]}, "objective": {"conv1": "f"}, "seed": 1}
+    more = {"layers": {"conv1": [2], "conv2": [0]}, "objective": {"conv1": "f", "conv2": "f"}}
+    store.open_run(tmp_path, of, environment=ENVIRONMENT).close()
+    store.open_run(tmp_path, {**more, "seed": 1}, environment=ENVIRONMENT).close()
+    both = {"conv1": [0, 1, 2], "conv2": [0]}
+    assert store.read_run(tmp_path).configuration["layers"] == both
+    store.open_run(tmp_path, of, environment=ENVIRONMENT).close()
+    assert store.read_run(tmp_path).configuration["layers"] == both
+    for other in ({"seed": 2}, {"objective": {"conv1": "-f"}}):
+        with pytest.raises(manifest.ConfigurationMismatch):
+            store.open_run(tmp_path, {**of, **other}, environment=ENVIRONMENT)
 
 
 def test_another_configuration_is_refused_with_every_difference(tmp_path):

@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments import launch
+from featvis_jax.commands import launch
+from featvis_jax.options import Options
 from featvis_jax.results import files
 from tests.results import broken_disk, crash_points
 
@@ -27,9 +28,10 @@ def broken(directory: Path, fault: str, call: int) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     broken_disk.Disk(lambda name, operation: setattr(files.os, name, operation), fault, call)
     status, errors = 0, io.StringIO()
+    command = launch.Command("compute", "", (), Options, lambda _: crash_points.compute(directory))
     try:
         with contextlib.redirect_stderr(errors):
-            launch.run(lambda _: crash_points.compute(directory), ["launcher"])
+            launch.run(command, ["launcher"])
     except SystemExit as stop:
         status = stop.code if errors.getvalue().startswith("Error: ") else 70
     except BaseException:

@@ -3,7 +3,7 @@
     python -m tests.stress.grade_known --count=20
     python -m tests.stress.grade_known --shapes=square,disc --volumes
 
-Trains a judge for every shape as `experiments.evaluate` does, on heads of smooth noise, and asks it
+Trains a judge for every shape as `experiments.grade` does, on heads of smooth noise, and asks it
 about perfect pictures and about every other kind. The bars: 95 % of the perfect ones of a shape, at
 most 10 % of any other kind and 5 % of all of them.
 """

@@ -116,9 +116,9 @@ MUTATIONS = [
     ),
     Mutation(
         "lock of a training",
-        "experiments/train.py",
-        "    with locked(out):\n",
-        "    if out:\n",
+        "featvis_jax/runs/train.py",
+        "    with locked(out), jax.default",
+        "    with jax.default",
         "tests/experiments/test_train.py",
     ),
     Mutation("escape of signs in names", FILES, r"[^a-zA-Z0-9_.+/-]|", "", _FILES),

@@ -1,4 +1,4 @@
-"""Runs BUILD.md's batch scripts through what a cluster does to jobs; nothing may be lost by it.
+"""Runs the scripts of docs/cluster.md through what a cluster does to jobs; nothing may be lost.
 
     python -m tests.stress.slurm
     python -m tests.stress.slurm --only=preemption --proctrack=linuxproc

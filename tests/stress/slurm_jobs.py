@@ -22,7 +22,7 @@ class Stage:
     """The clone that jobs are submitted from, and the undisturbed runs to compare with."""
 
     def __init__(self, root: Path, cluster: slurm_cluster.Cluster, steps: int) -> None:
-        """Lay out a clone with BUILD.md's scripts, and a cohort."""
+        """Lay out a clone with the scripts of docs/cluster.md, and a cohort."""
         self.root, self.cluster, self.steps = root, cluster, steps
         self.clone = root / "clone"
         self.clone.mkdir()

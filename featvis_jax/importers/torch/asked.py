@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from typing import Any
@@ -40,7 +40,7 @@ def stopping_at_torch() -> Iterator[None]:
 class _Finder(MetaPathFinder):
     """Asked first for every module that is imported."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name == "torch":
             raise TorchAskedFor
 

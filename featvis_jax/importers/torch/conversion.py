@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.torch.archives import Content, content
 from featvis_jax.importers.torch.asked import require_torch
 from featvis_jax.importers.torch.explained import Weights
@@ -149,6 +148,8 @@ def _cache() -> Iterator[Path]:
 
 
 def _read(answer: dict[str, Any], shown: str, image_shape: Sequence[int] | None = None) -> Network:
+    from featvis_jax.importers.onnx import onnx_network  # With ONNX, when there is a file of it.
+
     path = Path(answer["network"])
     try:
         return onnx_network(path, image_shape=image_shape)

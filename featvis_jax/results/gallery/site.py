@@ -9,9 +9,8 @@ import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-import jinja2
 
 from featvis_jax.results.files import (
     atomic_write_bytes,
@@ -24,6 +23,9 @@ from featvis_jax.results.files import (
 from featvis_jax.results.grids import Plane, minus
 from featvis_jax.results.sheets import times
 from featvis_jax.results.tables import SOUND
+
+if TYPE_CHECKING:
+    import jinja2
 
 _STATIC = resources.files("featvis_jax.results.gallery") / "static"
 _SCRIPT = "gallery.js"
@@ -109,12 +111,14 @@ class Site:
         self.write("gallery.css", sizes_css(planes, contrasts=contrasts).encode() + style)
 
 
-def templates() -> jinja2.Environment:
+def templates() -> "jinja2.Environment":
     """Return the templates of the pages; everything that they print is escaped.
 
     >>> templates().from_string("{{ layer }}").render(layer="<img>")
     '&lt;img&gt;'
     """
+    import jinja2  # When there are pages to build.
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("featvis_jax.results.gallery"),
         autoescape=True,

@@ -97,12 +97,12 @@ def test_no_torch_is_imported_beside_jax(tmp_path, own_cache):
     )
     program = f"""
 import sys
-from experiments import networks
-assert networks.load({str(FILE)!r} + ":tensor").image_shape == (9, 8, 1)
+from featvis_jax import models
+assert models.load({str(FILE)!r} + ":tensor").image_shape == (9, 8, 1)
 assert "torch" not in sys.modules
 assert not any(name.startswith("torch.") for name in sys.modules)
 for name in ("without", "of_jax"):
-    model = networks.load({str(tmp_path / "mixed.py")!r} + ":" + name)
+    model = models.load({str(tmp_path / "mixed.py")!r} + ":" + name)
     assert [layer.name for layer in model.network.layers] == ["scaled"]
 assert "torch" in sys.modules  # Its author has asked for both.
 """

@@ -1,0 +1,37 @@
+"""``featvis layers``: the layers of a network, as a table."""
+
+import dataclasses
+
+from featvis_jax.commands import startup
+from featvis_jax.commands.launch import Command
+from featvis_jax.commands.startup import StartupOptions
+from featvis_jax.models import ModelOptions, layers_text, loaded
+from featvis_jax.options import say
+from featvis_jax.progress import announced
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(ModelOptions, StartupOptions):
+    """What the command line can say."""
+
+
+def main(flags: Flags) -> None:
+    """Load the network and say its layers."""
+    startup.prepare(flags)
+    with announced(f"reading the model {flags.model}"):
+        model = loaded(flags)
+    say(layers_text(model.network))
+
+
+COMMAND = Command(
+    name="layers",
+    summary="list the layers of a network, and what each of them takes",
+    examples=(
+        "--model=square-lesion",
+        "--model=net.onnx --input_shape=64,64,64,1",
+    ),
+    options=Flags,
+    main=main,
+    required=("model",),
+    first=("model", "input_shape"),
+)

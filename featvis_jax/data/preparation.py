@@ -1,0 +1,247 @@
+"""All that has to be settled before a task is trained on a cohort: people, volumes, grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from nibabel.affines import voxel_sizes
+
+from featvis_jax.data import labels, pipeline
+from featvis_jax.data.cache import CachedVolume, cache_volumes, checksums
+from featvis_jax.data.cohorts import Cohort
+from featvis_jax.data.crops import centred_start, crop_affine
+from featvis_jax.data.errors import CohortError
+from featvis_jax.data.grids import Grid
+from featvis_jax.data.lesions import Lesions, NoRoomError
+from featvis_jax.data.pipeline import Source, Task
+from featvis_jax.data.splits import Split, split_subjects
+from featvis_jax.data.tasks import (
+    LabelTask,
+    LesionTask,
+    OutlineTask,
+    ShuffledTask,
+    TaskSpec,
+    ValueTask,
+    label_task,
+)
+
+_MAX_WORKERS = 8
+_FIRST_CHECKED = 8
+
+# The paper's slices of 140 x 192 voxels, on a grid of 1 mm.
+_SLICE_MM = (140.0, 192.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A task on a cohort, ready to train.
+
+    Attributes:
+      task: Makes labelled examples.
+      class_names: Name of every class.
+      split: Who is in which part.
+      train: Images to train on.
+      validation: Images to stop by.
+      test: Images of held-out subjects, for the report.
+      shape: Spatial shape of an image.
+      affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
+      description: All of this in words and numbers, for the model card.
+      files_sha256: Checksum of the cohort's table and of every scan, by their paths.
+      used_scans: Beginnings of the checksums of all scans but those of held-out subjects.
+      left_out: Participants without a value in the column that is learned.
+    """
+
+    task: Task
+    class_names: tuple[str, ...]
+    split: Split
+    train: Source
+    validation: Source
+    test: Source
+    shape: tuple[int, ...]
+    affine: Float64[np.ndarray, "4 4"]
+    description: dict[str, object]
+    files_sha256: dict[str, str]
+    used_scans: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def voxel_size_mm(self) -> float:
+        """Distance between neighbouring voxels, the same along every axis."""
+        return float(voxel_sizes(self.affine)[0])
+
+
+def prepare(
+    spec: TaskSpec,
+    cohort: Cohort,
+    *,
+    rank: int,
+    cache: Path,
+    crop: Sequence[int] | None = None,
+    grid: Grid | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Settle a task: split the subjects, cache their volumes, choose the grid.
+
+    Args:
+      spec: What is to be learned.
+      cohort: The subjects.
+      rank: 2 for axial slices, 3 for volumes.
+      cache: Directory for the cached volumes.
+      crop: Spatial shape of an image in voxels. By default the paper's 140 x 192 mm for slices, and
+        the whole volume in 3-D. Cut from the centre.
+      grid: Of the images of a network that is there already; they are cut where it lies.
+      seed: Fixes the split.
+      progress: Called with (scans cached, scans in all) after each.
+
+    Raises:
+      ValueError: The task, the rank, the crop or the grid does not exist or does not fit, or it
+        takes no decoys.
+      CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
+        have no room for a lesion; all of them are named.
+    """
+    spec.check(rank)
+    voxel_size_mm = _isotropic_voxel_size(cohort)
+    crop = _crop(crop if grid is None else grid.shape, cohort, rank, voxel_size_mm)
+    settled = _settled(spec, cohort, rank=rank, voxel_size_mm=voxel_size_mm, seed=seed)
+    task, split, cohort = settled.task, settled.split, settled.cohort
+    cached = cache_volumes(cohort.subjects, cache, progress=progress)
+    parts = _parts(cohort, split, cached, crop, grid)
+    if not isinstance(task, LabelTask | ValueTask):
+        _check_room(task.lesions, cohort, parts.values())
+    return Prepared(
+        task=task,
+        class_names=task.class_names,
+        split=split,
+        shape=crop,
+        affine=_affine(cohort, crop, grid),
+        description={
+            "cohort": cohort.name,
+            "subjects": {part: len(getattr(split, part)) for part in parts},
+            "images": {part: len(images) for part, images in parts.items()},
+            **settled.told,
+        },
+        files_sha256=checksums(cohort, cached),
+        used_scans=tuple(cached[who].scan_id for who in (*split.train, *split.validation)),
+        left_out=settled.left_out,
+        **parts,
+    )
+
+
+class _Settled(NamedTuple):
+    """What is learned from whom.
+
+    Attributes:
+      task: Makes labelled examples.
+      split: Who is in which part.
+      cohort: Those who take part.
+      told: What a card tells of the task.
+      left_out: Those who do not take part.
+    """
+
+    task: LesionTask | OutlineTask | ShuffledTask | LabelTask | ValueTask
+    split: Split
+    cohort: Cohort
+    told: Mapping[str, object]
+    left_out: tuple[str, ...] = ()
+
+
+def _settled(
+    spec: TaskSpec, cohort: Cohort, *, rank: int, voxel_size_mm: float, seed: int
+) -> _Settled:
+    if spec.column is None:
+        drawn, told = spec.lesions(rank, voxel_size_mm)
+        return _Settled(drawn, split_subjects(cohort, label=None, seed=seed), cohort, told)
+    if spec.name == "sex":
+        split = split_subjects(cohort, label="sex", seed=seed)
+        sexes = {subject.participant_id: subject.labels["sex"] for subject in cohort.subjects}
+        return _Settled(label_task(sexes), split, cohort, {})
+    column = labels.read_column(cohort, spec.column)
+    task, split = column.task(seed=seed)
+    told = {"column": column.description(task)}
+    return _Settled(task, split, column.cohort, told, column.left_out)
+
+
+def _parts(
+    cohort: Cohort,
+    split: Split,
+    cached: Mapping[str, CachedVolume],
+    crop: tuple[int, ...],
+    grid: Grid | None,
+) -> dict[str, Source]:
+    """The images of each part."""
+    placement = None if grid is None else pipeline.cohort_placement(cohort, grid)
+    return {
+        part: pipeline.source(
+            [cached[who] for who in getattr(split, part)], crop, placement=placement
+        )
+        for part in ("train", "validation", "test")
+    }
+
+
+def _affine(cohort: Cohort, crop: tuple[int, ...], grid: Grid | None) -> np.ndarray:
+    """Where the images lie."""
+    if grid is not None and grid.affine is not None:
+        return grid.affine
+    start = centred_start(cohort.shape, crop)
+    start = start if len(crop) == 3 else (*start, cohort.shape[2] // 2)
+    return crop_affine(cohort.affine, start)
+
+
+def _crop(
+    crop: Sequence[int] | None, cohort: Cohort, rank: int, voxel_size_mm: float
+) -> tuple[int, ...]:
+    """The spatial shape of an image, by default as the paper has it."""
+    if crop is None:
+        crop = cohort.shape
+        if rank == 2:
+            crop = [
+                min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop[:2], _SLICE_MM, strict=True)
+            ]
+    if len(crop) != rank or min(crop) < 1:
+        raise ValueError(f"The crop is {tuple(crop)}; expected {rank} positive numbers of voxels.")
+    return tuple(crop)
+
+
+def _check_room(lesions: Lesions, cohort: Cohort, sources: Iterable[Source]) -> None:
+    """Refuse images without room for lesions now, since training may come to one after hours."""
+
+    def problem(image: tuple[Source, int]) -> str | None:
+        source, position = image
+        try:
+            lesions.check_room(source[position], np.random.default_rng(position))
+        except NoRoomError as error:
+            return f"{source.place(position)}: {error}"
+        return None
+
+    images = [(source, position) for source in sources for position in range(len(source))]
+    # Threads: NumPy lets go of the lock for most of it, and the images come from disk.
+    with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(problem, images[:_FIRST_CHECKED]))
+        # If none of these has room it is the options that are wrong, and the search takes long.
+        if not all(found):
+            found += pool.map(problem, images[_FIRST_CHECKED:])
+    problems = [line for line in found if line is not None]
+    if problems:
+        raise CohortError(
+            f"{cohort.table}: {len(problems)} of {len(found)} images that were looked at have no "
+            "room for lesions; choose other lesions, or leave these subjects out:",
+            problems,
+        )
+
+
+def _isotropic_voxel_size(cohort: Cohort) -> float:
+    sizes = voxel_sizes(cohort.affine)
+    if not np.allclose(sizes, sizes[0], rtol=0.01):
+        raise CohortError(
+            f"{cohort.table}: its scans have voxels of {sizes.round(3).tolist()} mm",
+            ["expected the same size along every axis: resample the volumes first."],
+        )
+    return float(sizes[0])

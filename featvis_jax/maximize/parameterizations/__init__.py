@@ -1,0 +1,43 @@
+"""What is optimized: the parameters of an image, and how they become one.
+
+All of them make slices and volumes by the same code, keep to a range of intensities in one of four
+ways (`base`), and start as noise whose standard deviation is a share of that range. A learning rate
+means the same for pixels, frequencies and pyramids: Adam's first steps change the image by about
+that share of the range.
+"""
+
+from featvis_jax.maximize.parameterizations.base import (
+    GROUNDS,
+    INTENSITIES,
+    Ground,
+    Intensity,
+    Parameterization,
+    Parameters,
+)
+from featvis_jax.maximize.parameterizations.coordinates import cppn
+from featvis_jax.maximize.parameterizations.holding import holding
+from featvis_jax.maximize.parameterizations.multiscale import laplacian
+from featvis_jax.maximize.parameterizations.spatial import from_image, inside, pixels
+from featvis_jax.maximize.parameterizations.spectral import (
+    fourier,
+    mean_magnitude_spectrum,
+    phase,
+)
+
+__all__ = [
+    "GROUNDS",
+    "INTENSITIES",
+    "Ground",
+    "Intensity",
+    "Parameterization",
+    "Parameters",
+    "cppn",
+    "fourier",
+    "from_image",
+    "holding",
+    "inside",
+    "laplacian",
+    "mean_magnitude_spectrum",
+    "phase",
+    "pixels",
+]

@@ -1,0 +1,494 @@
+"""Networks with what is known about their images: ours, anybody's, and how each is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import jax
+import numpy as np
+from flax import linen, nnx
+
+from featvis_jax import memory
+from featvis_jax.checkpoints import load_model, weights_hash, zoo_names
+from featvis_jax.data.grids import Grid, coincide, described
+from featvis_jax.data.intensities import SCALINGS
+from featvis_jax.data.volumes import read_grid
+from featvis_jax.importers.kinds import KINDS, network_of_jax
+from featvis_jax.maximize import planning
+from featvis_jax.nn import taps
+from featvis_jax.nn.network import Network, permuted_weights
+from featvis_jax.options import Options, errors_of, option, shown_value, some
+from featvis_jax.zoo import ONLY_IN_CLONES
+
+MODEL_HELP = (
+    "A zoo name; the directory of a trained model; NET.onnx; FILE.py:FUNCTION, which returns "
+    "(Linen module, variables, image_shape), (NNX module, image_shape), (function of weights and "
+    "images, weights, image_shape), or a PyTorch module, alone or with an example of its input; "
+    "NET.pt2 or TorchScript; the directory of a MONAI bundle; or WEIGHTS.safetensors of the "
+    "paper's network in PyTorch's layout."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagesToldOf(Options):
+    """What a user says of the images that a network takes."""
+
+    grid: str | None = option(
+        None,
+        "A NIfTI file on the grid of the network's input, for a network that does not tell where "
+        "it looks (ONNX, .py, safetensors): as many voxels along its axes as they are stored (one "
+        "slice for a network of slices); its affine is taken. Without one, images of such a "
+        "network have no orientation, and files that go onto its grid are taken by their axes as "
+        "they lie.",
+    )
+    scaling: str | None = option(
+        None,
+        "How the scans that the network was trained on were scaled, each by itself: unit to 0..1, "
+        "by its percentiles; zscore to a mean of 0 and a standard deviation of 1; zscore_nonzero "
+        "to the same over its voxels that are not 0, which stay 0. Scans of `reference`, "
+        "`real_examples`, `start_image` and `hold` are scaled so before the network sees them. "
+        "Without it those of a cohort are by unit, and single files have to be scaled already.",
+        choices=tuple(SCALINGS),
+    )
+    intensity_range: tuple[float, float] | None = option(
+        None,
+        "LOW,HIGH of a foreign network's images: between them pictures are drawn. 0,1 by default; "
+        "for z-scores what the scans of `reference` span, from percentile 0.1 to 99.9.",
+    )
+    channel_names: tuple[str, ...] | None = option(
+        None,
+        "Names of the input channels, in their order, such as T1w,T1ce,T2w,FLAIR: letters and "
+        "digits, as the suffixes of BIDS are; channel0,channel1,... by default. rgb stands for "
+        "red, green and blue of (rows, columns): one picture in colour, where other channels are "
+        "panels side by side.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(ImagesToldOf):
+    """Which network, and what a user says of it."""
+
+    model: str | None = option(None, MODEL_HELP)
+    input_shape: tuple[int, ...] | None = option(
+        None, "X,Y[,Z],CHANNELS where the model leaves its grid open."
+    )
+    random_weights: int | None = option(
+        None,
+        "Put the values of every tensor of the network's weights in a random order, by this seed: "
+        "a control for pictures.",
+        least=0,
+        most=2**32 - 1,
+    )
+
+
+class Model(NamedTuple):
+    """A network and what is known about its images.
+
+    Printed, it is a table of its layers.
+
+    Attributes:
+      network: The network.
+      card: Its ``name`` and ``weights_sha256``; for a model of ours all that its card holds.
+      affine: Voxel indices of its input to mm; None for one that does not tell where it looks.
+      intensity_range: Of the images that it was trained on, as far as anybody says.
+      spectrum: Mean magnitude spectrum of those images, where it is known.
+      scaling: How scans become those images, a name in `featvis_jax.data.intensities.SCALINGS`;
+        None where nobody says.
+      told: What its user says of it.
+    """
+
+    network: Network
+    card: dict[str, Any]
+    affine: np.ndarray | None = None
+    intensity_range: tuple[float, float] = (0.0, 1.0)
+    spectrum: np.ndarray | None = None
+    scaling: str | None = None
+    told: ImagesToldOf = ImagesToldOf()
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.card["name"]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of the images it takes, ``(*spatial, channels)``."""
+        return self.network.image_shape
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels of those images lie."""
+        return Grid(self.image_shape[:-1], self.affine)
+
+    @property
+    def needs_range(self) -> bool:
+        """Whether nobody has said yet between which ends its images lie."""
+        centred = self.scaling is not None and SCALINGS[self.scaling].is_centred
+        return centred and self.told.intensity_range is None
+
+    @property
+    def unit(self) -> str | None:
+        """What the intensities of its images are, in words; None where nobody knows."""
+        return None if self.scaling is None else SCALINGS[self.scaling].unit
+
+    @property
+    def scale(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What is done to single scans before it sees them; None where they are scaled already."""
+        return None if self.told.scaling is None else SCALINGS[self.told.scaling].scale
+
+    def __repr__(self) -> str:
+        """Its layers."""
+        shape = " x ".join(map(str, self.image_shape[:-1]))
+        count = self.image_shape[-1]
+        channels = "" if count == 1 else f" of {count} channels"
+        return f"{self.name}, images of {shape} voxels{channels}\n\n{layers_text(self.network)}"
+
+
+def load(
+    model: str | Path,
+    *,
+    input_shape: Sequence[int] | None = None,
+    grid: str | Path | None = None,
+    scaling: str | None = None,
+    intensity_range: Sequence[float] | None = None,
+    channel_names: Sequence[str] | None = None,
+    random_weights: int | None = None,
+) -> Model:
+    """Load a trained network.
+
+    Args:
+      model: A name of the zoo, the directory of a trained model, or a file; docs/your-network.md
+        has all that is taken.
+      input_shape: ``(*spatial, channels)`` where the model leaves it open.
+      grid: A NIfTI file on the grid of the network's input, whose affine is taken.
+      scaling: How the scans that it was trained on were scaled: "unit", "zscore" or
+        "zscore_nonzero".
+      intensity_range: Of a foreign network's images; 0 to 1 by default.
+      channel_names: Of the input channels.
+      random_weights: Seed by which the values of every tensor of weights are put in a random
+        order: a control.
+
+    Raises:
+      FileNotFoundError: There is no such model.
+      ValueError: It cannot be loaded, or is told something that it contradicts.
+
+    Example:
+      >>> model = load("square-lesion")
+      >>> model.image_shape, [layer.name for layer in model.network.layers[:2]]
+      ((140, 192, 1), ['conv1', 'pool1'])
+    """
+    return loaded(
+        ModelOptions(
+            model=str(model),
+            input_shape=None if input_shape is None else tuple(input_shape),
+            grid=None if grid is None else str(grid),
+            scaling=scaling,
+            intensity_range=None if intensity_range is None else _two(intensity_range),
+            channel_names=None if channel_names is None else tuple(channel_names),
+            random_weights=random_weights,
+        )
+    )
+
+
+def _two(values: Sequence[float]) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)
+
+
+def loaded(options: ModelOptions) -> Model:
+    """The network that options name.
+
+    Args:
+      options: Which, and what a user says of it.
+
+    Raises:
+      FileNotFoundError: There is no such model.
+      ValueError: It cannot be loaded, or is told something that it contradicts.
+    """
+    if options.model is None:
+        raise ValueError("`model` is missing: name a network. docs/your-network.md tells how.")
+    own = some(ModelOptions, options)  # A launcher's options are more than these.
+    found = told_of(_read(options.model, options.input_shape), own)
+    if options.random_weights is None:
+        return found
+    return with_permuted_weights(found, options.random_weights)
+
+
+@overload
+def from_flax(
+    module: linen.Module, variables: Any, image_shape: Sequence[int], /, *, name: str | None = None
+) -> Model: ...
+@overload
+def from_flax(
+    module: nnx.Module, image_shape: Sequence[int], /, *, name: str | None = None
+) -> Model: ...
+def from_flax(module: linen.Module | nnx.Module, /, *given: Any, name: str | None = None) -> Model:
+    """A trained Flax module as a model.
+
+    Args:
+      module: Takes a batch of images, ``(batch, *spatial, channels)``.
+      *given: ``variables, image_shape`` for a Linen module, ``image_shape`` alone for an NNX
+        module, which has its own; the shape is ``(*spatial, channels)``.
+      name: What it is called; by default its class.
+
+    Raises:
+      ValueError: It is no such module, or fails on an image of this shape.
+
+    Example:
+      >>> class Small(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+      ...     def __call__(self, images):
+      ...         return self.conv(images)
+      >>> from_flax(Small(nnx.Rngs(0)), (20, 24, 1)).network.layers[0].name
+      'conv'
+    """
+    network = network_of_jax((module, *given))
+    return from_network(network, name=name or type(module).__name__)
+
+
+def from_function(
+    function: Callable[..., Any],
+    weights: Any,
+    image_shape: Sequence[int],
+    *,
+    name: str | None = None,
+) -> Model:
+    """Any function of JAX as a model.
+
+    Args:
+      function: ``(weights, images) -> output``; `jax.ad_checkpoint.checkpoint_name` names its
+        layers.
+      weights: Any tree of arrays.
+      image_shape: ``(*spatial, channels)``.
+      name: What it is called; by default the function's name.
+
+    Raises:
+      ValueError: It is no network.
+    """
+    network = network_of_jax((function, weights, image_shape))
+    return from_network(network, name=name or getattr(function, "__name__", "function"))
+
+
+def from_network(network: Network, *, name: str) -> Model:
+    """A network that is known by its weights alone.
+
+    Args:
+      network: The network.
+      name: What it is called.
+    """
+    digest = hashlib.sha256(weights_hash(network.variables).encode())
+    digest.update(str(network.image_shape).encode())
+    return Model(network, {"name": name, "weights_sha256": digest.hexdigest()})
+
+
+def told_of(model: Model, told: ImagesToldOf) -> Model:
+    """A model with what a user says of its images.
+
+    Args:
+      model: The network.
+      told: What the user says.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: That contradicts itself, or what the model knows.
+    """
+    if told.grid is not None:
+        with errors_of("grid", told.grid):
+            model = on_grid(model, told.grid)
+    between = _range(told)
+    if model.scaling is None:
+        between = model.intensity_range if between is None else between
+        return model._replace(scaling=told.scaling, intensity_range=between, told=told)
+    wrong = None
+    if told.scaling not in (None, model.scaling):
+        wrong = f"`scaling={told.scaling}`"
+    elif between not in (None, model.intensity_range):
+        wrong = f"`intensity_range={shown_value(between)}`"
+    if wrong is not None:
+        low, high = model.intensity_range
+        raise ValueError(
+            f"{wrong}: {model.name} was trained on scans scaled by {model.scaling}, from "
+            f"{low:g} to {high:g}: leave it out."
+        )
+    return model._replace(told=told)
+
+
+def _range(told: ImagesToldOf) -> tuple[float, float] | None:
+    """The range that a user tells, which the scaling does not contradict."""
+    if told.intensity_range is None:
+        return None
+    low, high = told.intensity_range
+    shown = f"`intensity_range={shown_value(told.intensity_range)}`"
+    if not low < high or not np.isfinite([low, high]).all():
+        raise ValueError(f"{shown}: expected LOW,HIGH, LOW < HIGH.")
+    if told.scaling is not None:
+        is_centred = SCALINGS[told.scaling].is_centred
+        if is_centred and not low < 0 < high:
+            raise ValueError(
+                f"{shown}: z-scores, which `scaling={told.scaling}` asks for, lie around 0; "
+                "expected a range such as -2,4, or leave it out and give `reference=DIR`, whose "
+                "scans tell."
+            )
+        if not is_centred and not 0 <= low < high <= 1:
+            raise ValueError(
+                f"{shown}: `scaling={told.scaling}` brings scans to 0..1; expected a part of that, "
+                "or leave one of the two out."
+            )
+    return low, high
+
+
+def on_grid(model: Model, path: Path | str) -> Model:
+    """A model with the affine of a reference image.
+
+    Args:
+      model: The model.
+      path: A NIfTI file whose axes, as they are stored, are those of the network's input.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: It has another shape than the images of the network, or lies elsewhere than a
+        model that knows its place; the message begins with the file.
+    """
+    reference = read_grid(path, rank=len(model.image_shape) - 1)
+    if reference.shape != model.image_shape[:-1]:
+        raise ValueError(
+            f"{path}: {described(reference)}; the network takes {described(model.grid)}, in this "
+            "order of axes: give a file that has them."
+        )
+    if model.affine is None:
+        return model._replace(affine=reference.affine)
+    if not coincide(reference, model.grid):
+        raise ValueError(
+            f"{path}: {described(reference)}; but {model.name} was trained on "
+            f"{described(model.grid)}: leave it out."
+        )
+    return model
+
+
+def with_permuted_weights(model: Model, seed: int) -> Model:
+    """The same network with the values of every tensor of weights in random order.
+
+    Args:
+      model: The network.
+      seed: Of the order; it is part of the card's name, and its checksum is another one.
+    """
+    weights = permuted_weights(jax.random.key(seed), model.network.variables)
+    card = {
+        **model.card,
+        "name": f"{model.name} (weights permuted by seed {seed})",
+        "weights_sha256": hashlib.sha256(
+            f"{model.card['weights_sha256']} {weights_hash(weights)}".encode()
+        ).hexdigest(),
+    }
+    return model._replace(network=model.network._replace(variables=weights), card=card)
+
+
+def _read(spec: str, shape: tuple[int, ...] | None) -> Model:
+    """What a name means."""
+    if shape is not None and (len(shape) < 2 or min(shape) < 1):
+        raise ValueError(
+            f"`input_shape={shown_value(shape)}`: expected X,Y,CHANNELS or X,Y,Z,CHANNELS."
+        )
+    kind = next((kind for kind in KINDS if kind.fits(spec)), None)
+    if kind is None:
+        return _ours(spec, shape)
+    network, path = kind.load(spec, shape)
+    _refuse_other_shape(spec, network, shape)
+    return Model(network, {"name": spec, "weights_sha256": _fingerprint(path, network)})
+
+
+def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
+    if spec not in zoo_names():
+        _refuse_unknown(Path(spec))
+    trained = load_model(spec)
+    network = taps.linen_network(trained.module, trained.variables, trained.image_shape)
+    _refuse_other_shape(spec, network, shape)
+    return Model(
+        network,
+        trained.card,
+        trained.affine,
+        trained.intensity_range,
+        trained.spectrum,
+        scaling="unit",  # As our trainings read every cohort.
+    )
+
+
+def _refuse_unknown(path: Path) -> None:
+    """Refuse what is no model of any kind."""
+    cards = (path / "card.json", path / "model" / "card.json")
+    if any(card.is_file() or card.is_symlink() for card in cards) or str(path) in ONLY_IN_CLONES:
+        return  # What may be wrong with it is told where it is read.
+    if path.is_dir():
+        told = "a directory without a model that featvis train has left, and no MONAI bundle"
+    elif path.exists():
+        told = "a file of no kind that is known here"
+    else:
+        told = "no model of the zoo and no file or directory"
+    meant = difflib.get_close_matches(str(path).lower().replace("_", "-"), zoo_names(), n=1)
+    nearest = f". Did you mean {meant[0]}?" if meant else "."
+    raise FileNotFoundError(
+        f"`model={path}`: {told}{nearest} It takes a name of the zoo ({zoo_names()[0]}, ...), the "
+        f"directory of a trained model, {', '.join(kind.shown for kind in KINDS)}. "
+        "docs/your-network.md tells how."
+    )
+
+
+def _refuse_other_shape(spec: str, network: Network, shape: tuple[int, ...] | None) -> None:
+    if shape is not None and shape != network.image_shape:
+        raise ValueError(
+            f"`input_shape={shown_value(shape)}`: the images of `model={spec}` have the shape "
+            f"{network.image_shape}, which is fixed: leave it out."
+        )
+
+
+def _fingerprint(path: Path, network: Network) -> str:
+    """SHA-256 over the file, the weights and the input: whatever decides the images."""
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(weights_hash(network.variables).encode())
+    digest.update(str(network.image_shape).encode())
+    return digest.hexdigest()
+
+
+def layers_text(network: Network) -> str:
+    """A table of the layers: name, operator, output, channels, reach, and what fits into memory.
+
+    Example:
+      >>> print(layers_text(load("square-lesion").network).splitlines()[1][:64])
+      conv1  Conv      138 x 190         8                3       1
+    """
+    head = ("layer", "operator", "output", "channels", "receptive field", "stride")
+    head = (*head, "MiB per unit*", "units that fit")
+    free = memory.free_bytes()
+    rows = []
+    for layer in network.layers:
+        needed = planning.estimated_unit_bytes(network, layer.name)
+        rows.append(
+            (
+                layer.name,
+                layer.operator,
+                " x ".join(map(str, layer.shape[:-1])) or "-",
+                str(layer.channels),
+                "all" if layer.receptive_field is None else str(layer.receptive_field),
+                "-" if layer.stride is None else str(layer.stride),
+                f"{needed / 2**20:.1f}" if needed > 0.05 * 2**20 else "< 0.1",
+                str(free // needed),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row in (head, *rows):
+        left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+        lines.append("  ".join((*left, *right)).rstrip())
+    lines.append(
+        f"* an estimate from the shapes of the outputs; {free / 2**30:.1f} GiB may be used. "
+        "--dry_run compiles and measures."
+    )
+    lines.extend(f"No layer: {name}, since {why}" for name, why in network.refused)
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Whole runs: what a notebook calls and a launcher starts, from options to results."""

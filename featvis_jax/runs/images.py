@@ -1,0 +1,224 @@
+"""What is optimized: how an image is written down, and where it starts; by options."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import optax
+
+from featvis_jax.data.volumes import load_on_grid
+from featvis_jax.maximize import parameterizations
+from featvis_jax.maximize.drive import Drive, settling
+from featvis_jax.maximize.parameterizations import GROUNDS, INTENSITIES, Ground, Parameterization
+from featvis_jax.maximize.presets import CLOUDS, Strategy
+from featvis_jax.models import Model
+from featvis_jax.options import Options, errors_of, option
+from featvis_jax.runs import channels
+
+# Of a scaled scan, the share of voxels that may lie beyond the range.
+_MOST_BEYOND = 0.05
+_BY_AFFINE = (
+    "It is laid onto the network's grid by its affine, whatever the order of its axes, and has to "
+    "cover it voxel by voxel; onto that of a network without one (see `grid`) as it is stored."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """What is optimized."""
+
+    parameterization: str | Parameterization | None = option(
+        None,
+        "How an image is written down (docs/parameterizations.md); by default fourier for "
+        "`regularization=driven` and pixels for all other strategies. All but pixels need one that "
+        "acts before the network: driven, lucid or none.",
+        choices=("pixels", "fourier", "laplacian", "cppn", "phase"),
+    )
+    intensity: str | None = option(
+        None,
+        "How the range is kept; a default for each of them. dark, bright and both: elements of "
+        "that polarity on an even ground, with a fixed `contrast` that they compete for.",
+        choices=(*INTENSITIES, *GROUNDS),
+    )
+    contrast: float | None = option(
+        None,
+        "Of all elements on a ground, as a share of the range (root mean square); "
+        f"{Ground().contrast:g} by default.",
+    )
+    start_image: str | None = option(
+        None,
+        "NIfTI file to start from; for a network of several channels with as many volumes, or as "
+        "many files, joined with commas. " + _BY_AFFINE,
+    )
+    mask: str | None = option(
+        None, "NIfTI mask: nothing changes outside, in no channel. " + _BY_AFFINE
+    )
+    hold: tuple[str, ...] | None = option(
+        None,
+        "CHANNEL:FILE, or several joined with commas: hold an input channel at a NIfTI file, such "
+        "as T1w:scan.nii.gz, while the others are optimized beside it. It is laid onto the "
+        "network's grid as `start_image` is.",
+        repeats=True,
+    )
+    learning_rate: float | None = option(
+        None, "Of Adam (of NAdam for phase); by default what suits the start."
+    )
+
+
+def start_image(model: Model, options: ImageOptions) -> np.ndarray | None:
+    """The image to start from, on the model's grid; None where none is named.
+
+    Args:
+      model: The network.
+      options: What is optimized.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ValueError: It does not fit.
+    """
+    if options.start_image is None:
+        return None
+    start = channels.read_channels("start_image", options.start_image, model)
+    _refuse_other_range(f"`start_image={options.start_image}`", start, model)
+    # Of a scan that was scaled a few voxels lie beyond the range, which percentiles are.
+    return np.clip(start, *model.intensity_range)
+
+
+def ground(
+    model: Model, start: np.ndarray | None, options: ImageOptions
+) -> np.ndarray | float | None:
+    """What an image is without its figure; None where the options do not say.
+
+    Args:
+      model: The network.
+      start: The image to start from.
+      options: What is optimized.
+    """
+    if start is not None or options.intensity not in GROUNDS:
+        return start
+    low, high = model.intensity_range
+    return low + GROUNDS[options.intensity].level * (high - low)
+
+
+def parameterization(
+    model: Model,
+    strategy: Strategy,
+    start: np.ndarray | None,
+    options: ImageOptions,
+    *,
+    variants: int,
+) -> Parameterization:
+    """What options say to optimize.
+
+    Args:
+      model: The network.
+      strategy: How the image is regularized.
+      start: The image to start from.
+      options: What is optimized.
+      variants: Images of each unit.
+
+    Raises:
+      FileNotFoundError: A file that an option names is not there.
+      ValueError: A file does not fit, or the model has no spectrum to keep to.
+    """
+    made_of: dict[str, Any] = {"intensity_range": model.intensity_range}
+    if options.intensity is not None:
+        made_of["intensity"] = GROUNDS.get(options.intensity, options.intensity)
+    if options.contrast is not None:
+        if options.intensity not in GROUNDS:
+            raise ValueError(
+                f"`contrast={options.contrast}`: says how much elements stand out from a ground, "
+                f"and `intensity={options.intensity}` has none: take one of {', '.join(GROUNDS)}."
+            )
+        made_of["intensity"] = GROUNDS[options.intensity]._replace(contrast=options.contrast)
+    if isinstance(options.parameterization, Parameterization):
+        return _finished(model, options.parameterization, start, options, variants=variants)
+    name = options.parameterization or ("pixels" if strategy.drive is None else "fourier")
+    if name == "fourier" and strategy.drive is not None:
+        made_of |= CLOUDS
+    if name == "phase":
+        if model.spectrum is None:
+            raise ValueError(
+                "`parameterization=phase` keeps to the training images' mean spectrum, and the "
+                f"model {model.name} comes without one: give `reference=DIR`, a cohort whose scans "
+                "have one, or take fourier."
+            )
+        chosen = parameterizations.phase(model.spectrum, **made_of)
+    else:
+        chosen = getattr(parameterizations, name)(**made_of)
+    return _finished(model, chosen, start, options, variants=variants)
+
+
+def _finished(
+    model: Model,
+    chosen: Parameterization,
+    start: np.ndarray | None,
+    options: ImageOptions,
+    *,
+    variants: int,
+) -> Parameterization:
+    """A parameterization with its start, its mask and the channels that are held."""
+    if start is not None:
+        # Variants of a unit that start alike would stay alike.
+        noise = 0.01 if variants > 1 else 0.0
+        chosen = parameterizations.from_image(start, chosen, noise=noise)
+    if options.mask is not None:
+        outside = model.intensity_range[0] if start is None else start
+        with errors_of("mask", options.mask):
+            mask = load_on_grid(options.mask, model.grid)[..., 0]
+            chosen = parameterizations.inside(mask, chosen, outside=outside)
+    return _holding(model, chosen, options.hold or ())
+
+
+def _holding(model: Model, chosen: Parameterization, hold: tuple[str, ...]) -> Parameterization:
+    """With the channels that are held put in, if there are any."""
+    held = channels.held(model, hold)
+    if not held:
+        return chosen
+    image = np.zeros(model.image_shape, np.float32)
+    for channel, scan in held.items():
+        _refuse_other_range(f"`hold={','.join(hold)}`", scan, model)
+        image[..., channel : channel + 1] = scan
+    return parameterizations.holding(image, held, chosen)
+
+
+def _refuse_other_range(given: str, image: np.ndarray, model: Model) -> None:
+    """A scan in a scanner's units would be white all over, once clipped."""
+    low, high = model.intensity_range
+    slack = 1e-3 * (high - low)
+    beyond = np.mean((image < low - slack) | (image > high + slack))
+    told = f"{given}: intensities from {image.min():g} to {image.max():g}"
+    if model.scale is None and beyond > 0:
+        raise ValueError(
+            f"{told}; the network's images are in [{low:g}, {high:g}]: give `scaling`, by which it "
+            "is scaled as they were, or the range of a foreign network by `intensity_range`."
+        )
+    if beyond > _MOST_BEYOND:
+        raise ValueError(
+            f"{told} once it is scaled, {100 * beyond:.2g} % of them beyond the network's range "
+            f"of {low:g} to {high:g}: give a wider `intensity_range`."
+        )
+
+
+def optimizer(
+    chosen: Parameterization, drive: Drive | None, options: ImageOptions, *, steps: int
+) -> tuple[optax.GradientTransformation, str]:
+    """The optimizer of an ascent, and its description.
+
+    Args:
+      chosen: What is optimized.
+      drive: Of the recipe; with one, steps become smaller towards the end.
+      options: What is optimized.
+      steps: Of the ascent.
+
+    Raises:
+      ValueError: The learning rate is not a positive number.
+    """
+    rate = chosen.learning_rate if options.learning_rate is None else options.learning_rate
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"`learning_rate={rate}`: expected a positive number.")
+    name = "nadam" if options.parameterization == "phase" else "adam"
+    if drive is None:
+        return getattr(optax, name)(rate), f"{name}(learning_rate={rate})"
+    made = getattr(optax, name)(settling(rate, steps))
+    return made, f"{name}(learning_rate=settling({rate}, {steps}))"

@@ -1,0 +1,126 @@
+"""What an ascent maximizes, by options."""
+
+import dataclasses
+
+import numpy as np
+
+from featvis_jax.data.arrays import load_array
+from featvis_jax.data.volumes import load_on_grid
+from featvis_jax.maximize import objectives
+from featvis_jax.maximize.objectives import Objective
+from featvis_jax.models import Model
+from featvis_jax.options import Options, errors_of, option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(Options):
+    """What to maximize."""
+
+    objective: str | Objective = option(
+        "channel",
+        "What to maximize: the mean of a channel; a channel at one place; the mean square of a "
+        "whole layer; a logit, alone or less the others; the mean along a vector over channels, "
+        "alone or weighted by the cosine with it.",
+        choices=(
+            *("channel", "neuron", "layer", "logit", "logit_difference"),
+            *("direction", "cosine_direction"),
+        ),
+    )
+    position: tuple[int, ...] | None = option(
+        None, "Where on the layer's grid, for neuron; its centre by default."
+    )
+    other: int | None = option(
+        None, "The logit to tell from, for logit_difference; all by default."
+    )
+    direction: str | None = option(None, "A .npy file with one number per channel, for directions.")
+    attention: str | None = option(
+        None,
+        "A NIfTI mask: maximize the channel's mean under it. It is laid onto the network's grid by "
+        "its affine, as `mask` is.",
+    )
+    pooling: str | None = option(
+        None,
+        "How an objective of many places weighs them: all alike, or the strongest most; by default "
+        "strongest for `regularization=driven` and mean for all other strategies.",
+        choices=("mean", "strongest"),
+    )
+    sign: str = option("1", "-1 for what suppresses a unit.", choices=("1", "-1"))
+    variants: int = option(1, "Images of each unit, optimized together.", least=1)
+    diversity: float | None = option(
+        None, "Weight that keeps a unit's variants apart; 1 by default.", least=0.0
+    )
+
+    @property
+    def has_one_unit(self) -> bool:
+        """Whether it is about a layer as a whole, not about its channels."""
+        if isinstance(self.objective, Objective):
+            return bool(self.objective.layers) and not self.objective.unit_layers
+        return self.objective in _OF_A_WHOLE_LAYER
+
+
+# Objectives of a layer as a whole have one unit, which goes by number 0.
+_OF_A_WHOLE_LAYER = ("layer", "direction", "cosine_direction")
+
+
+def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: str) -> Objective:
+    """What options say to maximize in a layer.
+
+    Args:
+      model: The network.
+      layer: The layer.
+      options: What to maximize.
+      pooling: "mean" or "strongest", where the options do not say.
+
+    Raises:
+      FileNotFoundError: A file that an option names is not there.
+      ValueError: The options contradict each other, or a file holds something else.
+    """
+    _refuse_idle(options)
+    if isinstance(options.objective, Objective):
+        chosen = options.objective
+    elif options.attention is not None:
+        with errors_of("attention", options.attention):
+            mask = load_on_grid(options.attention, model.grid)[..., 0]
+            chosen = objectives.attention(layer, objectives.on_layer(mask, model.network, layer))
+    elif options.objective == "neuron":
+        chosen = objectives.neuron(layer, position=options.position)
+    elif options.objective == "logit_difference":
+        chosen = objectives.logit_difference(layer, other=options.other)
+    elif options.objective in ("direction", "cosine_direction"):
+        chosen = getattr(objectives, options.objective)(layer, vector=_direction(options.direction))
+    else:
+        chosen = getattr(objectives, options.objective)(layer)
+    if options.sign == "-1":
+        chosen = -chosen
+    if (options.pooling or pooling) == "strongest":
+        chosen = objectives.strongest(chosen)
+    weight = 1.0 if options.diversity is None else options.diversity
+    if options.variants > 1 and weight:
+        chosen = chosen + weight * objectives.diversity(layer)
+    return chosen
+
+
+def _refuse_idle(options: ObjectiveOptions) -> None:
+    """An option that another one makes meaningless is a mistake."""
+    readers = {
+        "position": ("neuron",),
+        "other": ("logit_difference",),
+        "direction": ("direction", "cosine_direction"),
+        "attention": ("channel",),
+    }
+    for name, wanted in readers.items():
+        if getattr(options, name) is not None and options.objective not in wanted:
+            raise ValueError(
+                f"`{name}` is for `objective={' or '.join(wanted)}`, and it is "
+                f"{options.objective}: leave one of them out."
+            )
+    if options.objective in readers["direction"] and options.direction is None:
+        raise ValueError(f"`objective={options.objective}` needs `direction=FILE.npy`.")
+    if options.diversity is not None and options.variants == 1:
+        raise ValueError("`diversity` is about several variants of a unit: give `variants` too.")
+
+
+def _direction(path: str | None) -> np.ndarray:
+    assert path is not None
+    with errors_of("direction", path):
+        return load_array(path)

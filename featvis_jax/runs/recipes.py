@@ -1,0 +1,237 @@
+"""What an ascent does, by options: the recipe, for which layers and which channels."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from featvis_jax.importers.python_files import load_function
+from featvis_jax.maximize import ascent, penalties, presets
+from featvis_jax.maximize.objectives import Objective
+from featvis_jax.maximize.recipe import check_units
+from featvis_jax.maximize.transforms import describe, is_identity
+from featvis_jax.models import Model
+from featvis_jax.nn.network import Layer, Network
+from featvis_jax.options import Options, errors_of, option, shown_value
+from featvis_jax.runs import images, objectives
+from featvis_jax.runs.images import ImageOptions
+from featvis_jax.runs.objectives import ObjectiveOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitOptions(Options):
+    """Which units."""
+
+    layer: tuple[str, ...] | None = option(
+        None, "Layer; repeat for several, 'all' for every layer.", repeats=True
+    )
+    channels: str | Sequence[int] = option("all", "Channels: all, a range 0:8, or a list 1,5.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeOptions(ObjectiveOptions, ImageOptions):
+    """What happens in a step of an ascent, and how often."""
+
+    regularization: str = option(
+        presets.DRIVEN,
+        "A strategy, or several joined with commas:\n"
+        + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
+    )
+    steps: int = option(256, "Steps of the ascent.", least=1)
+    every: int = option(50, "The paper's transforms act every so many steps.", least=1)
+    penalty: str | Objective = option(
+        "none", "R(x), subtracted from f(x).", choices=tuple(penalties.PENALTIES)
+    )
+    penalty_weight: float = option(10.0, "lambda, the weight of the penalty.", least=0.0)
+    transparency: bool = option(
+        False,
+        "Keep a second image of every unit, where the network was looking: the size of the "
+        "gradient, added up over all steps.",
+    )
+    rematerialize: bool = option(
+        False,
+        "Keep for the gradient no more than convolutions and products give, and compute the rest "
+        "again: less memory for deep networks.",
+    )
+    config: str | None = option(
+        None,
+        "Python file for all that no option says: it defines recipe(given, model, layer), is "
+        "handed the recipe that the options spell out, and returns the one to run.",
+    )
+    seed: int = option(0, "Of all random draws.", least=0, most=2**32 - 1)
+
+
+def chosen_layers(network: Network, options: UnitOptions) -> list[Layer]:
+    """The layers that options name.
+
+    Args:
+      network: The network.
+      options: Which units.
+
+    Raises:
+      ValueError: None is named, or there is no such layer.
+    """
+    if not options.layer:
+        names = ", ".join(layer.name for layer in network.layers)
+        raise ValueError(f"`layer` is missing; the model has {names}, and 'all' takes every one.")
+    if "all" in options.layer:
+        return [layer for layer in network.layers if layer.has_weights]
+    return [network.layer(name) for name in dict.fromkeys(options.layer)]
+
+
+def chosen_channels(
+    layer: Layer, channels: str | Sequence[int], objective: ObjectiveOptions
+) -> list[int]:
+    """The channels that options name, checked against a layer.
+
+    Args:
+      layer: The layer.
+      channels: All, a range or a list.
+      objective: What is maximized; it may be about the layer as a whole.
+
+    Raises:
+      ValueError: The layer has no such channels.
+    """
+    count, told = layer.channels, f"`channels={shown_value(channels)}`"
+    if objective.has_one_unit:
+        if channels != "all":
+            raise ValueError(
+                f"{told}: `objective={objective.objective}` is about a layer as a whole; leave "
+                "`channels` out."
+            )
+        return [0]
+    try:
+        chosen = _numbers(channels, count)
+    except ValueError:
+        chosen = []
+    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
+        raise ValueError(
+            f"{told}: layer {layer.name!r} has channels 0 to {count - 1}; expected all, a range "
+            f"such as 0:{min(8, count)}, or a list such as 0,{count - 1}."
+        )
+    return chosen
+
+
+def _numbers(channels: str | Sequence[int], count: int) -> list[int]:
+    if not isinstance(channels, str):
+        return sorted({int(channel) for channel in channels})
+    if channels == "all":
+        return list(range(count))
+    if ":" in channels:
+        first, stop = (int(part) if part else None for part in channels.split(":"))
+        return list(range(first or 0, count if stop is None else stop))
+    return sorted({int(part) for part in channels.split(",")})
+
+
+def recipe(
+    model: Model,
+    layer: str,
+    options: RecipeOptions,
+    *,
+    channels: str | Sequence[int] = "all",
+    regularization: str | None = None,
+) -> ascent.Recipe:
+    """The recipe that options spell out for a layer, checked.
+
+    Args:
+      model: The network.
+      layer: Name of the layer.
+      options: What an ascent does.
+      channels: Of the layer, which the recipe must be able to take.
+      regularization: Another strategy than that of the options.
+
+    Raises:
+      FileNotFoundError: A file that an option names is not there.
+      ValueError: The options contradict each other, or do not fit the network.
+    """
+    regularization = options.regularization if regularization is None else regularization
+    start = images.start_image(model, options)
+    strategy = presets.strategy(
+        regularization,
+        every=options.every,
+        steps=options.steps,
+        intensity_range=model.intensity_range,
+        ground=images.ground(model, start, options),
+    )
+    penalty = options.penalty
+    if isinstance(penalty, str):
+        make = penalties.PENALTIES[penalty]
+        penalty = None if make is None else make(layer, model.intensity_range)
+    if not options.penalty_weight < float("inf"):
+        raise ValueError(f"`penalty_weight={options.penalty_weight}`: expected a number from 0.")
+    image = images.parameterization(model, strategy, start, options, variants=options.variants)
+    fits = image.is_image or is_identity(strategy.projection)
+    if not fits and options.config is None:  # What the file makes of it is checked below.
+        raise ValueError(
+            f"`parameterization={options.parameterization}` with "
+            f"`regularization={regularization}`: {describe(strategy.projection)} acts on an "
+            "image's pixels after each step, and there are none to act on. Give "
+            "`regularization=lucid`, which acts before the network, or `regularization=none`."
+        )
+    pooling = "mean" if strategy.drive is None else "strongest"
+    steps = options.steps
+    chosen = ascent.Recipe(
+        objective=objectives.objective(model, layer, options, pooling=pooling),
+        penalty=penalty,
+        penalty_weight=0.0 if penalty is None else options.penalty_weight,
+        parameterization=image,
+        optimizer=images.optimizer(image, strategy.drive, options, steps=steps)[0],
+        robustness=strategy.robustness,
+        projection=strategy.projection,
+        drive=strategy.drive,
+        steps=steps,
+        variants=options.variants,
+        transparency=options.transparency,
+        rematerialize=options.rematerialize,
+    )
+    if options.config is not None:
+        chosen = _configured(chosen, model, layer, options, channels)
+    ascent.check(chosen, network=model.network)
+    return chosen
+
+
+def _configured(
+    recipe: ascent.Recipe,
+    model: Model,
+    layer: str,
+    options: RecipeOptions,
+    channels: str | Sequence[int],
+) -> ascent.Recipe:
+    """What the function of a user's file makes of a recipe."""
+    path = options.config
+    assert path is not None
+    with errors_of("config", path):
+        function = load_function(Path(path), "recipe")
+    told = f"`config={path}`: recipe(given, model, {layer!r})"
+    try:
+        chosen = function(recipe, model, layer)
+    except Exception as error:
+        raise ValueError(f"{told} failed with {type(error).__name__}: {error}") from error
+    if not isinstance(chosen, ascent.Recipe):
+        raise ValueError(
+            f"{told} returned {type(chosen).__name__}; expected a Recipe, such as "
+            "given._replace(penalty=None)."
+        )
+    if chosen.steps != options.steps:
+        raise ValueError(
+            f"`config={path}` changes the number of steps from {options.steps} to "
+            f"{chosen.steps}: pass `steps={chosen.steps}` instead, which the plan is made from."
+        )
+    own = chosen_channels(model.network.layer(layer), channels, options)
+    with errors_of("config", path):
+        check_units(chosen, model.network, layer, own)
+    return chosen._replace(
+        transparency=chosen.transparency or options.transparency,
+        rematerialize=chosen.rematerialize or options.rematerialize,
+    )
+
+
+def config_sha256(options: RecipeOptions) -> str | None:
+    """Checksum of the file that makes the recipe; what it says decides the images.
+
+    Args:
+      options: What an ascent does.
+    """
+    if options.config is None:
+        return None
+    return hashlib.sha256(Path(options.config).read_bytes()).hexdigest()

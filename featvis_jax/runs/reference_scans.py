@@ -1,0 +1,339 @@
+"""The real scans that pictures are told beside, and what they tell of a network's images.
+
+The scans are participant data. What is kept of them is one number for each unit, and a checksum.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from featvis_jax.data import pipeline
+from featvis_jax.data.intensities import SCALINGS
+from featvis_jax.data.lesions import NoRoomError
+from featvis_jax.data.pipeline import Source
+from featvis_jax.data.tasks import LesionTask, OutlineTask, described_task
+from featvis_jax.maximize.parameterizations import mean_magnitude_spectrum
+from featvis_jax.models import Model
+from featvis_jax.options import errors_of, option, tell
+from featvis_jax.progress import callback
+from featvis_jax.runs.channels import input_channels
+from featvis_jax.runs.cohorts import CacheOptions, source_of
+from featvis_jax.runs.tasks import named_task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceOptions(CacheOptions):
+    """Real scans, and how they are summed up."""
+
+    reference: str | None = option(
+        None,
+        "A cohort, or one scan, that says how strongly real inputs drive each unit: pictures are "
+        "told beside the strongest of them. Of a network that looks for lesions they are seen with "
+        "and without. A foreign network has its spectrum and the range of its z-scores from there "
+        "(`scaling`). Of several input channels, the scans of each by its name (`channel_names`), "
+        "or one scan for each, joined with commas.",
+    )
+    reference_images: int = option(240, "Images of `reference`, spread over its people.", least=2)
+    reference_percentile: float = option(
+        100.0,
+        "Of the responses to the images of `reference`, what counts as the strongest; above 0, at "
+        "most 100.",
+    )
+    reference_task: str | None = option(
+        None,
+        "FILE.py:FUNCTION, the shape of the lesions that `model` looks for, where it is your own.",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a percentile that is none."""
+        super().__post_init__()
+        if not 0 < self.reference_percentile <= 100:
+            raise ValueError(
+                f"`reference_percentile={self.reference_percentile}`: expected a number above 0, "
+                "at most 100."
+            )
+
+
+# Of so many people the strongest is little to go by.
+_FEW_SCANS = 20
+# Percentiles that are the ends of a range which nobody tells.
+_SPANNED = (0.1, 99.9)
+_LOOKED_AT = 40
+# How far the images may be from those that a network was trained on: their ends as a share of the
+# range, their mean by its standard deviation, and their standard deviation by a factor.
+_MOST_APART, _MOST_SHIFTED, _MOST_SPREAD = 0.1, 0.5, 2.0
+
+
+class Inputs(NamedTuple):
+    """Real inputs.
+
+    Attributes:
+      source: Images of the cohort.
+      positions: Those that are taken.
+      task: Draws lesions into them; None where the network looks for none.
+      shape_sha256: Checksum of the file that the lesions' shape comes from, where it is the user's.
+      percentile: Of the responses to them.
+      seed: Of the lesions.
+    """
+
+    source: Source
+    positions: tuple[int, ...]
+    task: LesionTask | OutlineTask | None
+    shape_sha256: str | None
+    percentile: float
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """How many images there are, those with lesions among them."""
+        return len(self.positions) * (1 if self.task is None else self.task.images_per_element)
+
+    @property
+    def lesions(self) -> str | None:
+        """What the images have of lesions, in words."""
+        if self.task is None:
+            return None
+        return "with" if isinstance(self.task, OutlineTask) else "with and without"
+
+    def _lesions_sha256(self) -> str:
+        """Of all that says how lesions are drawn."""
+
+        def named(value: Any) -> str:
+            return str(getattr(value, "__name__", repr(value)))
+
+        assert self.task is not None
+        told = [self.shape_sha256, dataclasses.asdict(self.task)]
+        text = json.dumps(told, default=named, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def configuration(self) -> dict[str, Any]:
+        """What decides the values, as JSON values; the scans by a checksum alone."""
+        scans = [volume.scan_sha256 for volume in self.source.volumes]
+        return {
+            "scans_sha256": hashlib.sha256(json.dumps(scans).encode()).hexdigest(),
+            "scans": len(scans),
+            "images": self.total,
+            "of": "slices" if len(self.source.shape) == 2 else "volumes",
+            "lesions": self.lesions,
+            "lesions_sha256": None if self.task is None else self._lesions_sha256(),
+            "percentile": self.percentile,
+        }
+
+    def scans(
+        self, on_images: Callable[[int, int], None]
+    ) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
+        """Every image as it is, without lesions.
+
+        Args:
+          on_images: Called with how many are done, of how many.
+        """
+        for done, position in enumerate(self.positions, start=1):
+            yield self.source[position]
+            on_images(done, len(self.positions))
+
+    def images(self) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
+        """Every image, without lesions and with them; one that has no room for any as it is."""
+        for position in self.positions:
+            image = self.source[position]
+            if self.task is None:
+                yield image
+                continue
+            rng = np.random.default_rng([self.seed, 1, position])
+            try:
+                yield from self.task.examples(image, self.source.owner(position), rng, 1.0)["image"]
+            except NoRoomError:
+                yield from [image] * self.task.images_per_element
+
+
+def read(
+    model: Model, options: ReferenceOptions, *, seed: int, needs_spectrum: bool = False
+) -> tuple[Model, Inputs | None]:
+    """The real scans, and the model with what they tell of its images.
+
+    A foreign network does not come with the intensities that it was trained on: what its scans
+    span is its range, unless it is told, and their mean spectrum is its own.
+
+    Args:
+      model: The network.
+      options: Which scans.
+      seed: Of the lesions that are drawn into them.
+      needs_spectrum: Whether the model has to have one.
+
+    Returns:
+      The model, and the images on its grid; None where no scans are named.
+
+    Raises:
+      FileNotFoundError: There is no such cohort.
+      CohortError: It cannot be read.
+      ValueError: Its grid is not the model's, or nobody says which range z-scores have.
+    """
+    found = _inputs(model, options, seed=seed)
+    if found is None:
+        if model.needs_range:
+            raise ValueError(
+                f"`scaling={model.scaling}`: z-scores have no ends that are known beforehand; give "
+                "`reference=DIR`, a cohort whose scans tell, or `intensity_range=LOW,HIGH`, such "
+                "as -2,4."
+            )
+        return model, None
+    if model.scaling is None and model.told.intensity_range is None:
+        _tell(
+            options,
+            "its scans are scaled to 0..1 each, since nobody says how those were that the network "
+            f"was trained on: give `scaling={'|'.join(SCALINGS)}`",
+        )
+        model = model._replace(scaling="unit")
+    if model.needs_range:
+        told = errors_of("reference", options.reference)
+        with callback("intensities of the reference", unit="image") as on_images, told:
+            between = spanned(found.scans(on_images))
+        model = model._replace(intensity_range=between)
+    if model.spectrum is None and needs_spectrum:
+        with callback("spectrum of the reference", unit="image") as on_images:
+            model = model._replace(spectrum=mean_magnitude_spectrum(found.scans(on_images)))
+    _warn(found, model, options)
+    return model, found
+
+
+def spanned(
+    images: Iterable[Float32[np.ndarray, "*spatial channels"]],
+) -> tuple[float, float]:
+    """Percentiles 0.1 and 99.9 of all voxels of some images together, to three decimals.
+
+    Args:
+      images: With the intensities of cached volumes, which are float16.
+
+    Raises:
+      ValueError: They have one intensity.
+
+    Example:
+      >>> ramp = np.arange(2000, dtype=np.float32).reshape(40, 50, 1)
+      >>> spanned([ramp, ramp])
+      (1.0, 1997.0)
+    """
+    # There are few float16: counted, images take no memory together.
+    counts = np.zeros(2**16, np.int64)
+    for image in images:
+        bits = image.astype(np.float16).view(np.uint16)
+        counts += np.bincount(bits.ravel(), minlength=len(counts))
+    values = np.arange(len(counts), dtype=np.uint16).view(np.float16).astype(np.float64)
+    order = np.argsort(values)
+    below = np.cumsum(counts[order])
+    ends = values[order][np.searchsorted(below, np.array(_SPANNED) * below[-1] / 100)]
+    low, high = (round(float(end), 3) for end in ends)
+    if not low < high:
+        raise ValueError(
+            f"the network's images of its scans have the intensity {low:g} alone; expected some "
+            "that differ: look at the scans and at `grid`."
+        )
+    return low, high
+
+
+def _inputs(model: Model, options: ReferenceOptions, *, seed: int) -> Inputs | None:
+    """The images of the scans on the model's grid; None where none are named."""
+    if options.reference is None:
+        for name in ("reference_images", "reference_percentile", "reference_task"):
+            if getattr(options, name) != getattr(ReferenceOptions(), name):
+                raise ValueError(f"`{name}` is about the scans of `reference`, and there are none.")
+        return None
+    source = source_of(
+        "reference",
+        options.reference,
+        model.grid,
+        channels=input_channels(model),
+        scaling=model.scaling,
+        cache=options.cache,
+    )
+    if len(source) == 0:
+        raise ValueError(f"`reference={options.reference}`: no image of its scans holds a brain.")
+    task, shape_sha256 = _task(model, options)
+    each = 1 if task is None else task.images_per_element
+    wanted = min(len(source), max(1, options.reference_images // each))
+    positions = tuple(np.linspace(0, len(source) - 1, wanted).astype(int).tolist())
+    percentile = options.reference_percentile
+    return Inputs(source, positions, task, shape_sha256, percentile, seed)
+
+
+def _task(
+    model: Model, options: ReferenceOptions
+) -> tuple[LesionTask | OutlineTask | None, str | None]:
+    """The lesion task that the model was trained on, and the checksum of a shape's own file."""
+    name, told = model.card.get("task"), model.card.get("data", {})
+    shape = sha256 = None
+    if options.reference_task is not None:
+        given = named_task(options.reference_task, name="reference_task")
+        name, shape, sha256 = given.name, given.shape, given.sha256
+        if not told.get("lesions"):
+            raise ValueError(
+                f"`reference_task={options.reference_task}`: the model {model.name!r} does "
+                "not tell how the lesions that it was trained on were drawn: leave it out."
+            )
+        if name != model.card.get("task"):
+            raise ValueError(
+                f"`reference_task={options.reference_task}`: the model {model.name!r} was "
+                f"trained on {model.card.get('task')!r}; give that task."
+            )
+    if name is None:
+        return None, None
+    task = described_task(name, told, rank=len(model.image_shape) - 1, shape=shape)
+    if task is None and told.get("lesions"):
+        _tell(
+            options,
+            f"the lesions of {name!r} have a shape of your own, and none are drawn: give it by "
+            "`reference_task=FILE.py:FUNCTION`",
+        )
+    return task, sha256
+
+
+def _warn(found: Inputs, model: Model, options: ReferenceOptions) -> None:
+    """Tell of what makes a comparison doubtful; it is made all the same."""
+    people = len({volume.participant_id for volume in found.source.volumes})
+    if people < _FEW_SCANS:
+        whose = "1 person" if people == 1 else f"{people} people"
+        _tell(
+            options,
+            f"scans of {whose}; the strongest image of fewer than {_FEW_SCANS} people says "
+            "little of what real inputs can do",
+        )
+    seen = np.stack(list(pipeline.spread(found.source, max_images=_LOOKED_AT)))
+    low, high = model.intensity_range
+    ends = float(seen.min()), float(seen.max())
+    apart = max(abs(ends[0] - low), abs(ends[1] - high)) / (high - low)
+    # Percentiles of these very images are no other range.
+    if apart > _MOST_APART and not model.needs_range:
+        _tell(
+            options,
+            f"its images have intensities from {ends[0]:.3g} to {ends[1]:.3g}, those of the "
+            f"network from {low:.3g} to {high:.3g}: it may answer to the range alone",
+        )
+    trained = _statistics(model)
+    if trained is None:
+        return
+    mean, deviation = float(seen.mean(dtype=np.float64)), float(seen.std(dtype=np.float64))
+    factor = max(deviation / trained[1], trained[1] / max(deviation, 1e-9))
+    if abs(mean - trained[0]) > _MOST_SHIFTED * trained[1] or factor > _MOST_SPREAD:
+        _tell(
+            options,
+            f"the intensities of its images are {mean:.3g} on average with a standard deviation of "
+            f"{deviation:.3g}, those that the network was trained on {trained[0]:.3g} with "
+            f"{trained[1]:.3g}: it may answer to the brightness alone",
+        )
+
+
+def _statistics(model: Model) -> tuple[float, float] | None:
+    """Mean and standard deviation of the images that a network was trained on, where it knows."""
+    variables = model.network.variables
+    stored = variables.get("statistics", {}) if isinstance(variables, Mapping) else {}
+    if "mean" not in stored or "std" not in stored:
+        return None
+    mean, deviation = float(stored["mean"]), float(stored["std"])
+    return (mean, deviation) if (mean, deviation) != (0.0, 1.0) else None
+
+
+def _tell(options: ReferenceOptions, text: str) -> None:
+    tell(f"`reference={options.reference}`: {text}")

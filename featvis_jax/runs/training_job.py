@@ -1,0 +1,337 @@
+"""A training before it begins: its options, checked against a cohort and each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from featvis_jax import training
+from featvis_jax.checkpoints import TrainedModel, load_model
+from featvis_jax.data import pipeline
+from featvis_jax.data.augmentation import Augmentation
+from featvis_jax.data.cohorts import named
+from featvis_jax.data.preparation import Prepared, prepare
+from featvis_jax.data.tasks import TaskSpec, ValueTask, label_column
+from featvis_jax.nn.cnn import CNN
+from featvis_jax.options import Options, option, shown_value, tell
+from featvis_jax.progress import callback
+from featvis_jax.runs.cohorts import CohortOptions, cohort_of, cohort_volumes_directory
+from featvis_jax.runs.precision import PrecisionOptions
+from featvis_jax.runs.tasks import TASK_HELP, NamedTask, named_task
+from featvis_jax.runs.tensorboard import TensorboardOptions
+
+_LARGEST_SEED = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskOptions(Options):
+    """What is learned."""
+
+    task: str = option("square_lesion", f"What to learn: {TASK_HELP}")
+    dims: str | int | None = option(
+        None, "Slices or volumes; 2, and 3 for sex and label:COLUMN.", choices=("2", "3")
+    )
+    crop: tuple[int, ...] | None = option(None, "Size of an image in voxels, 140,192 for example.")
+    shuffle_labels: bool = option(False, "Labels without meaning: a control for pictures.")
+    lesion_count: tuple[int, int] | None = option(
+        None, "Fewest and most lesions in an image; 1,5, and 3,6 for soft edges."
+    )
+    decoys: tuple[int, int] = option(
+        (0, 0),
+        "Fewest and most lesions of other shapes that images of both classes have, 0,3 for "
+        "example: without any a network need not know the shape of a lesion.",
+    )
+    lesion_size_mm: tuple[float, float] = option((9.0, 17.0), "Smallest and largest lesion.")
+    lesion_contrast: float | None = option(
+        None,
+        "Least difference from the tissue under a lesion; 0.3, and 0.4 for soft edges.",
+    )
+    lesion_polarity: str = option("both", "Kind of contrast.", choices=("both", "bright", "dark"))
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions of an image.
+
+        Raises:
+          ValueError: It is neither 2 nor 3.
+        """
+        if self.dims is None:
+            return 2 if label_column(self.task) is None else 3
+        if str(self.dims) not in ("2", "3"):
+            raise ValueError(f"`dims={self.dims}`: expected 2 or 3.")
+        return int(self.dims)
+
+    @property
+    def lesion_options(self) -> dict[str, Any]:
+        """What is said about lesions; what is left open the task decides."""
+        told: dict[str, Any] = {"size_mm": self.lesion_size_mm, "polarity": self.lesion_polarity}
+        if self.lesion_count is not None:
+            told["count"] = self.lesion_count
+        if self.lesion_contrast is not None:
+            told["min_contrast"] = self.lesion_contrast
+        return told
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleOptions(Options):
+    """How long and how fast it is learned."""
+
+    steps: int = option(2000, "Most training steps.", least=1)
+    batch: int | None = option(None, "Images per step; 32 for slices, 8 for volumes.", least=1)
+    learning_rate: float | None = option(
+        None, "Adam's; 1e-3 for slices, 3e-4 for volumes.", least=0.0
+    )
+    weight_decay: float = option(1e-4, "L2, added to the gradient.", least=0.0)
+    decay: str = option("cosine", "Course of the learning rate.", choices=("cosine", "constant"))
+    evaluate_every: int = option(100, "Steps between evaluations.", least=1)
+    validation_images: int = option(1024, "Most images to stop by; 0 for all.", least=0)
+    patience: int = option(7, "Evaluations without progress before stopping.", least=1)
+    curriculum: int = option(600, "Steps until all lesions are hard; 0 for none.", least=0)
+    microbatch: int | None = option(
+        None,
+        "Images whose gradient is computed at once on a device; that of a batch is put together "
+        "from such parts. By default few on a CPU, and on a GPU its share of the batch, if that "
+        "fits.",
+        least=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(
+    TaskOptions, ScheduleOptions, CohortOptions, PrecisionOptions, TensorboardOptions
+):
+    """How it is trained, and where to."""
+
+    out: str | None = option(None, "Directory for model, report and checkpoints.")
+    init: str | None = option(
+        None,
+        "Start from the weights of this trained model, a directory or a zoo name; where it tells "
+        "other classes apart, from all but those of its linear head.",
+    )
+    seed: int = option(0, "Fixes split, weights, order and lesions.", least=0, most=_LARGEST_SEED)
+    split_seed: int | None = option(
+        None,
+        "Fixes the split instead of `seed`, for several trainings that hold out the same people.",
+        least=0,
+        most=_LARGEST_SEED,
+    )
+    augment: bool = option(True, "Mirror, shift and re-tone the training images.")
+    noise: float = option(
+        0.0,
+        "Largest standard deviation of noise over training images, which lie on [0, 1].",
+        least=0.0,
+    )
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step."""
+        return self.batch or (32 if self.rank == 2 else 8)
+
+    def schedule(self) -> training.Schedule:
+        """How long and how fast.
+
+        Raises:
+          ValueError: A number is none that a training takes.
+        """
+        rate = 1e-3 if self.rank == 2 else 3e-4
+        return training.Schedule(
+            steps=self.steps,
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+            weight_decay=self.weight_decay,
+            decay=self.decay,
+            evaluate_every=self.evaluate_every,
+            patience=self.patience,
+            hard_after=self.curriculum if label_column(self.task) is None else 0,
+        )
+
+
+class Job(NamedTuple):
+    """A training that was checked and can begin.
+
+    Attributes:
+      options: What was asked for.
+      task: What is learned.
+      schedule: How long and how fast.
+      prepared: The task on the cohort.
+      module: The network.
+      parent: The model that it starts from, if there is one.
+    """
+
+    options: TrainOptions
+    task: NamedTask
+    schedule: training.Schedule
+    prepared: Prepared
+    module: CNN
+    parent: TrainedModel | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(*spatial, 1)``."""
+        return (*self.prepared.shape, 1)
+
+    @property
+    def estimates(self) -> bool:
+        """Whether a number is estimated, and no classes are told apart."""
+        return isinstance(self.prepared.task, ValueTask)
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What is done to the training images."""
+        return Augmentation(self.prepared.voxel_size_mm) if self.options.augment else None
+
+    @property
+    def validation_images(self) -> int:
+        """Images of each evaluation."""
+        images = self.prepared.task.images_per_element * len(self.prepared.validation)
+        most = self.options.validation_images
+        return min(images, most) if most else images
+
+    def training(self, first: int) -> Iterator[pipeline.Examples]:
+        """The batches from a step on."""
+        return pipeline.training_batches(
+            self.prepared.train,
+            self.prepared.task,
+            batch_size=self.options.batch_size,
+            seed=self.options.seed,
+            first_step=first,
+            difficulty=self.schedule.difficulty,
+            augmentation=self.augmentation,
+            noise=self.options.noise,
+        )
+
+    def validation(self) -> Iterator[pipeline.Examples]:
+        """The batches of an evaluation."""
+        return self.images(
+            self.prepared.validation, max_images=self.options.validation_images or None
+        )
+
+    def images(
+        self, source: pipeline.Source, *, max_images: int | None = None
+    ) -> Iterator[pipeline.Examples]:
+        """Labelled images of a part of the cohort, each once.
+
+        Args:
+          source: The part.
+          max_images: At most this many, spread evenly.
+        """
+        return pipeline.evaluation_batches(
+            source,
+            self.prepared.task,
+            batch_size=self.options.batch_size,
+            seed=self.options.seed,
+            max_images=max_images,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the weights, but for how a batch is computed."""
+        options, task = self.options, self.task
+        split = repr(self.prepared.split)
+        return {
+            "task": task.name,
+            **({} if task.sha256 is None else {"task_sha256": task.sha256}),
+            "shape": list(self.prepared.shape),
+            "seed": options.seed,
+            "validation_images": options.validation_images,
+            "augment": self.augmentation and dataclasses.asdict(self.augmentation),
+            **({"noise": options.noise} if options.noise else {}),
+            **({"precision": options.precision} if options.precision else {}),
+            "init_sha256": None if self.parent is None else self.parent.card["weights_sha256"],
+            **dataclasses.asdict(self.schedule),
+            **self.prepared.description,
+            "files_sha256": self.prepared.files_sha256,
+            "split_sha256": hashlib.sha256(split.encode()).hexdigest(),
+        }
+
+    def first_variables(self) -> dict[str, Any]:
+        """Random weights or those of the parent, with the statistics of the training images."""
+        mean, std = pipeline.intensity_statistics(self.prepared.train)
+        variables = training.initialize(
+            self.module, self.image_shape, mean=mean, std=std, seed=self.options.seed
+        )
+        if self.parent is None:
+            return variables
+        # What a head says of other classes means nothing for these.
+        same_classes = self.parent.card["class_names"] == list(self.prepared.class_names)
+        own = {} if same_classes else {"logits": variables["params"]["logits"]}
+        return {**variables, "params": {**self.parent.variables["params"], **own}}
+
+
+def job(options: TrainOptions) -> Job:
+    """Check a training, and read its cohort, before anything is compiled.
+
+    Args:
+      options: What to do.
+
+    Raises:
+      FileNotFoundError: A file that an option names is not there.
+      ValueError: The options contradict each other, or do not fit the cohort.
+    """
+    task, schedule = named_task(options.task), options.schedule()
+    cohort = cohort_of(options)
+    with callback("reading scans", unit="scan") as on_scans:
+        prepared = prepare(
+            TaskSpec(
+                task.name,
+                task.shape,
+                lesion_options=options.lesion_options,
+                decoy_count=options.decoys,
+                shuffle_labels=options.shuffle_labels,
+            ),
+            cohort,
+            rank=options.rank,
+            cache=cohort_volumes_directory(cohort, options),
+            crop=options.crop,
+            seed=options.seed if options.split_seed is None else options.split_seed,
+            progress=on_scans,
+        )
+    if prepared.left_out:
+        tell(
+            f"`task={options.task}`: {len(prepared.left_out)} of {len(cohort.subjects)} people are "
+            f"left out, without a value in {cohort.table}: {named(prepared.left_out)}"
+        )
+    module = CNN(rank=options.rank, num_classes=len(prepared.class_names))
+    found = Job(options, task, schedule, prepared, module)
+    _check(found)
+    return found._replace(parent=_parent(found))
+
+
+def _check(job: Job) -> None:
+    """Try what may not fit together before anything is compiled."""
+    try:
+        image = jax.ShapeDtypeStruct(job.image_shape, np.float32)
+        jax.eval_shape(job.module.init, jax.random.key(0), image)
+    except ValueError as error:
+        shape = shown_value(job.prepared.shape)
+        raise ValueError(f"`crop={shape}` is too small for the network. {error}") from error
+    try:
+        next(job.validation())
+    except ValueError as error:
+        raise ValueError(f"No image to validate with can be made. {error}") from error
+
+
+def _parent(job: Job) -> TrainedModel | None:
+    """The model to start from, which has to be of the same kind."""
+    init, shape = job.options.init, job.prepared.shape
+    if not init:
+        return None
+    parent = load_model(init)
+    # Another number of classes takes another head, which is not taken over anyhow.
+    same = parent.module.clone(num_classes=job.module.num_classes)
+    if (same, parent.image_shape[:-1]) != (job.module, shape):
+        raise ValueError(
+            f"`init={init}`: a network for {parent.image_shape[:-1]} voxels, {parent.module}; "
+            f"expected one for {shape}, {job.module}."
+        )
+    sizes = voxel_sizes(parent.affine)
+    if not np.allclose(sizes, job.prepared.voxel_size_mm, rtol=0.01):
+        raise ValueError(
+            f"`init={init}`: trained on voxels of {sizes.round(3).tolist()} mm, the cohort has "
+            f"{job.prepared.voxel_size_mm:.3g} mm: resample the cohort, or leave `init` out."
+        )
+    return parent

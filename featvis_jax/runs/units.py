@@ -1,0 +1,62 @@
+"""What a run keeps of a finished unit: its row with a status, its image and its traces."""
+
+import numpy as np
+
+from featvis_jax.evaluation import health
+from featvis_jax.evaluation.strength import strength
+from featvis_jax.maximize.layer import FinishedUnit
+from featvis_jax.models import Model
+from featvis_jax.nn.network import Layer
+from featvis_jax.results.tables import UnitRecord, UnitResult
+
+
+def unit_result(
+    unit: FinishedUnit,
+    layer: Layer,
+    model: Model,
+    *,
+    seconds: float,
+    strongest: float | None,
+    seed: int,
+) -> UnitResult:
+    """What is stored of a unit.
+
+    Args:
+      unit: After its ascent.
+      layer: Its layer.
+      model: Its network.
+      seconds: Its share in the time of its batch.
+      strongest: Its response to the strongest real input, where that is known.
+      seed: Of the run.
+    """
+    seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
+    record = UnitRecord(
+        layer=layer.name,
+        channel=unit.channel,
+        variant=unit.variant + 1,
+        status=health.status(
+            unit.image,
+            start=unit.start,
+            objective_trace=unit.objective_trace,
+            rise=unit.final_objective - unit.initial_objective,
+            finite=unit.finite,
+            response=unit.response,
+            target=unit.target,
+            intensity_range=model.intensity_range,
+            border=layer.receptive_field or 0,
+        ),
+        initial_objective=unit.initial_objective,
+        final_objective=unit.final_objective,
+        transformed_objective=float(seen[-1]) if seen.size else None,
+        response=unit.response,
+        target=unit.target,
+        strength=strength(unit.response, strongest),
+        penalty=unit.penalty,
+        intensity_min=float(unit.image.min()),
+        intensity_max=float(unit.image.max()),
+        steps=len(unit.objective_trace),
+        seconds=round(seconds, 3),
+        seed=seed,
+    )
+    traces = unit.objective_trace, unit.penalty_trace
+    return UnitResult(record, unit.image, *traces, transparency=unit.transparency)
