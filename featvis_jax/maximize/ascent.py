@@ -37,7 +37,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from featvis_jax.maximize import drive
-from featvis_jax.maximize.objectives import VARIANTS, Unit
+from featvis_jax.maximize.objectives import VARIANTS, Objective, Unit
 from featvis_jax.maximize.reading import Read, Respond, reader, responder, response_of
 from featvis_jax.maximize.recipe import Recipe, check
 from featvis_jax.maximize.transforms import in_part
@@ -188,38 +188,31 @@ def advance(network: Network, recipe: Recipe) -> Advance:
       ValueError: The recipe cannot work, or not with this network (`check`).
     """
     check(recipe, network=network)
-    # What a drive needs to know beside the terms, read off the same activations.
-    response_term = [] if recipe.drive is None else [response_of(recipe.objective)]
-    read = reader(network, [*recipe.terms, *response_term])
-    respond_plainly = reader(network, response_term)
+    # The step is not batched: under vmap a `lax.cond` on it stays a cond, and a costly transform
+    # that acts every 50th step costs nothing on the others.
+    step_one_unit = _over_variants(_step(network, recipe), recipe, in_axes=(None, 0, None, None))
+    step_all_units = jax.vmap(step_one_unit, in_axes=(None, 0, 0, None))
+
+    def run(
+        variables: Variables,
+        states: State,
+        units: Unit,
+        first: Int[Array, ""],
+        stop: Int[Array, ""],
+    ) -> State:
+        return lax.fori_loop(
+            first, stop, lambda step, s: step_all_units(variables, s, units, step), states
+        )
+
+    return run
+
+
+def _step(network: Network, recipe: Recipe) -> Callable[[Variables, State, Unit, Step], State]:
+    """Make the function that takes one variant of a unit one step further."""
+    read = reader(network, [*recipe.terms, *_steering_terms(recipe)])
     if recipe.rematerialize:
         read = jax.checkpoint(read, policy=_is_costly)
-
-    def steered(
-        key: Key,
-        variables: Variables,
-        state: State,
-        unit: Unit,
-        step: Step,
-        image: Image,
-        on_image: Image,
-        response: list[Scalar],
-    ) -> tuple[Image, drive.Pressure | None]:
-        """The direction of a step, and the pressure of the next."""
-        given, pressure = recipe.drive, state.pressure
-        if given is None or pressure is None:
-            return on_image, None
-        hold = recipe.parameterization.hold
-        cost = jax.grad(lambda image: given.cost.value({}, hold(image), unit))(image)
-        plain = lax.cond(
-            step % drive.PLAIN_EVERY == 0,
-            lambda: respond_plainly(variables, image, unit)[0],
-            lambda: pressure.plain,
-        )
-        wander = jax.random.normal(jax.random.fold_in(key, 2), image.shape, image.dtype)
-        direction = drive.directed(given, on_image, cost, wander, pressure)
-        seen, target = pressure._replace(plain=plain), _target(unit)
-        return direction, drive.after_step(given, seen, response[0], target, step, recipe.steps)
+    steered = _steering(network, recipe)
 
     def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
@@ -249,39 +242,71 @@ def advance(network: Network, recipe: Recipe) -> Advance:
         for leaf in jax.tree.leaves((gradient, parameters)):
             finite = finite & jnp.isfinite(leaf).all()
         seen = None if state.transparency is None else state.transparency + jnp.abs(on_image)
-        parameters, optimizer, transparency, pressure = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (parameters, optimizer, seen, pressure),
-            (state.parameters, state.optimizer, state.transparency, state.pressure),
+        moved = state._replace(
+            parameters=parameters, optimizer=optimizer, transparency=seen, pressure=pressure
         )
-        return State(
-            key=state.key,
-            parameters=parameters,
-            optimizer=optimizer,
-            finite=finite,
+        kept = _moved_if(finite, state, moved)
+        return kept._replace(
             objective=state.objective.at[step].set(jnp.where(finite, objective, jnp.nan)),
             penalty=state.penalty.at[step].set(jnp.where(finite, penalty, jnp.nan)),
-            transparency=transparency,
-            pressure=pressure,
         )
 
-    # The step is not batched: under vmap a `lax.cond` on it stays a cond, and a costly transform
-    # that acts every 50th step costs nothing on the others.
-    step_one_unit = _over_variants(step_one_variant, recipe, in_axes=(None, 0, None, None))
-    step_all_units = jax.vmap(step_one_unit, in_axes=(None, 0, 0, None))
+    return step_one_variant
 
-    def run(
+
+def _moved_if(finite: Bool[Array, ""], state: State, moved: State) -> State:
+    """Where a step has led, or where the unit stood if something in it was not finite."""
+    parameters, optimizer, transparency, pressure = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (moved.parameters, moved.optimizer, moved.transparency, moved.pressure),
+        (state.parameters, state.optimizer, state.transparency, state.pressure),
+    )
+    return state._replace(
+        parameters=parameters,
+        optimizer=optimizer,
+        finite=finite,
+        transparency=transparency,
+        pressure=pressure,
+    )
+
+
+def _steering_terms(recipe: Recipe) -> list[Objective]:
+    """What a drive needs to know beside the recipe's terms, read off the same activations."""
+    return [] if recipe.drive is None else [response_of(recipe.objective)]
+
+
+def _steering(
+    network: Network, recipe: Recipe
+) -> Callable[..., tuple[Image, drive.Pressure | None]]:
+    """Make the function that tells the direction of a step, and the pressure of the next."""
+    respond_plainly = reader(network, _steering_terms(recipe))
+
+    def steered(
+        key: Key,
         variables: Variables,
-        states: State,
-        units: Unit,
-        first: Int[Array, ""],
-        stop: Int[Array, ""],
-    ) -> State:
-        return lax.fori_loop(
-            first, stop, lambda step, s: step_all_units(variables, s, units, step), states
+        state: State,
+        unit: Unit,
+        step: Step,
+        image: Image,
+        on_image: Image,
+        response: list[Scalar],
+    ) -> tuple[Image, drive.Pressure | None]:
+        given, pressure = recipe.drive, state.pressure
+        if given is None or pressure is None:
+            return on_image, None
+        hold = recipe.parameterization.hold
+        cost = jax.grad(lambda image: given.cost.value({}, hold(image), unit))(image)
+        plain = lax.cond(
+            step % drive.PLAIN_EVERY == 0,
+            lambda: respond_plainly(variables, image, unit)[0],
+            lambda: pressure.plain,
         )
+        wander = jax.random.normal(jax.random.fold_in(key, 2), image.shape, image.dtype)
+        direction = drive.directed(given, on_image, cost, wander, pressure)
+        seen, target = pressure._replace(plain=plain), _target(unit)
+        return direction, drive.after_step(given, seen, response[0], target, step, recipe.steps)
 
-    return run
+    return steered
 
 
 def _target(unit: Unit) -> Scalar:

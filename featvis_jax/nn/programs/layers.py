@@ -66,6 +66,46 @@ def network_of(
       ValueError: Nothing in it is called a layer.
     """
     image_shape = tuple(image_shape)
+    traced = _tracer(function, variables, image_shape)
+    first = traced(jax.sharding.get_abstract_mesh())
+    readings, layers, refused = _layers(first, image_shape)
+    closed_over = [jnp.asarray(constant) for constant in first.closed_over]
+    if closed_over:
+        variables = (variables, closed_over)
+    compute = _computing(traced, readings, image_shape, aliases)
+
+    def activations(
+        variables: Variables, image: Image, layers: tuple[str, ...]
+    ) -> dict[str, Array]:
+        return compute(variables, image, layers, _Axes.NONE)
+
+    def one_channel(
+        variables: Variables,
+        image: Image,
+        layer: str,
+        channel: Channel,
+        place: Place | None = None,
+    ) -> dict[str, Array]:
+        places = {f"place {i}": index for i, index in enumerate(place or ())}
+        axes = _Axes.CHANNEL if place is None else _Axes.CHANNEL_AND_GRID
+        return compute(variables, image, (layer,), axes, channel=channel, **places)
+
+    of_layers = tuple(aliases.items())
+    return Network(activations, one_channel, variables, image_shape, layers, refused, of_layers)
+
+
+class _Axes(enum.Enum):
+    """Along which axes of a layer one element alone is computed."""
+
+    NONE = enum.auto()
+    CHANNEL = enum.auto()
+    CHANNEL_AND_GRID = enum.auto()
+
+
+def _tracer(
+    function: Callable[[Variables, Array], Any], variables: Variables, image_shape: tuple[int, ...]
+) -> Callable[[Any], Flat]:
+    """Make the function that tells the program on some devices, traced when it is asked for."""
     image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
 
@@ -75,11 +115,16 @@ def network_of(
         del mesh
         return flat.trace(lambda weights, image: function(weights, image[None]), weights, image)
 
-    first = traced(jax.sharding.get_abstract_mesh())
-    readings, layers, refused = _layers(first, image_shape)
-    closed_over = [jnp.asarray(constant) for constant in first.closed_over]
-    if closed_over:
-        variables = (variables, closed_over)
+    return traced
+
+
+def _computing(
+    traced: Callable[[Any], Flat],
+    readings: Mapping[str, _Reading],
+    image_shape: tuple[int, ...],
+    aliases: Mapping[str, str],
+) -> Callable[..., dict[str, Array]]:
+    """Make the function that computes layers of an image, or an element of each along some axes."""
 
     @functools.cache
     def plan(mesh: Any, names: tuple[str, ...], axes: _Axes) -> Plan:
@@ -110,32 +155,7 @@ def network_of(
         outputs = {n: readings[n].read(value) for n, value in zip(names, found, strict=True)}
         return select(outputs, asked, readings, aliases=aliases)
 
-    def activations(
-        variables: Variables, image: Image, layers: tuple[str, ...]
-    ) -> dict[str, Array]:
-        return compute(variables, image, layers, _Axes.NONE)
-
-    def one_channel(
-        variables: Variables,
-        image: Image,
-        layer: str,
-        channel: Channel,
-        place: Place | None = None,
-    ) -> dict[str, Array]:
-        places = {f"place {i}": index for i, index in enumerate(place or ())}
-        axes = _Axes.CHANNEL if place is None else _Axes.CHANNEL_AND_GRID
-        return compute(variables, image, (layer,), axes, channel=channel, **places)
-
-    of_layers = tuple(aliases.items())
-    return Network(activations, one_channel, variables, image_shape, layers, refused, of_layers)
-
-
-class _Axes(enum.Enum):
-    """Along which axes of a layer one element alone is computed."""
-
-    NONE = enum.auto()
-    CHANNEL = enum.auto()
-    CHANNEL_AND_GRID = enum.auto()
+    return compute
 
 
 def _part(marked: Marked, reading: _Reading, axes: _Axes) -> Part:
