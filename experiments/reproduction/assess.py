@@ -21,7 +21,7 @@ from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.commands import startup
 from featvis_jax.commands.launch import Command, start
 from featvis_jax.commands.startup import StartupOptions
-from featvis_jax.data import pipeline, preparation, tasks
+from featvis_jax.data import pipeline, preparation, sources, tasks
 from featvis_jax.data.grids import Grid
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
 from featvis_jax.nn.programs import fast
@@ -93,7 +93,7 @@ def main(options: AssessOptions) -> None:
 
 def held_out(
     model: TrainedModel, options: AssessOptions
-) -> tuple[preparation.Prepared, pipeline.Source]:
+) -> tuple[preparation.Prepared, sources.Source]:
     """The model's task on the cohort of the options, and the images of people it never saw.
 
     Those are the ones of its own report where it was trained on this cohort, and otherwise those
@@ -129,7 +129,7 @@ def _classified(
     model: TrainedModel,
     variables: Variables,
     task: pipeline.Task,
-    source: pipeline.Source,
+    source: sources.Source,
     options: AssessOptions,
 ) -> tuple[np.ndarray, np.ndarray]:
     """True and predicted class of every image."""
@@ -151,7 +151,7 @@ def _classified(
 
 
 def _example(
-    prepared: preparation.Prepared, source: pipeline.Source, *, seed: int
+    prepared: preparation.Prepared, source: sources.Source, *, seed: int
 ) -> dict[str, np.ndarray]:
     """An image from the middle of the first held-out brain, the same with lesions, and where."""
     assert isinstance(prepared.task, tasks.LesionTask)

@@ -15,7 +15,7 @@ from experiments.reproduction.scales import Scale
 from experiments.reproduction.stages import Stage
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.grids import Grid, GridError
-from featvis_jax.data.pipeline import cohort_placement
+from featvis_jax.data.sources import cohort_placement
 
 MODELS = ("sex", "gaussian", "square")
 TITLES = {"sex": "Sex", "gaussian": "Gaussian lesions", "square": "Square lesions"}

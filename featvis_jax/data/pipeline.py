@@ -7,7 +7,6 @@ was interrupted goes on with the very batches it would have seen.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
@@ -16,11 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from featvis_jax.data.augmentation import Augmentation
-from featvis_jax.data.cache import CachedVolume
-from featvis_jax.data.cohorts import Cohort
-from featvis_jax.data.grids import Grid, GridError, Placement, centred, described, placement
 from featvis_jax.data.lesions import NoRoomError
-from featvis_jax.data.masks import usable_slices
+from featvis_jax.data.sources import Source
 
 # Batches that are read ahead, and what they may take in all.
 _READ_AHEAD, _READ_AHEAD_BYTES = 8, 2**28
@@ -42,180 +38,6 @@ class Examples(TypedDict):
 
     image: Float32[np.ndarray, "n *spatial 1"]
     label: Int[np.ndarray, " n"] | Float32[np.ndarray, " n"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Slices:
-    """The usable axial slices of some subjects, as a random-access source of images.
-
-    Attributes:
-      volumes: The subjects' cached volumes.
-      shape: Of every slice.
-      placement: How it is cut out of a subject's axial slice; from the centre by default.
-      index: ``(volume number, z)`` of every slice.
-    """
-
-    volumes: Sequence[CachedVolume]
-    shape: tuple[int, int]
-    placement: Placement | None = None
-    index: Sequence[tuple[int, int]] = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        """List the slices."""
-        index = [
-            (number, int(z))
-            for number, volume in enumerate(self.volumes)
-            for z in usable_slices(volume.brain_fraction)
-        ]
-        object.__setattr__(self, "index", tuple(index))
-
-    def __len__(self) -> int:
-        """Number of slices over all subjects."""
-        return len(self.index)
-
-    def __getitem__(self, position: int) -> Float32[np.ndarray, "x y 1"]:
-        """One slice, read from disk."""
-        return self.plane(*self.index[position])
-
-    def plane(self, number: int, z: int) -> Float32[np.ndarray, "x y 1"]:
-        """The slice of a volume at an index along its third axis, usable or not."""
-        volume = self.volumes[number]
-        plane = np.asarray(volume.open()[z], np.float32)
-        placed = self.placement or centred(plane.shape, self.shape)
-        return placed(plane, outside=volume.outside)[..., None]
-
-    def owner(self, position: int) -> str:
-        """The participant whose slice this is."""
-        return self.volumes[self.index[position][0]].participant_id
-
-    def place(self, position: int) -> str:
-        """What the slice is called in a message."""
-        return f"{self.owner(position)}, axial slice {self.index[position][1]}"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Volumes:
-    """Whole volumes of some subjects, as a random-access source of images.
-
-    Attributes:
-      volumes: The subjects' cached volumes.
-      shape: Of every volume.
-      placement: How it is cut out of a subject's; from the centre by default.
-    """
-
-    volumes: Sequence[CachedVolume]
-    shape: tuple[int, int, int]
-    placement: Placement | None = None
-
-    def __len__(self) -> int:
-        """Number of subjects."""
-        return len(self.volumes)
-
-    def __getitem__(self, position: int) -> Float32[np.ndarray, "x y z 1"]:
-        """One volume, read from disk."""
-        volume = self.volumes[position]
-        data = np.moveaxis(np.asarray(volume.open(), np.float32), 0, -1)
-        placed = self.placement or centred(data.shape, self.shape)
-        return placed(data, outside=volume.outside)[..., None]
-
-    def owner(self, position: int) -> str:
-        """The participant whose volume this is."""
-        return self.volumes[position].participant_id
-
-    def place(self, position: int) -> str:
-        """What the volume is called in a message."""
-        return self.owner(position)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Contrasts:
-    """Several scans of each subject, as the channels of one image.
-
-    Attributes:
-      sources: One for each contrast, all slices or all volumes, of the same subjects in one order
-        and on one grid. Which slices are usable, the first one decides.
-    """
-
-    sources: Sequence[Slices | Volumes]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.sources[0])
-
-    def __getitem__(self, position: int) -> Float32[np.ndarray, "*spatial channels"]:
-        """One image of all contrasts, read from disk."""
-        first = self.sources[0]
-        if isinstance(first, Slices):
-            number, z = first.index[position]
-            planes = (each.plane(number, z) for each in self.sources if isinstance(each, Slices))
-            return np.concatenate(list(planes), axis=-1)
-        return np.concatenate([each[position] for each in self.sources], axis=-1)
-
-    @property
-    def volumes(self) -> Sequence[CachedVolume]:
-        """The volumes of all subjects and contrasts."""
-        return [volume for each in self.sources for volume in each.volumes]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape of every image."""
-        return self.sources[0].shape
-
-    def owner(self, position: int) -> str:
-        """The participant whose image this is."""
-        return self.sources[0].owner(position)
-
-    def place(self, position: int) -> str:
-        """What the image is called in a message."""
-        return self.sources[0].place(position)
-
-
-Source = Slices | Volumes | Contrasts
-
-
-def source(
-    volumes: Sequence[CachedVolume], shape: Sequence[int], *, placement: Placement | None = None
-) -> Slices | Volumes:
-    """The images of some subjects: axial slices for a shape of two numbers, volumes for three.
-
-    Args:
-      volumes: The subjects' cached volumes.
-      shape: Spatial shape of an image.
-      placement: Where an image's voxels are in a volume (`cohort_placement`); by default images are
-        cut from the centre, and whoever does so has to know that this is their place.
-    """
-    if len(shape) == 2:
-        return Slices(volumes, (shape[0], shape[1]), placement)
-    return Volumes(volumes, (shape[0], shape[1], shape[2]), placement)
-
-
-def cohort_placement(cohort: Cohort, grid: Grid) -> Placement:
-    """Where the images of a network's grid are in a cohort's volumes, by their places in the world.
-
-    Args:
-      cohort: The cohort.
-      grid: Of the network's input. One of slices stands for slices at any height; without an affine
-        it has to have the shape of the cohort's images.
-
-    Returns:
-      What `source` takes.
-
-    Raises:
-      GridError: The voxels of the two do not coincide, or are nowhere near each other.
-    """
-    have, rank = cohort.shape, len(grid.shape)
-    if grid.affine is None:
-        if have[:rank] != grid.shape:
-            raise GridError(
-                f"the network takes {described(grid)} and does not tell where it looks: give "
-                "--grid with an image of its grid"
-            )
-        return centred(have, grid.shape)
-    placed = placement(Grid(have, cohort.affine), grid, any_slice=True)
-    placed = placed.in_plane() if rank == 2 else placed
-    if any(n >= m for n, m in zip(placed.outside(have), placed.shape, strict=True)):
-        raise GridError("they lie beside the network's grid, not on it")
-    return placed
 
 
 @runtime_checkable
@@ -338,37 +160,6 @@ def evaluation_batches(
         .batch(elements, drop_remainder=False, batch_fn=_join)
     )
     return _read(dataset, batch_size * math.prod(source.shape))
-
-
-def intensity_statistics(source: Source, *, max_images: int = 500) -> tuple[float, float]:
-    """Mean and standard deviation of the intensities, from images spread evenly over the source.
-
-    Args:
-      source: Where images come from.
-      max_images: At most this many are read.
-    """
-    sums = np.zeros(3)
-    for image in spread(source, max_images=max_images):
-        image = image.astype(np.float64)
-        sums += image.size, image.sum(), (image**2).sum()
-    mean = sums[1] / sums[0]
-    return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
-
-
-def spread(
-    source: Source, *, max_images: int
-) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
-    """Images spread evenly over a source.
-
-    Args:
-      source: Where images come from.
-      max_images: At most this many are read.
-
-    Yields:
-      Images, ``(*spatial, channels)``.
-    """
-    for position in np.linspace(0, len(source) - 1, min(len(source), max_images)).astype(int):
-        yield source[int(position)]
 
 
 def _read(dataset: Any, voxels: int) -> Iterator[Examples]:

@@ -13,14 +13,15 @@ import numpy as np
 from jaxtyping import Float64
 from nibabel.affines import voxel_sizes
 
-from featvis_jax.data import labels, pipeline
+from featvis_jax.data import labels, sources
 from featvis_jax.data.cache import CachedVolume, cache_volumes, checksums
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.crops import centred_start, crop_affine
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid
 from featvis_jax.data.lesions import Lesions, NoRoomError
-from featvis_jax.data.pipeline import Source, Task
+from featvis_jax.data.pipeline import Task
+from featvis_jax.data.sources import Source
 from featvis_jax.data.splits import Split, split_subjects
 from featvis_jax.data.tasks import (
     LabelTask,
@@ -177,9 +178,9 @@ def _parts(
     grid: Grid | None,
 ) -> dict[str, Source]:
     """The images of each part."""
-    placement = None if grid is None else pipeline.cohort_placement(cohort, grid)
+    placement = None if grid is None else sources.cohort_placement(cohort, grid)
     return {
-        part: pipeline.source(
+        part: sources.source(
             [cached[who] for who in getattr(split, part)], crop, placement=placement
         )
         for part in ("train", "validation", "test")

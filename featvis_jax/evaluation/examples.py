@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from featvis_jax.data.pipeline import Source
+from featvis_jax.data.sources import Source
 from featvis_jax.nn.network import Layer, Network, Variables
 from featvis_jax.types import Activations, Image
 

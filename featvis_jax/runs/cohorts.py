@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from featvis_jax.data import pipeline
+from featvis_jax.data import sources
 from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import (
     DEFAULT_PATTERN,
@@ -27,7 +27,7 @@ from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid, GridError, coincide, described
 from featvis_jax.data.headers import NIFTI_SUFFIXES
 from featvis_jax.data.masks import brain_mask
-from featvis_jax.data.pipeline import Slices, Source, Volumes
+from featvis_jax.data.sources import Slices, Source, Volumes
 from featvis_jax.data.synthetic import COARSEST_MM, FINEST_MM, write_synthetic_cohort
 from featvis_jax.options import Options, errors_of, option, tell
 from featvis_jax.progress import callback
@@ -271,8 +271,8 @@ def source_of(
                 f"`{name}={path}`: the scans of {contrast} have {described(other)}, those of "
                 f"{channels.names[0]} {described(first)}: resample them to one grid."
             )
-    sources = [_all_images(each, grid, scaling=scaling or "unit", cache=cache) for each in found]
-    return sources[0] if len(sources) == 1 else pipeline.Contrasts(sources)
+    each = [_all_images(one, grid, scaling=scaling or "unit", cache=cache) for one in found]
+    return each[0] if len(each) == 1 else sources.Contrasts(each)
 
 
 class _Named(NamedTuple):
@@ -349,13 +349,13 @@ def source(
       ValueError: The cohort's voxels are not the network's, or most of a brain is not on its grid.
     """
     try:
-        placement = pipeline.cohort_placement(cohort, grid)
+        placement = sources.cohort_placement(cohort, grid)
     except GridError as error:
         raise ValueError(
             f"{told}: {error}. The scans have {described(Grid(cohort.shape, cohort.affine))}, the "
             f"network's images {described(grid)}: resample the cohort to that grid."
         ) from error
-    found = pipeline.source(volumes, grid.shape, placement=placement)
+    found = sources.source(volumes, grid.shape, placement=placement)
     cut = max((_share_outside(found, volume) for volume in volumes[:_LOOKED_AT]), default=0.0)
     if cut > _MOST_OUTSIDE:
         raise ValueError(

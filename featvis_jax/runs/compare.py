@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import optax
 
-from featvis_jax.data import pipeline
-from featvis_jax.data.pipeline import Source
+from featvis_jax.data import sources
+from featvis_jax.data.sources import Source
 from featvis_jax.maximize import parameterizations, presets, transforms
 from featvis_jax.maximize.ascent import Recipe
 from featvis_jax.maximize.parameterizations import Parameterization
@@ -156,7 +156,7 @@ def _source(model: Model, options: CompareOptions) -> Source:
 
 def _spectrum(source: Source | None, count: int) -> np.ndarray:
     assert source is not None
-    return parameterizations.mean_magnitude_spectrum(pipeline.spread(source, max_images=count))
+    return parameterizations.mean_magnitude_spectrum(sources.spread(source, max_images=count))
 
 
 def _middle(source: Source | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from featvis_jax.data.arrays import load_array
 from featvis_jax.data.errors import VolumeError
 from featvis_jax.data.grids import Grid
-from featvis_jax.data.pipeline import Source
+from featvis_jax.data.sources import Source
 from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.examples import top_examples

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featvis_jax.data import pipeline
+from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
-from featvis_jax.data.pipeline import Examples, Source
+from featvis_jax.data.pipeline import Examples
+from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
@@ -184,7 +185,7 @@ def make_grader(
     outlines = concepts.outlines([*own, *others], templates=templates, rank=rank)
     nominal = float(np.mean(list(sizes.values())))
     images = {
-        part: list(pipeline.spread(source, max_images=_PATCHED))
+        part: list(sources.spread(source, max_images=_PATCHED))
         for part, source in (("judged", held_out.judged), ("tested", held_out.tested))
     }
     with announced("training the judge of shapes", after_s=0):
@@ -212,7 +213,7 @@ def make_grader(
         for label in truth.shapes
     }
     rng = np.random.default_rng([seed, 4])
-    places = grounds(pipeline.spread(held_out.all, max_images=_PLACES), judge.side, rng)
+    places = grounds(sources.spread(held_out.all, max_images=_PLACES), judge.side, rng)
     return Grader(templates, judge, outlines, detect, places, seed), by_name
 
 
@@ -238,7 +239,7 @@ def responses(
     detect = detector(model.network, logits_of(model), batch_size=1 + len(shapes))
     return shape_responses(
         detect,
-        pipeline.spread(held_out.all, max_images=_LABELLED),
+        sources.spread(held_out.all, max_images=_LABELLED),
         truth.task.lesions,
         shapes,
         own=truth.names,

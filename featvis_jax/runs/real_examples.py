@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from featvis_jax.data.pipeline import Source
+from featvis_jax.data.sources import Source
 from featvis_jax.evaluation.examples import receptive_box, top_examples
 from featvis_jax.models import Model
 from featvis_jax.options import Options, option

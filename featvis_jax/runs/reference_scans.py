@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from featvis_jax.data import pipeline
+from featvis_jax.data import sources
 from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.lesions import NoRoomError
-from featvis_jax.data.pipeline import Source
+from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask, described_task
 from featvis_jax.maximize.parameterizations import mean_magnitude_spectrum
 from featvis_jax.models import Model
@@ -300,7 +300,7 @@ def _warn(found: Inputs, model: Model, options: ReferenceOptions) -> None:
             f"scans of {whose}; the strongest image of fewer than {_FEW_SCANS} people says "
             "little of what real inputs can do",
         )
-    seen = np.stack(list(pipeline.spread(found.source, max_images=_LOOKED_AT)))
+    seen = np.stack(list(sources.spread(found.source, max_images=_LOOKED_AT)))
     low, high = model.intensity_range
     ends = float(seen.min()), float(seen.max())
     apart = max(abs(ends[0] - low), abs(ends[1] - high)) / (high - low)

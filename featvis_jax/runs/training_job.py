@@ -13,7 +13,7 @@ from nibabel.affines import voxel_sizes
 
 from featvis_jax import training
 from featvis_jax.checkpoints import TrainedModel, load_model
-from featvis_jax.data import pipeline
+from featvis_jax.data import pipeline, sources
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.cohorts import named
 from featvis_jax.data.preparation import Prepared, prepare
@@ -212,7 +212,7 @@ class Job(NamedTuple):
         )
 
     def images(
-        self, source: pipeline.Source, *, max_images: int | None = None
+        self, source: sources.Source, *, max_images: int | None = None
     ) -> Iterator[pipeline.Examples]:
         """Labelled images of a part of the cohort, each once.
 
@@ -250,7 +250,7 @@ class Job(NamedTuple):
 
     def first_variables(self) -> dict[str, Any]:
         """Random weights or those of the parent, with the statistics of the training images."""
-        mean, std = pipeline.intensity_statistics(self.prepared.train)
+        mean, std = sources.intensity_statistics(self.prepared.train)
         variables = training.initialize(
             self.module, self.image_shape, mean=mean, std=std, seed=self.options.seed
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from featvis_jax import training
 from featvis_jax.checkpoints import load_model, save_model
-from featvis_jax.data import pipeline
+from featvis_jax.data import sources
 from featvis_jax.data.tasks import LabelTask, ValueTask
 from featvis_jax.evaluation.baselines import shape_blind_baselines
 from featvis_jax.maximize.parameterizations import mean_magnitude_spectrum
@@ -59,7 +59,7 @@ def write(
         job.module,
         result.variables,
         _card(job, out, result, report, command),
-        spectrum=mean_magnitude_spectrum(pipeline.spread(job.prepared.train, max_images=500)),
+        spectrum=mean_magnitude_spectrum(sources.spread(job.prepared.train, max_images=500)),
     )
     atomic_write_bytes(out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
     if "estimated" in report:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from featvis_jax import stopping
-from featvis_jax.data.pipeline import Source
+from featvis_jax.data.sources import Source
 from featvis_jax.maximize import ascent
 from featvis_jax.maximize.layer import FinishedBatch, LayerProgram
 from featvis_jax.maximize.planning import Batch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from featvis_jax.data import pipeline, preparation, tasks
+from featvis_jax.data import preparation, sources, tasks
 from featvis_jax.data.cache import cache_volumes
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.data.crops import crop_affine
@@ -46,8 +46,8 @@ def images_on(folder: Path, grid: Grid | None) -> np.ndarray:
     cohort = read_cohort(folder)
     volumes = list(cache_volumes(cohort.subjects, folder / "cache").values())
     shape = cohort.shape if grid is None else grid.shape
-    placement = None if grid is None else pipeline.cohort_placement(cohort, grid)
-    source = pipeline.source(volumes, shape, placement=placement)
+    placement = None if grid is None else sources.cohort_placement(cohort, grid)
+    source = sources.source(volumes, shape, placement=placement)
     return np.stack([source[position] for position in range(len(source))])
 
 
@@ -99,24 +99,24 @@ def test_voxels_that_do_not_coincide_are_refused_with_numbers(tmp_path, scans, c
     cohort = read_cohort(write(tmp_path / "cohort", scans, AFFINE))
     for rank in (2, 3):
         with pytest.raises(GridError, match=told):
-            pipeline.cohort_placement(cohort, Grid((10, 12, 9)[:rank], AFFINE + change))
+            sources.cohort_placement(cohort, Grid((10, 12, 9)[:rank], AFFINE + change))
 
 
 def test_slices_may_be_of_any_height_and_spacing_but_have_to_be_axial(tmp_path, scans):
     cohort = read_cohort(write(tmp_path / "cohort", scans, AFFINE))
-    usual = pipeline.cohort_placement(cohort, Grid((10, 12), AFFINE))
+    usual = sources.cohort_placement(cohort, Grid((10, 12), AFFINE))
     between = crop_affine(AFFINE, (0, 0, 3)) @ np.diag([1, 1, 0.4, 1])
     between[2, 3] += 0.7
-    assert pipeline.cohort_placement(cohort, Grid((10, 12), between)) == usual
+    assert sources.cohort_placement(cohort, Grid((10, 12), between)) == usual
     with pytest.raises(GridError, match="along another axis"):
-        pipeline.cohort_placement(cohort, Grid((10, 12), AFFINE[:, [1, 2, 0, 3]]))
+        sources.cohort_placement(cohort, Grid((10, 12), AFFINE[:, [1, 2, 0, 3]]))
 
 
 def test_without_an_affine_the_whole_shape_has_to_be_the_same(tmp_path, scans):
     cohort = read_cohort(write(tmp_path / "cohort", scans, AFFINE))
-    assert pipeline.cohort_placement(cohort, Grid(SHAPE, None)).start == (0, 0, 0)
+    assert sources.cohort_placement(cohort, Grid(SHAPE, None)).start == (0, 0, 0)
     with pytest.raises(GridError, match="does not tell where it looks: give --grid"):
-        pipeline.cohort_placement(cohort, Grid((10, 12), None))
+        sources.cohort_placement(cohort, Grid((10, 12), None))
 
 
 def test_a_task_is_prepared_on_the_grid_of_a_network_that_is_there(tmp_path, scans):

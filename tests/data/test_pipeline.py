@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from featvis_jax.data import pipeline, preparation, tasks
+from featvis_jax.data import pipeline, preparation, sources, tasks
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import read_cohort
@@ -37,8 +37,8 @@ def volumes(tmp_path: Path, rng: np.random.Generator) -> list[CachedVolume]:
 
 
 @pytest.fixture
-def slices(volumes: list[CachedVolume]) -> pipeline.Slices:
-    return pipeline.Slices(volumes, (24, 20))
+def slices(volumes: list[CachedVolume]) -> sources.Slices:
+    return sources.Slices(volumes, (24, 20))
 
 
 class PositionTask:
@@ -46,7 +46,7 @@ class PositionTask:
 
     images_per_element = 1
 
-    def __init__(self, source: pipeline.Source):
+    def __init__(self, source: sources.Source):
         self.owners = [source.owner(position) for position in range(len(source))]
         self.positions = {source[i].tobytes(): i for i in range(len(source))}
         assert len(self.positions) == len(source), "images have to differ to be told apart"
@@ -106,20 +106,20 @@ def test_slices_are_the_usable_ones_of_every_subject(slices, volumes):
 
 def test_slices_are_cropped_about_their_centre(volumes):
     stored = np.load(volumes[1].path)[3]
-    cropped = pipeline.Slices(volumes, (20, 10))[len(USABLE) + 1]
+    cropped = sources.Slices(volumes, (20, 10))[len(USABLE) + 1]
     np.testing.assert_array_equal(cropped[..., 0], stored[2:22, 5:15])
 
 
 @pytest.mark.parametrize("depth", [(), (8,)])
 def test_what_a_scan_does_not_reach_has_its_intensity_of_air(volumes, depth):
     cold = [dataclasses.replace(volume, outside=-1.5) for volume in volumes]
-    image = pipeline.source(cold, (28, 20, *depth))[0]
+    image = sources.source(cold, (28, 20, *depth))[0]
     assert (image[[0, 1, -2, -1]] == -1.5).all()
     assert image[2:-2].min() == 0
 
 
 def test_volumes_have_their_axes_in_the_order_x_y_z(volumes):
-    source = pipeline.Volumes(volumes, (24, 20, 8))
+    source = sources.Volumes(volumes, (24, 20, 8))
     assert len(source) == NUM_SUBJECTS
     for position in range(NUM_SUBJECTS):
         stored = np.load(volumes[position].path)
@@ -129,7 +129,7 @@ def test_volumes_have_their_axes_in_the_order_x_y_z(volumes):
         assert image[5, 9, 3, 0] == stored[3, 5, 9]
         np.testing.assert_array_equal(image[..., 0], stored.transpose(1, 2, 0))
         assert source.owner(position) == f"sub-{position}"
-    cropped = pipeline.Volumes(volumes, (20, 18, 4))[0]
+    cropped = sources.Volumes(volumes, (20, 18, 4))[0]
     np.testing.assert_array_equal(cropped, source[0][2:22, 1:19, 2:6])
 
 
@@ -202,7 +202,7 @@ def test_every_example_has_draws_of_its_own(slices):
 
 @pytest.mark.parametrize("volumetric", [False, True], ids=["slices", "volumes"])
 def test_a_pair_differs_by_the_lesion_alone(volumes, slices, volumetric):
-    source = pipeline.Volumes(volumes, (24, 20, 8)) if volumetric else slices
+    source = sources.Volumes(volumes, (24, 20, 8)) if volumetric else slices
     originals = [source[position] for position in range(len(source))]
     batches = pipeline.training_batches(source, LESION_TASK, batch_size=4, seed=0)
     for batch in islice(batches, 4):
@@ -384,7 +384,7 @@ def test_held_out_subjects_never_appear_in_training(name, rank, tmp_path, rng, m
         return open_volume(volume)
 
     monkeypatch.setattr(CachedVolume, "open", recorded)
-    pipeline.intensity_statistics(prepared.train)
+    sources.intensity_statistics(prepared.train)
     task, owners, trained_on = prepared.task, [], set()
 
     class Recorded:
@@ -428,14 +428,14 @@ def test_held_out_subjects_never_appear_in_training(name, rank, tmp_path, rng, m
 
 def test_statistics_are_those_of_all_voxels(slices, volumes):
     voxels = np.stack([np.load(volume.path)[USABLE] for volume in volumes]).astype(np.float64)
-    mean, std = pipeline.intensity_statistics(slices)
+    mean, std = sources.intensity_statistics(slices)
     assert mean == pytest.approx(voxels.mean(), rel=1e-12)
     assert std == pytest.approx(voxels.std(), rel=1e-10)
 
 
 def test_statistics_of_a_part_come_from_images_spread_evenly(slices):
     voxels = np.stack([slices[position] for position in (0, 5, 11)]).astype(np.float64)
-    mean, std = pipeline.intensity_statistics(slices, max_images=3)
+    mean, std = sources.intensity_statistics(slices, max_images=3)
     assert mean == pytest.approx(voxels.mean(), rel=1e-12)
     assert std == pytest.approx(voxels.std(), rel=1e-10)
 
@@ -453,7 +453,7 @@ def test_a_batch_size_that_does_not_fit_is_refused_at_once(slices, batches, batc
 @pytest.mark.parametrize("batches", [pipeline.training_batches, pipeline.evaluation_batches])
 def test_an_empty_part_is_refused_at_once(batches):
     with pytest.raises(ValueError, match="no image to read"):
-        batches(pipeline.Slices([], (24, 20)), LESION_TASK, batch_size=2, seed=0)
+        batches(sources.Slices([], (24, 20)), LESION_TASK, batch_size=2, seed=0)
 
 
 @pytest.mark.parametrize("max_images", [-5, 0, 1])
@@ -472,8 +472,8 @@ def test_contrasts_are_channels_of_the_same_places(volumes, shape):
         dataclasses.replace(other, participant_id=own.participant_id, brain_fraction=np.ones(8))
         for own, other in zip(volumes, turned, strict=True)
     ]
-    first, second = (pipeline.source(some, shape) for some in (volumes, others))
-    both = pipeline.Contrasts([first, second])
+    first, second = (sources.source(some, shape) for some in (volumes, others))
+    both = sources.Contrasts([first, second])
     assert (len(both), both.shape) == (len(first), shape)
     assert len(both.volumes) == 2 * NUM_SUBJECTS
     for position in range(len(both)):

@@ -15,7 +15,7 @@ from featvis_jax.data.cohorts import Cohort, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.intensities import rescale
 from featvis_jax.data.lesions import Lesions, square
-from featvis_jax.data.pipeline import Slices, Volumes
+from featvis_jax.data.sources import Slices, Volumes
 
 SHAPE = (22, 26, 14)
 AFFINE = np.array([[3.0, 0, 0, -33], [0, 3, 0, -50], [0, 0, 3, -20], [0, 0, 0, 1]])

@@ -11,7 +11,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from featvis_jax.data.cache import CachedVolume
-from featvis_jax.data.pipeline import Slices, Source, Volumes
+from featvis_jax.data.sources import Slices, Source, Volumes
 from featvis_jax.evaluation.examples import receptive_box, top_examples
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.taps import linen_network

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from featvis_jax.data import pipeline
+from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.data.lesions import Lesions, square
@@ -96,10 +96,10 @@ def test_the_reference_is_the_largest_activation_over_slices_with_and_without_le
     model = load(str(trained(2)[0]))
     found = read_cohort(cohort)
     cached = cache_volumes(found.subjects, next((place / "cache" / "volumes").glob("*-*")))
-    source = pipeline.source(
+    source = sources.source(
         [cached[who] for who in found.participant_ids],
         (40, 44),
-        placement=pipeline.cohort_placement(found, model.grid),
+        placement=sources.cohort_placement(found, model.grid),
     )
     drawn = {
         name: tuple(value) if isinstance(value, list) else value
@@ -211,7 +211,7 @@ def test_what_cannot_be_used_is_refused(outcomes, refused, root):
     refused(outcomes["task"], ["--reference_task=", "was trained on 'square_lesion'"])
 
 
-def slices(place: Path, images) -> pipeline.Slices:
+def slices(place: Path, images) -> sources.Slices:
     """A source of one slice of each person."""
     volumes = []
     for number, image in enumerate(images):
@@ -219,7 +219,7 @@ def slices(place: Path, images) -> pipeline.Slices:
         np.save(path, np.moveaxis(image, -1, 0).astype(np.float16))
         shape = (1, *image.shape[:-1])
         volumes.append(CachedVolume(f"sub-{number}", path, shape, np.ones(1), str(number)))
-    return pipeline.Slices(volumes, images[0].shape[:-1])
+    return sources.Slices(volumes, images[0].shape[:-1])
 
 
 def test_an_image_without_room_for_lesions_is_taken_as_it_is(rng, tmp_path):

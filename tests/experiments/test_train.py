@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from featvis_jax import models, training
 from featvis_jax.checkpoints import load_model, save_model
-from featvis_jax.data import pipeline, preparation, tasks
+from featvis_jax.data import pipeline, preparation, sources, tasks
 from featvis_jax.data.cohorts import read_cohort
 from featvis_jax.data.synthetic import write_synthetic_cohort
 from featvis_jax.results import files
@@ -128,7 +128,7 @@ def test_the_report_is_of_the_held_out_subjects_and_of_the_saved_weights(trained
     found = training.evaluate(model.module, model.variables, batches)
     assert found.confusion.tolist() == report["confusion"]
     assert found.loss == pytest.approx(report["loss"], rel=1e-5)
-    mean, std = pipeline.intensity_statistics(prepared.train)
+    mean, std = sources.intensity_statistics(prepared.train)
     statistics = model.variables["statistics"]
     assert float(statistics["mean"]) == pytest.approx(mean)
     assert float(statistics["std"]) == pytest.approx(std)
