@@ -36,7 +36,7 @@ from featvis_jax.commands.startup import StartupOptions
 from featvis_jax.maximize import objectives, transforms
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.options import option
-from featvis_jax.results import tables
+from featvis_jax.results import encoding
 from featvis_jax.results.files import atomic_write_bytes
 from featvis_jax.runs.precision import PrecisionOptions
 
@@ -343,13 +343,13 @@ def _run(options: BenchmarkOptions) -> None:
             print(f"{name} failed: {error}", file=sys.stderr)
             continue
         row = dataclasses.asdict(rows[-1])
-        cells = {name: tables.encode_cell(value, digits=4) for name, value in row.items()}
+        cells = {name: encoding.encode_cell(value, digits=4) for name, value in row.items()}
         print(
             "  ".join(f"{cells[column]:>{widths[column]}}" for column in columns),
             flush=True,
         )
         if options.out is not None:
-            table = tables.encode_rows([dataclasses.asdict(row) for row in rows], digits=4)
+            table = encoding.encode_rows([dataclasses.asdict(row) for row in rows], digits=4)
             atomic_write_bytes(Path(options.out), table)
     print(foreign.summary(rows), end="")
     if failed:

@@ -26,10 +26,11 @@ from featvis_jax.data.grids import Grid
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
 from featvis_jax.nn.programs import fast
 from featvis_jax.options import option
+from featvis_jax.results.encoding import encode_arrays, encode_rows
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.store import read_run
-from featvis_jax.results.tables import PATTERNED, encode_arrays, encode_rows
+from featvis_jax.results.tables import PATTERNED
 from featvis_jax.runs import cohorts
 from featvis_jax.runs.cohorts import CohortOptions
 

@@ -14,9 +14,9 @@ from experiments.reproduction.looks import measured
 from featvis_jax import stopping
 from featvis_jax.commands.launch import Command, start
 from featvis_jax.options import Options, option
+from featvis_jax.results.encoding import encode_rows
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.store import read_run
-from featvis_jax.results.tables import encode_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import asked, files, manifest, nifti, panels, pixels, tables
+from featvis_jax.results import asked, encoding, files, manifest, nifti, panels, pixels, tables
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import (
     SHARDS,
@@ -133,9 +133,9 @@ class Run(RunView):
                     most = 0.0, float(seen.max()) or 1.0
                     self._write_image("transparency", key, seen, channels, affine, most, None)
         for layer, merged in traces.items():
-            self._write(self.traces_path(layer), tables.encode_arrays(merged._asdict()))
+            self._write(self.traces_path(layer), encoding.encode_arrays(merged._asdict()))
         rows = sorted([*rows, *(result.record for result in results)], key=tables.natural_order)
-        self._write(self.directory / "units.tsv", tables.encode_table(rows, UnitRecord))
+        self._write(self.directory / "units.tsv", encoding.encode_table(rows, UnitRecord))
 
     def _write_image(
         self,
@@ -156,11 +156,11 @@ class Run(RunView):
 
     def write_layers(self, rows: Sequence[LayerRecord]) -> None:
         """Store the layers of the network, in the order given."""
-        self._write(self.directory / "layers.tsv", tables.encode_table(rows, LayerRecord))
+        self._write(self.directory / "layers.tsv", encoding.encode_table(rows, LayerRecord))
 
     def write_reference(self, rows: Sequence[ReferenceRecord]) -> None:
         """Store how strongly real inputs drive the channels, all at once."""
-        self._write(self.directory / "reference.tsv", tables.encode_table(rows, ReferenceRecord))
+        self._write(self.directory / "reference.tsv", encoding.encode_table(rows, ReferenceRecord))
 
     def write_flags(self, text: str) -> None:
         """Store the flags that repeat the run, one a line."""

@@ -1,16 +1,9 @@
-"""The tables and arrays of a run: one row per unit, one per layer, and the traces of the ascent.
+"""The tables and arrays of a run: one row per unit, one per layer, and the traces of the ascent."""
 
-Tables are tab-separated text with BIDS's `n/a` for what is missing, arrays are .npz without pickle.
-Equal values give equal bytes.
-"""
-
-import io
 import re
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -219,124 +212,6 @@ class Traces(NamedTuple):
         return [(layer, channel, variant) for channel, variant in pairs]
 
 
-_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-
-
-_Record = TypeVar("_Record", UnitRecord, LayerRecord, ReferenceRecord)
-
-
-def encode_cell(value: object, *, digits: int | None = None) -> str:
-    """Write one value of a table; what is missing or not a number becomes BIDS's n/a.
-
-    Args:
-        value: text, a number, a tuple of whole numbers, or None.
-        digits: significant ones of a float; all by default.
-
-    >>> encode_cell(1 / 3, digits=3), encode_cell(None), encode_cell((3, 3))
-    ('0.333', 'n/a', '3x3')
-    """
-    if value is None:
-        return "n/a"
-    if isinstance(value, str):
-        return "".join(_ESCAPES.get(letter, letter) for letter in value)
-    if isinstance(value, tuple):
-        return "x".join(str(int(each)) for each in value) or "n/a"
-    if isinstance(value, float | np.floating):
-        if np.isnan(value):
-            return "n/a"
-        return f"{value:.{digits}g}" if digits else repr(float(value))
-    return str(value)
-
-
-def _decode_cell(text: str, kind: object) -> Any:
-    """Read what `encode_cell` wrote."""
-    if kind is str:
-        codes = {code: letter for letter, code in _ESCAPES.items()}
-        return re.sub(r"\\.", lambda match: codes[match[0]], text)
-    if kind is int:
-        return int(text)
-    if kind == float | None and text == "n/a":
-        return None
-    if kind in (float, float | None):
-        return float("nan") if text == "n/a" else float(text)
-    return () if text == "n/a" else tuple(int(part) for part in text.split("x"))
-
-
-def encode_table(records: Iterable[_Record], kind: type[_Record]) -> bytes:
-    r"""Encode records as tab-separated lines under a line of names.
-
-    Args:
-        records: all of one kind.
-        kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
-
-    Returns:
-        UTF-8; without records it holds the names alone.
-
-    >>> encode_table([], LayerRecord)
-    b'layer\toutput_shape\tchannels\treceptive_field\tstride\n'
-    """
-    names = [column.name for column in fields(kind)]
-    lines = [[encode_cell(getattr(record, name)) for name in names] for record in records]
-    return _lines([names, *lines])
-
-
-def encode_rows(rows: Sequence[Mapping[str, object]], *, digits: int | None = None) -> bytes:
-    r"""Encode rows of any kind as tab-separated lines under a line of names.
-
-    Args:
-        rows: at least one; the first one's keys are the columns.
-        digits: significant ones of a float; all by default.
-
-    Returns:
-        UTF-8. What is missing or not a number is written as "n/a".
-
-    >>> encode_rows([{"step": 1, "loss": 0.25, "auc": None}])
-    b'step\tloss\tauc\n1\t0.25\tn/a\n'
-    """
-    names = list(rows[0])
-    lines = [[encode_cell(row[name], digits=digits) for name in names] for row in rows]
-    return _lines([names, *lines])
-
-
-def _lines(cells: Iterable[Sequence[str]]) -> bytes:
-    return "".join("\t".join(line) + "\n" for line in cells).encode()
-
-
-def read_table(path: Path, kind: type[_Record]) -> list[_Record]:
-    """Read a table; one that was not written yet has no rows.
-
-    Args:
-        path: what `encode_table` encoded lies there, or nothing.
-        kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
-
-    Returns:
-        The records, in the order of the lines.
-
-    Raises:
-        ValueError: if the table has other columns or a line that cannot be read.
-
-    >>> read_table(Path("no such file"), LayerRecord)
-    []
-    """
-    if not path.exists():
-        return []
-    columns = fields(kind)
-    header, *lines = path.read_bytes().decode().split("\n")
-    expected = "\t".join(column.name for column in columns)
-    if header != expected:
-        raise ValueError(f"{path}: expected the columns {expected!r}; got {header!r}.")
-    records = []
-    for number, line in enumerate(lines[:-1], start=2):
-        cells = line.split("\t")
-        try:
-            pairs = zip(columns, cells, strict=True)
-            values = {column.name: _decode_cell(cell, column.type) for column, cell in pairs}
-            records.append(kind(**values))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: cannot read {line!r} ({error}).") from error
-    return records
-
-
 def natural_order(record: UnitRecord) -> tuple[list[str], Key]:
     """Sort conv2 before conv10, and channels and variants by number.
 
@@ -410,27 +285,3 @@ def complete(keys: Iterable[Key], *, variants: int) -> frozenset[tuple[str, int]
     units = {(layer, channel) for layer, channel, _ in there}
     wanted = range(1, variants + 1)
     return frozenset(unit for unit in units if all((*unit, each) in there for each in wanted))
-
-
-def encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Encode arrays as an .npz file that holds no time.
-
-    Args:
-        arrays: of numbers, by name.
-
-    Returns:
-        The bytes of the file; equal arrays give equal bytes.
-
-    >>> encoded = encode_arrays({"channel": np.arange(3)})
-    >>> np.load(io.BytesIO(encoded), allow_pickle=False)["channel"]
-    array([0, 1, 2])
-    """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, member.getvalue())
-    return buffer.getvalue()

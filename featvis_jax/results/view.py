@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import channels, manifest, nifti, tables
+from featvis_jax.results import channels, encoding, manifest, nifti, tables
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.tables import (
@@ -64,15 +64,15 @@ class RunView:
 
     def records(self) -> list[UnitRecord]:
         """Return the row of every finished image, by layer, channel and variant."""
-        return tables.read_table(self.directory / "units.tsv", UnitRecord)
+        return encoding.read_table(self.directory / "units.tsv", UnitRecord)
 
     def layers(self) -> list[LayerRecord]:
         """Return the layers of the network; none if they were not written yet."""
-        return tables.read_table(self.directory / "layers.tsv", LayerRecord)
+        return encoding.read_table(self.directory / "layers.tsv", LayerRecord)
 
     def reference(self) -> list[ReferenceRecord]:
         """Return how strongly real inputs drive the channels; none if the run has no reference."""
-        return tables.read_table(self.directory / "reference.tsv", ReferenceRecord)
+        return encoding.read_table(self.directory / "reference.tsv", ReferenceRecord)
 
     def finished(self, layer: str) -> frozenset[int]:
         """Return the channels of a layer of which every image is finished."""

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from featvis_jax.evaluation.judge import Judge
 from featvis_jax.evaluation.responses import Response
 from featvis_jax.evaluation.summary import Graded, known_scores, rows, scores, summary
+from featvis_jax.results.encoding import encode_rows
 from featvis_jax.results.files import atomic_write_bytes
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.scores_figure import scores_figure
-from featvis_jax.results.tables import encode_rows
 from featvis_jax.runs.environment import versions
 
 FILES = ("known.tsv", "responses.tsv", "scores.tsv", "summary.tsv", "scores.png", "scores.pdf")

@@ -15,7 +15,7 @@ from featvis_jax.evaluation.examples import receptive_box, top_examples
 from featvis_jax.models import Model
 from featvis_jax.options import Options, option
 from featvis_jax.progress import callback
-from featvis_jax.results import panels, pixels, tables
+from featvis_jax.results import encoding, panels, pixels
 from featvis_jax.results.files import atomic_write_bytes, make_directory
 from featvis_jax.results.store import RunView
 
@@ -85,7 +85,7 @@ def write(
                     "largest": float(found.largest[channel]),
                 }
             )
-    atomic_write_bytes(run.directory / "real.tsv", tables.encode_rows(rows, digits=6))
+    atomic_write_bytes(run.directory / "real.tsv", encoding.encode_rows(rows, digits=6))
 
 
 def _framed(

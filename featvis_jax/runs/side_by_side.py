@@ -23,7 +23,7 @@ from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer
 from featvis_jax.options import say
 from featvis_jax.progress import each
-from featvis_jax.results import tables
+from featvis_jax.results import encoding
 from featvis_jax.results.asked import compared_with, question
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.comparison import comparison
@@ -132,8 +132,8 @@ def write(of: Comparison, out: Path, *, seen_as: InputChannels) -> None:
             rows.append({of.column: name, "layer": of.layer.name, **looks[-1]})
         of_column = _summary(of.model, found[name], looks)
         summary.append({of.column: name, "layer": of.layer.name, **of_column})
-        atomic_write_bytes(out / "comparison.tsv", tables.encode_rows(rows, digits=6))
-        atomic_write_bytes(out / "summary.tsv", tables.encode_rows(summary, digits=6))
+        atomic_write_bytes(out / "comparison.tsv", encoding.encode_rows(rows, digits=6))
+        atomic_write_bytes(out / "summary.tsv", encoding.encode_rows(summary, digits=6))
     figure = comparison(
         [[found[name].units[i].image for name in of.recipes] for i in range(len(of.channels))],
         rows=[str(channel) for channel in of.channels],

@@ -17,7 +17,7 @@ from featvis_jax import stopping, training
 from featvis_jax.models import Model, load
 from featvis_jax.options import say
 from featvis_jax.progress import Progress, announced
-from featvis_jax.results import manifest, pixels, plots, tables
+from featvis_jax.results import encoding, manifest, pixels, plots
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.runs import tensorboard, training_plan, training_results
 from featvis_jax.runs.tasks import named_task
@@ -201,7 +201,7 @@ def _fit(job: Job, out: Path, variables: dict[str, Any], step: training.Step) ->
 
         def on_evaluation(history: list[dict[str, Any]]) -> None:
             progress.write(_told(history[-1]))
-            atomic_write_bytes(out / "metrics.tsv", tables.encode_rows(history))
+            atomic_write_bytes(out / "metrics.tsv", encoding.encode_rows(history))
             atomic_write_bytes(out / "training.png", plots.training_curves(history))
             for row in history[-2:]:
                 for name in set(row) - {"step", "split"}:

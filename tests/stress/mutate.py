@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = "featvis_jax/results/files.py"
 SITE = "featvis_jax/results/gallery/site.py"
 VIEWER = "featvis_jax/results/gallery/viewer.py"
-TABLES = "featvis_jax/results/tables.py"
+ENCODING = "featvis_jax/results/encoding.py"
 SHARDS = "featvis_jax/results/shards.py"
 _FILES, _STORE, _SHARDS, _GALLERY = (
     f"tests/results/test_{name}.py" for name in ("files", "store", "shards", "gallery")
@@ -136,7 +136,7 @@ MUTATIONS = [
     Mutation("escape of < in scripts", VIEWER, r'.replace("<", "\\u003c")', "", _GALLERY),
     Mutation("escape of > in scripts", VIEWER, r'.replace(">", "\\u003e")', "", _GALLERY),
     Mutation("escape of & in scripts", VIEWER, r'.replace("&", "\\u0026")', "", _GALLERY),
-    Mutation("escape in tables", TABLES, "_ESCAPES.get(letter, letter)", "letter", _STORE),
+    Mutation("escape in tables", ENCODING, "_ESCAPES.get(letter, letter)", "letter", _STORE),
     Mutation(
         "no pickle",
         "featvis_jax/results/store.py",
