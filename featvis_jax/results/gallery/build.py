@@ -3,32 +3,20 @@
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from featvis_jax.results import grids, nifti, panels
+from featvis_jax.results import grids, panels
 from featvis_jax.results.asked import compared_with, intensity_unit
-from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import charts, contents, similarity, viewer, views
 from featvis_jax.results.gallery.contents import Layer, Part, Variant
+from featvis_jax.results.gallery.grid import Grid, contrast_options, view_options
 from featvis_jax.results.gallery.pictures import write_picture, write_planes, write_projections
 from featvis_jax.results.gallery.site import Site, link
-from featvis_jax.results.pixels import Window
 from featvis_jax.results.store import RunView
 
 _ALIKE = 6
-
-
-class _Grid(NamedTuple):
-    """What is the same for all images of a run."""
-
-    affine: nifti.Affine | None
-    shape: tuple[int, ...]
-    planes: list[grids.Plane]
-    window: Window
-    channels: InputChannels
 
 
 def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True) -> Path:
@@ -57,8 +45,7 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
     """
     records = run.records()
     layers = contents.layers(run, records)
-    window = contents.shared_window(run, records)
-    grid = _Grid(*contents.grid(run, records), window, run.input_channels)
+    grid = Grid.of_run(run, records)
     with Site(out or run.directory / "gallery") as site:
         site.looks(grid.planes, contrasts=grid.channels.labels)
         with_viewer = volumes and len(grid.planes) > 1
@@ -75,7 +62,7 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
         return site.page("index.html", "index.html", layers=layers, **about)
 
 
-def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[str, object]:
+def _about(run: RunView, layers: list[Layer], grid: Grid, site: Site) -> dict[str, object]:
     """Return what every page of a run may say."""
     configuration = run.configuration
     names = {layer.name for layer in layers}
@@ -98,21 +85,13 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
         "units": contents.units_word(layers),
         "is_transformed": contents.is_transformed(configuration),
         "other_layers": [row for row in run.layers() if row.layer not in names],
-        "view_options": contents.view_options(grid.planes),
-        "contrast_options": contents.contrast_options(grid.channels),
+        "view_options": view_options(grid.planes),
+        "contrast_options": contrast_options(grid.channels),
         "channels": grid.channels,
         "planes": grid.planes,
         "shape": grid.shape,
         "voxel_size_mm": grids.voxel_size_mm(grid.affine, grid.shape),
-        "places": [
-            grids.position(
-                grid.affine,
-                grid.shape,
-                normal=plane.normal,
-                index=(*grid.shape, 1)[plane.normal] // 2,
-            )
-            for plane in grid.planes
-        ],
+        "places": grid.places,
         "window": grid.window,
         "marks": contents.MARKS,
         "rules": contents.RULES,
@@ -121,7 +100,7 @@ def _about(run: RunView, layers: list[Layer], grid: _Grid, site: Site) -> dict[s
 
 
 def _write_pictures(
-    site: Site, run: RunView, layer: Layer, grid: _Grid, *, with_viewer: bool
+    site: Site, run: RunView, layer: Layer, grid: Grid, *, with_viewer: bool
 ) -> None:
     """Draw the images of a layer, one in memory at a time, and find out which look alike."""
     folder, described, projected = f"pictures/{file_name(layer.name)}", [], []
@@ -159,7 +138,7 @@ def _write_pictures(
 
 
 def _write_volume(
-    site: Site, layer: Layer, variant: Variant, part: Part, image: np.ndarray, grid: _Grid
+    site: Site, layer: Layer, variant: Variant, part: Part, image: np.ndarray, grid: Grid
 ) -> None:
     """Write what the viewer shows."""
     _, channel, number = variant.record.key
@@ -173,7 +152,7 @@ def _write_volume(
     site.write(part.volume, data)
 
 
-def _write_depth(site: Site, part: Part, image: np.ndarray, grid: _Grid, *, stem: str) -> None:
+def _write_depth(site: Site, part: Part, image: np.ndarray, grid: Grid, *, stem: str) -> None:
     """Draw the series of slices through a volume; a slice has none."""
     if len(grid.planes) == 1:
         return

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from featvis_jax.results import grids, manifest, pixels
+from featvis_jax.results import manifest
 from featvis_jax.results.asked import Question, compared_with, intensity_unit
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import contents
 from featvis_jax.results.gallery.contents import Layer, Unit
+from featvis_jax.results.gallery.grid import Grid, contrast_options, view_options
 from featvis_jax.results.gallery.pictures import write_planes, write_projections
 from featvis_jax.results.gallery.site import Site, link
 from featvis_jax.results.store import RunView
@@ -63,53 +62,20 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
     if len(runs) < 2:
         raise ValueError(f"got {len(runs)} run; expected at least two to compare.")
     records = [run.records() for run in runs]
-    found = [contents.grid(run, rows) for run, rows in zip(runs, records, strict=True)]
-    known = [(run, grid) for run, grid in zip(runs, found, strict=True) if grid[1]]
-    shapes = {grid[1] for _, grid in known}
-    if len(shapes) > 1:
-        each = ", ".join(f"{run.directory}: {grid[1]}" for run, grid in known)
-        raise ValueError(f"runs to compare must have images of one shape; got {each}.")
-    channels = runs[0].input_channels
-    for run in runs[1:]:
-        if run.input_channels.unheld != channels.unheld:
-            raise ValueError(
-                f"runs to compare must have the same input channels; got {runs[0].directory}: "
-                f"{channels.told}, {run.directory}: {run.input_channels.told}."
-            )
-    shape = known[0][1][1] if known else ()
-    affine = grids.same([grid[0] for _, grid in known]) if known else None
-    is_picture = channels.is_colour
-    planes = grids.planes(affine, shape, is_picture=is_picture) if known else []
-    windows = [contents.shared_window(run, rows) for run, rows in zip(runs, records, strict=True)]
-    window = pixels.value_range([np.array(windows)])
+    grid = Grid.of_runs(runs, records)
     layers = [contents.layers(run, rows) for run, rows in zip(runs, records, strict=True)]
     columns = _columns(runs, layers)
     names = list(dict.fromkeys(layer.name for some in layers for layer in some))
     with Site(out or runs[0].directory / "comparison") as site:
-        site.looks(planes, contrasts=channels.labels)
-        about = {
-            "title": " and ".join(dict.fromkeys(_model(run) for run in runs)),
-            "columns": columns,
-            "settings": list(dict.fromkeys(name for c in columns for name in c.differences)),
-            "planes": planes,
-            "view_options": contents.view_options(planes),
-            "contrast_options": contents.contrast_options(channels.unheld),
-            "places": [
-                grids.position(affine, shape, normal=p.normal, index=(*shape, 1)[p.normal] // 2)
-                for p in planes
-            ],
-            "window": window,
-            "marks": contents.MARKS,
-            "compared_with": _compared_with(runs),
-            "intensity_unit": _intensity_unit(runs),
-        }
+        site.looks(grid.planes, contrasts=grid.channels.labels)
+        about = _about(runs, grid, columns)
         pages = []
         for name in names:
             same = [next((each for each in some if each.name == name), None) for some in layers]
             rows = _rows(site, runs, same)
             if not rows:
                 continue
-            _write_pictures(site, runs, same, planes, window)
+            _write_pictures(site, runs, same, grid)
             pages.append((name, f"layers/{file_name(name)}.html", rows))
         for before, (name, page, rows), after in contents.neighbours(pages):
             site.page(
@@ -124,12 +90,25 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
         return site.page("index.html", "comparison.html", pages=pages, **about)
 
 
+def _about(runs: Sequence[RunView], grid: Grid, columns: list[Column]) -> dict[str, object]:
+    """Return what every page may say."""
+    return {
+        "title": " and ".join(dict.fromkeys(_model(run) for run in runs)),
+        "columns": columns,
+        "settings": list(dict.fromkeys(name for c in columns for name in c.differences)),
+        "planes": grid.planes,
+        "view_options": view_options(grid.planes),
+        "contrast_options": contrast_options(grid.channels.unheld),
+        "places": grid.places,
+        "window": grid.window,
+        "marks": contents.MARKS,
+        "compared_with": _compared_with(runs),
+        "intensity_unit": _intensity_unit(runs),
+    }
+
+
 def _write_pictures(
-    site: Site,
-    runs: Sequence[RunView],
-    layers: Sequence[Layer | None],
-    planes: list[grids.Plane],
-    window: pixels.Window,
+    site: Site, runs: Sequence[RunView], layers: Sequence[Layer | None], grid: Grid
 ) -> None:
     """Draw the images that some runs have of one layer, one in memory at a time."""
     projected = []
@@ -139,8 +118,8 @@ def _write_pictures(
             image, _ = run.image(*variant.record.key)
             stem = f"pictures/{file_name(variant.record.layer)}/{variant.name}-{number}"
             projected += write_planes(
-                site, variant, image, stem=stem, planes=planes, window=window,
-                channels=run.input_channels,
+                site, variant, image, stem=stem, planes=grid.planes,
+                window=grid.window, channels=run.input_channels,
             )  # fmt: skip
     write_projections(site, projected)
 

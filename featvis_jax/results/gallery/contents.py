@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from featvis_jax.results import grids, nifti, pixels, tables
+from featvis_jax.results import tables
 from featvis_jax.results.asked import Question, question
-from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery.charts import Chart
 from featvis_jax.results.pixels import Window
@@ -312,68 +311,6 @@ def is_transformed(configuration: Mapping[str, Any]) -> bool:
     [True, False]
     """
     return configuration.get("robustness") not in (None, "", "chain()", "identity()")
-
-
-def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
-    """Return the window in which all channels of a run are comparable.
-
-    Args:
-        run: the run.
-        records: of its finished channels.
-
-    Returns:
-        The window that its images ask viewers for, else the range of all images that are finite.
-    """
-    if records:
-        layer, channel, variant = records[0].key
-        path = run.image_paths(layer, channel, variant)[0]
-        proposed = nifti.proposed_window(path.read_bytes())
-        if proposed:
-            return round(proposed[0], 6), round(proposed[1], 6)
-    sound = [row for row in records if row.status != "diverged"] or list(records)
-    values = np.array([[row.intensity_min, row.intensity_max] for row in sound], np.float64)
-    return pixels.opened(pixels.value_range([values]) if len(sound) else (0.0, 1.0))
-
-
-def grid(
-    run: RunView, records: Sequence[UnitRecord]
-) -> tuple[nifti.Affine | None, tuple[int, ...], list[grids.Plane]]:
-    """Return affine, shape and planes of the grid that the images lie on; no planes without one."""
-    if not records:
-        return None, (), []
-    image, affine = run.image(*records[0].key)
-    shape = image.shape[:-1]
-    return affine, shape, grids.planes(affine, shape, is_picture=run.input_channels.is_colour)
-
-
-def view_options(planes: Sequence[grids.Plane]) -> list[tuple[str, str]]:
-    """Return what tiles can show, as values and words; nothing if there is no choice.
-
-    Args:
-        planes: of the grid.
-
-    >>> [value for value, _ in view_options(grids.planes(np.eye(4), (4, 5, 6)))]
-    ['axial', 'coronal', 'sagittal', 'projection']
-    """
-    if len(planes) < 2:
-        return []
-    return [*((plane.name, plane.name) for plane in planes), ("projection", "maximum intensity")]
-
-
-def contrast_options(channels: InputChannels) -> list[tuple[str, str]]:
-    """Return which contrasts can be shown, as values and words; nothing if there is no choice.
-
-    Args:
-        channels: what the channels of the images are.
-
-    >>> contrast_options(InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}))
-    [('', 'all'), ('T1w', 'T1w, held'), ('FLAIR', 'FLAIR')]
-    >>> contrast_options(InputChannels())
-    []
-    """
-    if len(channels.labels) < 2:
-        return []
-    return [("", "all"), *zip(channels.labels, channels.captions, strict=True)]
 
 
 def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:

@@ -1,0 +1,135 @@
+"""How the images of a run lie and are shown: what is the same for all of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from featvis_jax.results import grids, nifti, pixels
+from featvis_jax.results.channels import InputChannels
+from featvis_jax.results.pixels import Window
+from featvis_jax.results.store import RunView
+from featvis_jax.results.tables import UnitRecord
+
+
+class Grid(NamedTuple):
+    """What is the same for all images of a run, or of runs that are compared.
+
+    >>> Grid(np.eye(4), (4, 5), grids.planes(np.eye(4), (4, 5)), (0.0, 1.0), InputChannels()).places
+    ['z = 0 mm']
+    """
+
+    affine: nifti.Affine | None
+    shape: tuple[int, ...]
+    planes: list[grids.Plane]
+    """none where there is no image"""
+    window: Window
+    channels: InputChannels
+
+    @classmethod
+    def of_run(cls, run: RunView, records: Sequence[UnitRecord]) -> "Grid":
+        """Return that of a run.
+
+        Args:
+            run: the run.
+            records: of its finished images.
+        """
+        channels, window = run.input_channels, shared_window(run, records)
+        if not records:
+            return cls(None, (), [], window, channels)
+        image, affine = run.image(*records[0].key)
+        shape = image.shape[:-1]
+        planes = grids.planes(affine, shape, is_picture=channels.is_colour)
+        return cls(affine, shape, planes, window, channels)
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[RunView], records: Sequence[Sequence[UnitRecord]]) -> "Grid":
+        """Return that of several runs; what they know of the affine, if they agree.
+
+        Args:
+            runs: at least one.
+            records: of the finished images of each.
+
+        Raises:
+            ValueError: if their images differ in shape or in what their channels are.
+        """
+        found = [cls.of_run(run, rows) for run, rows in zip(runs, records, strict=True)]
+        known = [(run, grid) for run, grid in zip(runs, found, strict=True) if grid.shape]
+        shapes = {grid.shape for _, grid in known}
+        if len(shapes) > 1:
+            each = ", ".join(f"{run.directory}: {grid.shape}" for run, grid in known)
+            raise ValueError(f"runs to compare must have images of one shape; got {each}.")
+        channels = runs[0].input_channels
+        for run in runs[1:]:
+            if run.input_channels.unheld != channels.unheld:
+                raise ValueError(
+                    "runs to compare must have the same input channels; got "
+                    f"{runs[0].directory}: {channels.told}, {run.directory}: "
+                    f"{run.input_channels.told}."
+                )
+        window = pixels.value_range([np.array([grid.window for grid in found])])
+        if not known:
+            return cls(None, (), [], window, channels)
+        affine, shape = grids.same([grid.affine for _, grid in known]), shapes.pop()
+        planes = grids.planes(affine, shape, is_picture=channels.is_colour)
+        return cls(affine, shape, planes, window, channels)
+
+    @property
+    def places(self) -> list[str]:
+        """Where the middle of each plane lies."""
+        indices = [(*self.shape, 1)[plane.normal] // 2 for plane in self.planes]
+        return [
+            grids.position(self.affine, self.shape, normal=plane.normal, index=index)
+            for plane, index in zip(self.planes, indices, strict=True)
+        ]
+
+
+def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
+    """Return the window in which all channels of a run are comparable.
+
+    Args:
+        run: the run.
+        records: of its finished channels.
+
+    Returns:
+        The window that its images ask viewers for, else the range of all images that are finite.
+    """
+    if records:
+        layer, channel, variant = records[0].key
+        path = run.image_paths(layer, channel, variant)[0]
+        proposed = nifti.proposed_window(path.read_bytes())
+        if proposed:
+            return round(proposed[0], 6), round(proposed[1], 6)
+    sound = [row for row in records if row.status != "diverged"] or list(records)
+    values = np.array([[row.intensity_min, row.intensity_max] for row in sound], np.float64)
+    return pixels.opened(pixels.value_range([values]) if len(sound) else (0.0, 1.0))
+
+
+def view_options(planes: Sequence[grids.Plane]) -> list[tuple[str, str]]:
+    """Return what tiles can show, as values and words; nothing if there is no choice.
+
+    Args:
+        planes: of the grid.
+
+    >>> [value for value, _ in view_options(grids.planes(np.eye(4), (4, 5, 6)))]
+    ['axial', 'coronal', 'sagittal', 'projection']
+    """
+    if len(planes) < 2:
+        return []
+    return [*((plane.name, plane.name) for plane in planes), ("projection", "maximum intensity")]
+
+
+def contrast_options(channels: InputChannels) -> list[tuple[str, str]]:
+    """Return which contrasts can be shown, as values and words; nothing if there is no choice.
+
+    Args:
+        channels: what the channels of the images are.
+
+    >>> contrast_options(InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}))
+    [('', 'all'), ('T1w', 'T1w, held'), ('FLAIR', 'FLAIR')]
+    >>> contrast_options(InputChannels())
+    []
+    """
+    if len(channels.labels) < 2:
+        return []
+    return [("", "all"), *zip(channels.labels, channels.captions, strict=True)]
