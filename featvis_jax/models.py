@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,77 +12,17 @@ import jax
 import numpy as np
 from flax import linen, nnx
 
-from featvis_jax import memory
 from featvis_jax.checkpoints import load_model, weights_hash, zoo_names
 from featvis_jax.data.grids import Grid, coincide, described
 from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.volumes import read_grid
 from featvis_jax.importers.kinds import KINDS, network_of_jax
-from featvis_jax.maximize import planning
+from featvis_jax.layers_table import layers_text
+from featvis_jax.model_options import ImagesToldOf, ModelOptions
 from featvis_jax.nn import taps
 from featvis_jax.nn.network import Network, permuted_weights
-from featvis_jax.options import Options, errors_of, option, shown_value, some
+from featvis_jax.options import errors_of, shown_value, some
 from featvis_jax.zoo import ONLY_IN_CLONES
-
-MODEL_HELP = (
-    "A zoo name; the directory of a trained model; NET.onnx; FILE.py:FUNCTION, which returns "
-    "(Linen module, variables, image_shape), (NNX module, image_shape), (function of weights and "
-    "images, weights, image_shape), or a PyTorch module, alone or with an example of its input; "
-    "NET.pt2 or TorchScript; the directory of a MONAI bundle; or WEIGHTS.safetensors of the "
-    "paper's network in PyTorch's layout."
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImagesToldOf(Options):
-    """What a user says of the images that a network takes."""
-
-    grid: str | None = option(
-        None,
-        "A NIfTI file on the grid of the network's input, for a network that does not tell where "
-        "it looks (ONNX, .py, safetensors): as many voxels along its axes as they are stored (one "
-        "slice for a network of slices); its affine is taken. Without one, images of such a "
-        "network have no orientation, and files that go onto its grid are taken by their axes as "
-        "they lie.",
-    )
-    scaling: str | None = option(
-        None,
-        "How the scans that the network was trained on were scaled, each by itself: unit to 0..1, "
-        "by its percentiles; zscore to a mean of 0 and a standard deviation of 1; zscore_nonzero "
-        "to the same over its voxels that are not 0, which stay 0. Scans of `reference`, "
-        "`real_examples`, `start_image` and `hold` are scaled so before the network sees them. "
-        "Without it those of a cohort are by unit, and single files have to be scaled already.",
-        choices=tuple(SCALINGS),
-    )
-    intensity_range: tuple[float, float] | None = option(
-        None,
-        "LOW,HIGH of a foreign network's images: between them pictures are drawn. 0,1 by default; "
-        "for z-scores what the scans of `reference` span, from percentile 0.1 to 99.9.",
-    )
-    channel_names: tuple[str, ...] | None = option(
-        None,
-        "Names of the input channels, in their order, such as T1w,T1ce,T2w,FLAIR: letters and "
-        "digits, as the suffixes of BIDS are; channel0,channel1,... by default. rgb stands for "
-        "red, green and blue of (rows, columns): one picture in colour, where other channels are "
-        "panels side by side.",
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions(ImagesToldOf):
-    """Which network, and what a user says of it."""
-
-    model: str | None = option(None, MODEL_HELP)
-    input_shape: tuple[int, ...] | None = option(
-        None, "X,Y[,Z],CHANNELS where the model leaves its grid open."
-    )
-    random_weights: int | None = option(
-        None,
-        "Put the values of every tensor of the network's weights in a random order, by this seed: "
-        "a control for pictures.",
-        least=0,
-        most=2**32 - 1,
-    )
 
 
 class Model(NamedTuple):
@@ -301,7 +240,7 @@ def told_of(model: Model, told: ImagesToldOf) -> Model:
     if told.grid is not None:
         with errors_of("grid", told.grid):
             model = on_grid(model, told.grid)
-    between = _range(told)
+    between = told.between
     if model.scaling is None:
         between = model.intensity_range if between is None else between
         return model._replace(scaling=told.scaling, intensity_range=between, told=told)
@@ -317,30 +256,6 @@ def told_of(model: Model, told: ImagesToldOf) -> Model:
             f"{low:g} to {high:g}: leave it out."
         )
     return model._replace(told=told)
-
-
-def _range(told: ImagesToldOf) -> tuple[float, float] | None:
-    """The range that a user tells, which the scaling does not contradict."""
-    if told.intensity_range is None:
-        return None
-    low, high = told.intensity_range
-    shown = f"`intensity_range={shown_value(told.intensity_range)}`"
-    if not low < high or not np.isfinite([low, high]).all():
-        raise ValueError(f"{shown}: expected LOW,HIGH, LOW < HIGH.")
-    if told.scaling is not None:
-        is_centred = SCALINGS[told.scaling].is_centred
-        if is_centred and not low < 0 < high:
-            raise ValueError(
-                f"{shown}: z-scores, which `scaling={told.scaling}` asks for, lie around 0; "
-                "expected a range such as -2,4, or leave it out and give `reference=DIR`, whose "
-                "scans tell."
-            )
-        if not is_centred and not 0 <= low < high <= 1:
-            raise ValueError(
-                f"{shown}: `scaling={told.scaling}` brings scans to 0..1; expected a part of that, "
-                "or leave one of the two out."
-            )
-    return low, high
 
 
 def on_grid(model: Model, path: Path | str) -> Model:
@@ -453,42 +368,3 @@ def _fingerprint(path: Path, network: Network) -> str:
     digest.update(weights_hash(network.variables).encode())
     digest.update(str(network.image_shape).encode())
     return digest.hexdigest()
-
-
-def layers_text(network: Network) -> str:
-    """A table of the layers: name, operator, output, channels, reach, and what fits into memory.
-
-    Example:
-      >>> print(layers_text(load("square-lesion").network).splitlines()[1][:64])
-      conv1  Conv      138 x 190         8                3       1
-    """
-    head = ("layer", "operator", "output", "channels", "receptive field", "stride")
-    head = (*head, "MiB per unit*", "units that fit")
-    free = memory.free_bytes()
-    rows = []
-    for layer in network.layers:
-        needed = planning.estimated_unit_bytes(network, layer.name)
-        rows.append(
-            (
-                layer.name,
-                layer.operator,
-                " x ".join(map(str, layer.shape[:-1])) or "-",
-                str(layer.channels),
-                "all" if layer.receptive_field is None else str(layer.receptive_field),
-                "-" if layer.stride is None else str(layer.stride),
-                f"{needed / 2**20:.1f}" if needed > 0.05 * 2**20 else "< 0.1",
-                str(free // needed),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = []
-    for row in (head, *rows):
-        left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-        lines.append("  ".join((*left, *right)).rstrip())
-    lines.append(
-        f"* an estimate from the shapes of the outputs; {free / 2**30:.1f} GiB may be used. "
-        "--dry_run compiles and measures."
-    )
-    lines.extend(f"No layer: {name}, since {why}" for name, why in network.refused)
-    return "\n".join(lines)

@@ -5,7 +5,9 @@ import dataclasses
 from featvis_jax.commands import startup
 from featvis_jax.commands.launch import Command
 from featvis_jax.commands.startup import StartupOptions
-from featvis_jax.models import ModelOptions, layers_text, loaded
+from featvis_jax.layers_table import layers_text
+from featvis_jax.model_options import ModelOptions
+from featvis_jax.models import loaded
 from featvis_jax.options import say
 from featvis_jax.progress import announced
 

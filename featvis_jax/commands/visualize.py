@@ -8,7 +8,8 @@ from pathlib import Path
 from featvis_jax.commands import cluster, startup
 from featvis_jax.commands.launch import Command, line
 from featvis_jax.commands.startup import StartupOptions
-from featvis_jax.models import layers_text, loaded
+from featvis_jax.layers_table import layers_text
+from featvis_jax.models import loaded
 from featvis_jax.options import option
 from featvis_jax.progress import announced
 from featvis_jax.runs import channels, tensorboard, visualize

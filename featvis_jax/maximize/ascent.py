@@ -193,13 +193,7 @@ def advance(network: Network, recipe: Recipe) -> Advance:
     step_one_unit = _over_variants(_step(network, recipe), recipe, in_axes=(None, 0, None, None))
     step_all_units = jax.vmap(step_one_unit, in_axes=(None, 0, 0, None))
 
-    def run(
-        variables: Variables,
-        states: State,
-        units: Unit,
-        first: Int[Array, ""],
-        stop: Int[Array, ""],
-    ) -> State:
+    def run(variables: Variables, states: State, units: Unit, first: Step, stop: Step) -> State:
         return lax.fori_loop(
             first, stop, lambda step, s: step_all_units(variables, s, units, step), states
         )

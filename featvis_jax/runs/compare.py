@@ -12,7 +12,8 @@ from featvis_jax.data.sources import Source
 from featvis_jax.maximize import parameterizations, presets, transforms
 from featvis_jax.maximize.ascent import Recipe
 from featvis_jax.maximize.parameterizations import Parameterization
-from featvis_jax.models import Model, ModelOptions
+from featvis_jax.model_options import ModelOptions
+from featvis_jax.models import Model
 from featvis_jax.options import option
 from featvis_jax.runs import channels, cohorts, recipes, reference_scans, side_by_side
 from featvis_jax.runs.cohorts import CohortOptions

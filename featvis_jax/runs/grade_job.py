@@ -12,7 +12,8 @@ from featvis_jax import models
 from featvis_jax.data.grids import coincide, described
 from featvis_jax.evaluation.selectivity import class_effects, most_selective
 from featvis_jax.evaluation.summary import PICTURE
-from featvis_jax.models import MODEL_HELP, Model
+from featvis_jax.model_options import MODEL_HELP
+from featvis_jax.models import Model
 from featvis_jax.options import errors_of, option, say
 from featvis_jax.results.files import refuse_foreign
 from featvis_jax.results.store import RunView

@@ -18,7 +18,8 @@ from featvis_jax.maximize import ascent
 from featvis_jax.maximize.layer import FinishedBatch, LayerProgram
 from featvis_jax.maximize.planning import Batch
 from featvis_jax.maximize.transforms import describe
-from featvis_jax.models import Model, ModelOptions
+from featvis_jax.model_options import ModelOptions
+from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.options import as_lines, option, say, shown
 from featvis_jax.progress import Progress

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from featvis_jax import models
+from featvis_jax.layers_table import layers_text
 
 LINEN = """
 import jax, jax.numpy as jnp
@@ -263,7 +264,7 @@ def test_missing_torch_is_told_with_the_extra(torch_files, monkeypatch):
 
 
 def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
-    lines = models.layers_text(models.load(onnx_file(tmp_path)).network).splitlines()
+    lines = layers_text(models.load(onnx_file(tmp_path)).network).splitlines()
     assert lines[0].split() == [
         "layer", "operator", "output", "channels", "receptive", "field", "stride",
         "MiB", "per", "unit*", "units", "that", "fit",
@@ -277,7 +278,7 @@ def test_the_table_of_layers_names_all_that_one_needs_to_choose(tmp_path):
 
 def test_the_table_of_layers_names_what_is_none_and_why(tmp_path):
     network = models.load(onnx_file(tmp_path)).network
-    told = models.layers_text(network._replace(refused=(("attention", "of its axes."),)))
+    told = layers_text(network._replace(refused=(("attention", "of its axes."),)))
     assert told.splitlines()[-1] == "No layer: attention, since of its axes."
 
 

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from featvis_jax import models
 from featvis_jax.maximize import objectives, parameterizations
+from featvis_jax.model_options import ModelOptions
 from featvis_jax.models import from_flax, from_function, load
 from featvis_jax.results.store import read_run
 from featvis_jax.runs.visualized import visualize
@@ -118,4 +119,4 @@ def test_what_is_said_of_a_model_is_kept_and_must_not_contradict_it():
     with pytest.raises(ValueError, match="`scaling=zscore`: square-lesion was trained on scans"):
         load("square-lesion", scaling="zscore")
     with pytest.raises(ValueError, match="`model` is missing"):
-        models.loaded(models.ModelOptions())
+        models.loaded(ModelOptions())
