@@ -16,8 +16,8 @@ from featvis_jax import models
 from featvis_jax.checkpoints import zoo_names
 from featvis_jax.commands import flags
 from featvis_jax.commands.main import COMMANDS
-from featvis_jax.runs import visualize
-from featvis_jax.runs.visualize import AscentOptions
+from featvis_jax.runs import visualize_job
+from featvis_jax.runs.visualize_job import AscentOptions
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
@@ -63,7 +63,7 @@ def is_ascent(node: ast.expr) -> bool:
 
 
 def check(model, layer, *, channels="all", **options):
-    visualize.job(model, AscentOptions(layer=(layer,), channels=channels, **options))
+    visualize_job.job(model, AscentOptions(layer=(layer,), channels=channels, **options))
 
 
 @pytest.mark.optax  # A reader's JAX promotes dtypes.
@@ -107,7 +107,7 @@ def test_a_command_of_a_page_is_one_that_can_begin(text):
     options = flags.parse(command.options, ["featvis", *rest], required=command.required)
     names_what_a_reader_has = re.search(r"DIR|SCAN|\.(npy|nii\.gz)\b", text)
     if name == "visualize" and options.model in zoo_names() and not names_what_a_reader_has:
-        visualize.job(shipped(options.model), options)
+        visualize_job.job(shipped(options.model), options)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from featvis_jax.layers_table import layers_text
 from featvis_jax.models import loaded
 from featvis_jax.options import option
 from featvis_jax.progress import announced
-from featvis_jax.runs import channels, tensorboard, visualize
+from featvis_jax.runs import channels, tensorboard, visualize, visualize_job
 from featvis_jax.runs.environment import environment
-from featvis_jax.runs.visualize import Shard, VisualizeOptions
+from featvis_jax.runs.visualize_job import Shard, VisualizeOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def main(flags: Flags) -> None:
     if flags.out is None:
         raise ValueError("`out` is missing: name a directory for the results.")
     out, shard = Path(flags.out), _shard(flags)
-    job = visualize.job(model, flags)
+    job = visualize_job.job(model, flags)
     batch_size = flags.batch_size or visualize.begun_batch_size(out)
     tensorboard.library(flags.tensorboard)  # Missing, it is missed before anything is compiled.
     channels.tell_unnamed(model)

@@ -20,16 +20,10 @@ from featvis_jax.results.layer_sheet import layer_sheet
 from featvis_jax.results.store import Run, open_run
 from featvis_jax.results.tables import UnitResult
 from featvis_jax.runs import reference, sizing
+from featvis_jax.runs.batches import ascend
 from featvis_jax.runs.environment import environment
-from featvis_jax.runs.visualize import (
-    AscentOptions,
-    Job,
-    ascend,
-    finish,
-    job,
-    layer_record,
-    pages,
-)
+from featvis_jax.runs.visualize import finish, layer_record, pages
+from featvis_jax.runs.visualize_job import AscentOptions, Job, job
 
 
 class Units(Sequence[UnitResult]):
@@ -159,8 +153,8 @@ def visualize(
       model: A model (`load`, `from_flax`, `from_function`), or what `load` takes.
       layer: Name of a layer, or of several; ``"all"`` for every layer with weights.
       channels: Numbers of channels, or as the command line has them: ``"all"``, ``"0:8"``.
-      **options: Fields of `featvis_jax.runs.visualize.AscentOptions`, by the names of the flags of
-        ``featvis visualize``: ``steps=256``, ``objective="logit_difference"``,
+      **options: Fields of `featvis_jax.runs.visualize_job.AscentOptions`, by the names of the flags
+        of ``featvis visualize``: ``steps=256``, ``objective="logit_difference"``,
         ``parameterization="fourier"``, ``regularization="lucid"``, ``variants=4``,
         ``reference="DIR"``, ``seed=0``, ... An objective, a penalty or a parameterization may be a
         value of `featvis_jax.maximize` in place of a name.
