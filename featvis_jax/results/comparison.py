@@ -15,6 +15,7 @@ from featvis_jax.results.panels import picture
 
 _INK, _MUTED = "#1c1e21", "#6e7278"
 _TILE_INCHES = 1.15
+_GAP = 0.06
 _LABEL_POINTS = 7.5
 
 
@@ -61,68 +62,75 @@ def comparison(
     tiles = [[picture(image, channels=channels, window=window) for image in row] for row in images]
     # Contrasts of slices lie side by side, and want as much room each.
     abreast = len(channels.labels) if images[0][0].ndim == 3 else 1
-    inches, most = _TILE_INCHES * abreast, max(1, max_columns // abreast)
+    most = max(1, max_columns // abreast)
     blocks = [
         range(start, min(start + most, len(columns))) for start in range(0, len(columns), most)
     ]
     height, width = tiles[0][0].shape[:2]
-    tile_height = inches * height / width
-    per_block = len(rows) * (tile_height + 0.06) + 0.42
-    size = (len(blocks[0]) * (inches + 0.06) + 0.75, len(blocks) * per_block + 0.5)
+    inches = _TILE_INCHES * abreast
+    tile = inches, inches * height / width
+    per_block = len(rows) * (tile[1] + _GAP) + 0.42
+    size = (len(blocks[0]) * (tile[0] + _GAP) + 0.75, len(blocks) * per_block + 0.5)
     with rc_context({"font.family": "DejaVu Sans", "pdf.fonttype": 42}):
         figure = Figure(size, facecolor="white")
-        figure.text(0.01, 1 - 0.12 / size[1], title, color=_INK, size=11, weight="bold", va="top")
-        low, high = window
-        figure.text(
-            0.99,
-            1 - 0.15 / size[1],
-            f"black {low:g}, white {high:g}",
-            color=_MUTED,
-            size=7,
-            ha="right",
-            va="top",
-        )
+        _write_heading(figure, title, window)
         for number, block in enumerate(blocks):
             top = size[1] - 0.5 - number * per_block - 0.36
-            for j, column in enumerate(block):
-                left = 0.7 + j * (inches + 0.06)
-                figure.text(
-                    (left + inches / 2) / size[0],
-                    (top + 0.05) / size[1],
-                    columns[column].replace("_", " "),
-                    size=_LABEL_POINTS,
-                    color=_INK,
-                    ha="center",
-                    va="bottom",
-                    wrap=True,
-                )
-                for i, row in enumerate(tiles):
-                    bottom = top - (i + 1) * (tile_height + 0.06) + 0.06
-                    axes = figure.add_axes(
-                        (
-                            left / size[0],
-                            bottom / size[1],
-                            inches / size[0],
-                            tile_height / size[1],
-                        )
-                    )
-                    axes.imshow(row[column], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-                    axes.set_axis_off()
-            for i, label in enumerate(rows):
-                middle = top - i * (tile_height + 0.06) - tile_height / 2
-                figure.text(
-                    0.62 / size[0],
-                    middle / size[1],
-                    label,
-                    size=_LABEL_POINTS,
-                    color=_INK,
-                    ha="right",
-                    va="center",
-                )
+            shown = [[row[column] for column in block] for row in tiles]
+            _draw_block(figure, shown, rows, [columns[column] for column in block], top, tile)
         return {
             "png": _bytes(figure, "png", dpi=250),
             "pdf": _bytes(figure, "pdf", dpi=300, metadata={"CreationDate": None}),
         }
+
+
+def _write_heading(figure: Figure, title: str, window: tuple[float, float]) -> None:
+    height = figure.get_size_inches()[1]
+    figure.text(0.01, 1 - 0.12 / height, title, color=_INK, size=11, weight="bold", va="top")
+    low, high = window
+    told = f"black {low:g}, white {high:g}"
+    figure.text(0.99, 1 - 0.15 / height, told, color=_MUTED, size=7, ha="right", va="top")
+
+
+def _draw_block(
+    figure: Figure,
+    tiles: Sequence[Sequence[np.ndarray]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    top: float,
+    tile: tuple[float, float],
+) -> None:
+    """Draw rows of tiles with their labels, from a height on; all lengths are in inches."""
+    across, up = figure.get_size_inches()
+    width, height = tile
+    for j, column in enumerate(columns):
+        left = 0.7 + j * (width + _GAP)
+        figure.text(
+            (left + width / 2) / across,
+            (top + 0.05) / up,
+            column.replace("_", " "),
+            size=_LABEL_POINTS,
+            color=_INK,
+            ha="center",
+            va="bottom",
+            wrap=True,
+        )
+        for i, row in enumerate(tiles):
+            bottom = top - (i + 1) * (height + _GAP) + _GAP
+            axes = figure.add_axes((left / across, bottom / up, width / across, height / up))
+            axes.imshow(row[j], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_axis_off()
+    for i, label in enumerate(rows):
+        middle = top - i * (height + _GAP) - height / 2
+        figure.text(
+            0.62 / across,
+            middle / up,
+            label,
+            size=_LABEL_POINTS,
+            color=_INK,
+            ha="right",
+            va="center",
+        )
 
 
 def _bytes(figure: Figure, kind: str, **options: object) -> bytes:

@@ -29,7 +29,7 @@ def layer_sheet(
         configuration: what decides the images, as run.json has it.
         total: channels that the layer has.
         affine: of the grid that the images lie on; None if nobody knows.
-        window: as in `sheets.contact_sheet`.
+        window: as in `sheets.Look`.
 
     Returns:
         The bytes of a .png file.
@@ -47,9 +47,11 @@ def layer_sheet(
         title=f"{layer}: {question.sought}" if question.suppresses else layer,
         subtitle=question.counted(number, total, variants=variants)
         + (f"; \u00d7 {compared_with}" if compared_with else ""),
-        window=window,
         groups=[row.channel for row in rows],
-        affine=affine,
-        channels=channels.of_run(configuration),
-        unit=asked.intensity_unit(configuration),
+        look=sheets.Look(window=window),
+        voxels=sheets.Voxels(
+            affine=affine,
+            channels=channels.of_run(configuration),
+            unit=asked.intensity_unit(configuration),
+        ),
     )

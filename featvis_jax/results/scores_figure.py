@@ -7,6 +7,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 _INK, _MUTED, _GRID = "#1c1e21", "#6e7278", "#e4e6e9"
 _PICTURE = "#1f5f9e"
@@ -63,23 +64,12 @@ def scores_figure(
         squeeze=False,
         width_ratios=[1.0] * len(scores) + [0.9] * bool(known),
     )[0]
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for axes, score in zip(panels, scores, strict=False):
         _dress(axes, _TITLES[score], "y")
         own = [row for row in rows if row["score"] == score]
-        for number, name in enumerate(kinds):
-            color = _PICTURE if name == "picture" else _CONTROLS[(number - 1) % len(_CONTROLS)]
-            offset = (number - (len(kinds) - 1) / 2) * 0.8 / max(len(kinds), 1)
-            for row in own:
-                if row["control"] != name:
-                    continue
-                place = layers.index(row["layer"]) + offset
-                value, low, high = (100 * row[key] for key in ("share", "low", "high"))
-                axes.plot([place, place], [low, high], color=color, linewidth=2, alpha=0.45)
-                (handle,) = axes.plot([place], [value], "o", color=color, markersize=5)
-                handles.setdefault("pictures" if name == "picture" else name, handle)
-        axes.set_xticks(range(len(layers)), layers, fontfamily=_FONT)
-        axes.set_ylim(-4, 104)
+        for name, handle in _plot_shares(axes, own, kinds, layers).items():
+            handles.setdefault(name, handle)
     panels[0].set_ylabel("share (%)", color=_MUTED, fontfamily=_FONT, fontsize=9)
     if known:
         _plot_known(panels[-1], known)
@@ -96,6 +86,27 @@ def scores_figure(
     metadata = {"Software": None} if kind == "png" else {"CreationDate": None, "Creator": None}
     figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
+
+
+def _plot_shares(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], layers: Sequence[str]
+) -> dict[str, Line2D]:
+    """The shares of one score, side by side in every layer; returns a mark of each kind."""
+    marks = {}
+    for number, name in enumerate(kinds):
+        color = _PICTURE if name == "picture" else _CONTROLS[(number - 1) % len(_CONTROLS)]
+        offset = (number - (len(kinds) - 1) / 2) * 0.8 / max(len(kinds), 1)
+        for row in rows:
+            if row["control"] != name:
+                continue
+            place = layers.index(row["layer"]) + offset
+            value, low, high = (100 * row[key] for key in ("share", "low", "high"))
+            axes.plot([place, place], [low, high], color=color, linewidth=2, alpha=0.45)
+            (mark,) = axes.plot([place], [value], "o", color=color, markersize=5)
+            marks.setdefault("pictures" if name == "picture" else name, mark)
+    axes.set_xticks(range(len(layers)), layers, fontfamily=_FONT)
+    axes.set_ylim(-4, 104)
+    return marks
 
 
 def _dress(axes: Axes, heading: str, grid: Literal["x", "y"]) -> None:

@@ -1,6 +1,5 @@
 """Contact sheets: every channel of a layer on one page, with its number and status."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -16,6 +15,7 @@ from featvis_jax.results.channels import ONE, InputChannels
 from featvis_jax.results.nifti import Affine
 from featvis_jax.results.panels import Panels
 from featvis_jax.results.pixels import Window
+from featvis_jax.results.sheet_layout import Block, Layout, choose_columns, choose_scale
 from featvis_jax.results.tables import SOUND, UnitRecord
 
 Color = tuple[int, int, int]
@@ -33,7 +33,6 @@ _MARKS: dict[str, tuple[str, Color]] = {
     "dead": ("\u25cb", (92, 98, 106)),
     "diverged": ("\u25b3", (176, 72, 28)),
 }
-_WIDEST_PAGE = 2600
 _SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "superior"}
 _SIDES["I"] = "inferior"
 
@@ -69,6 +68,40 @@ def times(strength: float) -> str:
     return grids.minus(f"{strength + 0.0:{digits}}\u00d7")
 
 
+class Look(NamedTuple):
+    """How images are drawn on a page.
+
+    >>> Look(window=(0.0, 1.0)).columns is None
+    True
+    """
+
+    window: Literal["shared", "own"] | Window = "shared"
+    """"shared" takes the smallest and the largest intensity on the page (diverged images do not
+    count), "own" those of each image, a pair is used as it is"""
+    columns: int | None = None
+    """tiles in a row; None for a page that is neither a ribbon nor a tower"""
+    scale: int | None = None
+    """side of a voxel in pixels; None for as large as a screen allows"""
+
+
+class Voxels(NamedTuple):
+    """What is known of the voxels of images.
+
+    >>> Voxels(unit="z-score").affine is None
+    True
+    """
+
+    affine: Affine | None = None
+    """of their grid, which tells what is up and what is left; None if nobody knows"""
+    channels: InputChannels = ONE
+    """what their channels are"""
+    unit: str | None = None
+    """what the intensities are; None if nothing is to be said of it"""
+
+
+_LOOK, _UNKNOWN = Look(), Voxels()
+
+
 def contact_sheet(
     images: Iterable[Float[np.ndarray, "*spatial channels"]],
     *,
@@ -76,13 +109,9 @@ def contact_sheet(
     statuses: Sequence[str],
     title: str,
     subtitle: str | None = None,
-    window: Literal["shared", "own"] | Window = "shared",
-    columns: int | None = None,
-    scale: int | None = None,
     groups: Sequence[object] | None = None,
-    affine: Affine | None = None,
-    channels: InputChannels = ONE,
-    unit: str | None = None,
+    look: Look = _LOOK,
+    voxels: Voxels = _UNKNOWN,
 ) -> bytes:
     """Draw many images on one page, with a number and a status under each.
 
@@ -97,16 +126,10 @@ def contact_sheet(
         title: heading of the page.
         subtitle: line under the heading; by default the number of channels. The counts of the
             statuses that are marked follow it.
-        window: "shared" takes the smallest and the largest intensity on the page (diverged images
-            do not count), "own" those of each image, a pair is used as it is.
-        columns: tiles in a row; by default a page that is neither a ribbon nor a tower.
-        scale: side of a voxel in pixels; by default as large as a screen allows.
         groups: one value per image; neighbours with the same one, such as the variants of a
             channel, stay together. By default each image stands alone.
-        affine: of the grid that the images lie on, which tells what is up and what is left; None if
-            nobody knows.
-        channels: what the channels of the images are; one by default.
-        unit: what the intensities are; by default nothing is said of it.
+        look: how they are drawn.
+        voxels: what is known of them.
 
     Returns:
         The bytes of a .png file; equal arguments give equal bytes.
@@ -121,6 +144,7 @@ def contact_sheet(
     >>> sheet[1:4]
     b'PNG'
     """
+    channels = voxels.channels
     planes = [panels.planes(image, channels) for image in images]
     if not planes or not len(planes) == len(titles) == len(statuses):
         raise ValueError(
@@ -130,26 +154,25 @@ def contact_sheet(
     if len({tuple(plane.shape for part in one for plane in part) for one in planes}) > 1:
         shape = planes[0][0][0].shape
         raise ValueError(f"images on one page must have one shape; got {shape} first.")
-    windows = _windows(planes, statuses, window)
+    windows = _windows(planes, statuses, look.window)
     smallest = panels.arranged(planes[0], channels, window=(0.0, 1.0))
     unit_height, unit_width = smallest.pixels.shape[:2]
     sizes = _group_sizes(groups, len(planes))
-    block = _Block.fit(max(sizes), unit_width + 16, unit_height + 38)
+    block = Block.fit(max(sizes), unit_width + 16, unit_height + 38)
+    columns = look.columns
     if columns is None:
         size = block.columns * (unit_width + 16), block.rows * (unit_height + 38)
-        columns = block.columns * _choose_columns(len(sizes), *size)
+        columns = block.columns * choose_columns(len(sizes), *size)
     if columns < 1:
         raise ValueError(f"columns must be at least 1; got {columns}.")
+    scale = look.scale
     if scale is None:
-        room = (_WIDEST_PAGE * 2 // 3) // (columns * unit_width)
-        parts, each = len(planes[0]), len(planes[0][0])
-        across, down = (parts, 1) if each == 1 else (each, parts)
-        scale = max(1, min(room, 400 // max(unit_width // across, unit_height // down), 12))
+        scale = choose_scale(planes[0], unit_width, unit_height, columns)
     tiles = [
         panels.arranged(one, channels, window=pixels.opened(each), scale=scale)
         for one, each in zip(planes, windows, strict=True)
     ]
-    layout = _Layout.fit(tiles[0], len(sizes), block, columns, own=window == "own")
+    layout = Layout.fit(tiles[0], len(sizes), block, columns, own=look.window == "own")
     places = [(group, place) for group, size in enumerate(sizes) for place in range(size)]
     page = Pillow.new("RGB", (layout.page_width, layout.page_height), (pixels.PAPER,) * 3)
     draw = ImageDraw.Draw(page)
@@ -157,16 +180,12 @@ def contact_sheet(
     subtitle = subtitle or f"{len(tiles)} channel{'s' if len(tiles) > 1 else ''}"
     _draw_heading(draw, layout, title, subtitle, counts)
     for index, tile in enumerate(tiles):
-        left, top = layout.corner(*places[index])
-        page.paste(Pillow.fromarray(tile.pixels), (left, top))
-        for x, y, width, height in tile.frames:
-            corner = left + x - 1, top + y - 1
-            draw.rectangle((*corner, left + x + width, top + y + height), outline=_HAIRLINE)
-        panels.write_labels(draw, tile, (left, top), _MUTED)
-        _draw_caption(draw, layout, (left, top), titles[index], statuses[index], windows[index])
-    shared = None if window == "own" else pixels.opened(windows[0])
-    notes = _notes(affine, len(planes[0][0]), channels)
-    _draw_footer(draw, page, layout, shared, notes, unit=unit)
+        corner = layout.corner(*places[index])
+        _draw_tile(draw, page, tile, corner)
+        _draw_caption(draw, layout, corner, titles[index], statuses[index], windows[index])
+    shared = None if look.window == "own" else pixels.opened(windows[0])
+    notes = _notes(voxels.affine, len(planes[0][0]), channels)
+    _draw_footer(draw, page, layout, shared, notes, unit=voxels.unit)
     return pixels.encode_png(np.asarray(page))
 
 
@@ -194,87 +213,6 @@ def _windows(
     return [(float(window[0]), float(window[1]))] * len(planes)
 
 
-def _choose_columns(count: int, width: int, height: int) -> int:
-    """Return how many tiles of a size go in a row: full rows first, then a page of about 4 to 3."""
-
-    def cost(columns: int) -> float:
-        rows = math.ceil(count / columns)
-        shape = abs(math.log(columns * width / (rows * height) / (4 / 3)))
-        empty = columns * rows - count
-        return shape + (0.8 + 0.5 * empty / columns if empty else 0.0)
-
-    return min(range(1, max(1, min(count, _WIDEST_PAGE // width)) + 1), key=cost)
-
-
-class _Block(NamedTuple):
-    """How the images of one group lie together."""
-
-    columns: int
-    rows: int
-
-    @classmethod
-    def fit(cls, size: int, width: int, height: int) -> "_Block":
-        """Put them side by side, or in rows where that would be too wide."""
-        row = min(size, max(1, _WIDEST_PAGE // 2 // width))
-        columns = row if row == size else _choose_columns(size, width, height)
-        return cls(columns, math.ceil(size / columns))
-
-
-class _Layout(NamedTuple):
-    """Where things lie on a page, in pixels."""
-
-    page_width: int
-    page_height: int
-    margin: int
-    top: int
-    columns: int
-    block: _Block
-    cell: tuple[int, int]
-    between: int
-    tile: tuple[int, int]
-    text: int
-    room: int
-
-    @classmethod
-    def fit(cls, tile: Panels, count: int, block: _Block, columns: int, *, own: bool) -> "_Layout":
-        """Size the page, and the text with it, to groups of tiles like this one."""
-        columns = min(max(columns // block.columns, 1), count)
-        height, width = tile.pixels.shape[:2]
-        text = min(max(round(width / 11), 13), 18)
-        caption = round((2.9 if own else 1.6) * text)
-        gap = round((1.1 if len(tile.frames) == 1 else 2.2) * text)
-        room = max(width, 6 * text)
-        # Images of one group lie close, and groups apart.
-        between = 0 if block == (1, 1) else round(1.6 * text)
-        inner = gap if between == 0 else max(round(0.5 * text), 4)
-        cell = room + inner, height + caption + round(1.1 * text)
-        margin, top = 2 * text + 2, round(6.2 * text)
-        width_of_all = columns * (block.columns * cell[0] + between) - between - inner
-        rows = math.ceil(count / columns)
-        return cls(
-            page_width=max(width_of_all + 2 * margin, 38 * text),
-            page_height=top + rows * (block.rows * cell[1] + between // 2) + round(4.4 * text),
-            margin=margin,
-            top=top,
-            columns=columns,
-            block=block,
-            cell=cell,
-            between=between,
-            tile=(width, height),
-            text=text,
-            room=room,
-        )
-
-    def corner(self, group: int, place: int) -> tuple[int, int]:
-        """Return the left and top pixel of a tile, by its group and its place in it."""
-        row, column = divmod(group, self.columns)
-        down, along = divmod(place, self.block.columns)
-        across = self.block.columns * self.cell[0] + self.between
-        below = self.block.rows * self.cell[1] + self.between // 2
-        left = self.margin + column * across + along * self.cell[0]
-        return left, self.top + row * below + down * self.cell[1]
-
-
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """Return a text in printable characters that is no wider than given, ended by an ellipsis."""
     text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
@@ -286,7 +224,7 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _draw_heading(
-    draw: ImageDraw.ImageDraw, layout: _Layout, title: str, subtitle: str, counts: Counter[str]
+    draw: ImageDraw.ImageDraw, layout: Layout, title: str, subtitle: str, counts: Counter[str]
 ) -> None:
     """Write the heading and, under it, how many channels there are of each kind."""
     room, x = float(layout.page_width - 2 * layout.margin), float(layout.margin)
@@ -302,9 +240,21 @@ def _draw_heading(
         x += 1.6 * layout.text + plain.getlength(words)
 
 
+def _draw_tile(
+    draw: ImageDraw.ImageDraw, page: Pillow.Image, tile: Panels, corner: tuple[int, int]
+) -> None:
+    """Put a tile on the page, with a line around each of its pictures and what they are called."""
+    left, top = corner
+    page.paste(Pillow.fromarray(tile.pixels), corner)
+    for x, y, width, height in tile.frames:
+        start = left + x - 1, top + y - 1
+        draw.rectangle((*start, left + x + width, top + y + height), outline=_HAIRLINE)
+    panels.write_labels(draw, tile, corner, _MUTED)
+
+
 def _draw_caption(
     draw: ImageDraw.ImageDraw,
-    layout: _Layout,
+    layout: Layout,
     corner: tuple[int, int],
     title: str,
     status: str,
@@ -332,7 +282,7 @@ def _draw_caption(
 def _draw_footer(
     draw: ImageDraw.ImageDraw,
     page: Pillow.Image,
-    layout: _Layout,
+    layout: Layout,
     window: Window | None,
     notes: list[str],
     *,

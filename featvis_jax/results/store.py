@@ -173,7 +173,7 @@ class Run(RunView):
 
         Args:
             layer: a layer with at least one finished channel.
-            window: as in `sheets.contact_sheet`.
+            window: as in `sheets.Look`.
 
         Returns:
             Where the page lies.

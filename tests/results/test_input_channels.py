@@ -141,8 +141,8 @@ def test_a_picture_in_colour_is_as_photographs_are():
 def test_sheets_and_figures_show_every_channel(given, shape):
     images = [random_image((*shape, len(given.names)), number) for number in range(3)]
     sheet = contact_sheet(
-        images, titles="012", statuses=["alive"] * 3, title="conv1", window=WINDOW, columns=3,
-        scale=1, channels=given,
+        images, titles="012", statuses=["alive"] * 3, title="conv1",
+        look=sheets.Look(WINDOW, columns=3, scale=1), voxels=sheets.Voxels(channels=given),
     )  # fmt: skip
     with Pillow.open(io.BytesIO(sheet)) as opened:
         page = np.asarray(opened)

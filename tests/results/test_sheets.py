@@ -31,12 +31,16 @@ def find(tile: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
 
 
 def sheet(images, statuses=None, **options) -> np.ndarray:
+    look = {name: options.pop(name) for name in sheets.Look._fields if name in options}
+    voxels = {name: options.pop(name) for name in sheets.Voxels._fields if name in options}
     return page(
         sheets.contact_sheet(
             images,
             titles=[str(number) for number in range(len(images))],
             statuses=statuses or ["alive"] * len(images),
             title="conv3",
+            look=sheets.Look(**look),
+            voxels=sheets.Voxels(**voxels),
             **options,
         )
     )
