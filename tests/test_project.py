@@ -174,6 +174,42 @@ def test_public_functions_take_the_key_first_and_options_by_keyword(path):
             assert "key" not in positional[1:], f"{place}: the key is the first argument"
 
 
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions of a module, methods and inner ones too."""
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef
+    return [node for node in ast.walk(syntax_tree(path)) if isinstance(node, kinds)]
+
+
+def has_reason(text: str, form: str) -> bool:
+    """Whether a comment says why a limit is passed: '# Long: ...', '# Many arguments: ...'."""
+    return re.search(rf"^ *# {form}: \S", text, re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize("path", LIBRARY + LAUNCHERS, ids=relative)
+def test_a_module_has_at_most_400_lines_or_says_why(path):
+    text = path.read_text(encoding="utf-8")
+    body = syntax_tree(path).body
+    head = "\n".join(text.splitlines()[: body[1].lineno]) if len(body) > 1 else text
+    assert len(text.splitlines()) <= 400 or has_reason(head, "Long")
+
+
+@pytest.mark.parametrize("path", LIBRARY + LAUNCHERS, ids=relative)
+def test_a_function_has_at_most_60_lines_and_8_arguments_or_says_why(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for node in functions(path):
+        place = f"{relative(path)}:{node.lineno}: {node.name}"
+        # What stands in it, and the line above.
+        text = "\n".join(lines[max(node.lineno - 2, 0) : node.end_lineno])
+        first = node.body[0]
+        told = ast.get_docstring(node) is not None
+        length = node.end_lineno - node.lineno + 1
+        length -= first.end_lineno - first.lineno + 1 if told else 0
+        assert length <= 60 or has_reason(text, "Long"), f"{place} has {length} lines"
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        count = sum(each.arg not in ("self", "cls") for each in arguments)
+        assert count <= 8 or has_reason(text, "Many arguments"), f"{place} has {count} arguments"
+
+
 def test_the_large_programs_that_the_tests_of_launchers_look_for_are_functions_of_the_library():
     conftest = syntax_tree(REPOSITORY / "tests" / "experiments" / "conftest.py")
     (names,) = (

@@ -79,6 +79,7 @@ def status(
       >>> status(stripes, start=flat, **options), status(flat, start=stripes, **options)
       ('alive', 'uniform')
     """
+    # Many arguments: each is one fact of an ascent, whose values this room does not import.
     if not finite:
         return "diverged"
     if np.ptp(objective_trace) == 0:

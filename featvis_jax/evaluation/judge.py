@@ -101,6 +101,7 @@ def train_judge(
       epochs: How often each is seen.
       seed: Of figures, patches and weights.
     """
+    # Many arguments: images and shapes, and five settings that most callers leave as they are.
     from sklearn.metrics import balanced_accuracy_score
 
     rank = training[0].ndim - 1

@@ -132,6 +132,8 @@ def fit(
       FloatingPointError: The loss is no longer finite.
       Interrupted: `stop` said so.
     """
+    # Many arguments: the last four are for those who watch or stop a training; most give none.
+
     # A process that was killed leaves half a checkpoint behind; nobody else writes there.
     options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
     with ocp.CheckpointManager(directory.absolute(), options=options) as manager:

@@ -26,7 +26,7 @@ from jaxtyping import PyTree
 
 from featvis_jax.nn.programs import reach_rules
 from featvis_jax.nn.programs.evaluate import inner
-from featvis_jax.nn.programs.reach_rules import Span
+from featvis_jax.nn.programs.spans import Span, union
 
 
 class Reach(NamedTuple):
@@ -210,7 +210,7 @@ def _apply(equation: core.JaxprEqn, operands: Sequence[_Result], *, points: bool
         ]
         return [
             (
-                reach_rules.union([span for span, _ in outputs]),
+                union([span for span, _ in outputs]),
                 outputs[0][1] if len(outputs) == 1 else None,
             )
             for outputs in zip(*results, strict=True)

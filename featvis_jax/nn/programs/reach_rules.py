@@ -14,25 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featvis_jax.nn.programs.spans import (
+    Span,
+    Spans,
+    everywhere,
+    over_windows,
+    padded,
+    union,
+    without,
+)
+
 Shape = tuple[int, ...]
-
-
-class Span(NamedTuple):
-    """Which voxels along one axis of the image reach the elements of an array.
-
-    Attributes:
-      axis: The axis of the array along which they differ; ``None`` where all elements share them.
-      low: The first voxel for each index of that axis, one number where there is no axis; inf
-        where nothing of the image arrives.
-      high: The last voxel, -inf where nothing arrives.
-    """
-
-    axis: int | None
-    low: np.ndarray
-    high: np.ndarray
-
-
-Spans = Sequence[Span | None]
 
 
 class Equation(NamedTuple):
@@ -54,25 +46,6 @@ class Equation(NamedTuple):
 
 
 Rule = Callable[[Equation], Spans]
-
-
-def everywhere(span: Span) -> Span:
-    """One interval for all elements."""
-    low = span.low.min(keepdims=True, initial=np.inf)
-    return Span(None, low, span.high.max(keepdims=True, initial=-np.inf))
-
-
-def union(spans: Spans) -> Span | None:
-    """What reaches an element that is computed from one element of each."""
-    present = [span for span in spans if span is not None]
-    axes = {span.axis for span in present if span.axis is not None}
-    if not present:
-        return None
-    if len(axes) > 1:
-        present = [everywhere(span) for span in present]
-    low = functools.reduce(np.minimum, [span.low for span in present])
-    high = functools.reduce(np.maximum, [span.high for span in present])
-    return Span(axes.pop() if len(axes) == 1 else None, low, high)
 
 
 def rule(primitive: str) -> Rule:
@@ -120,7 +93,7 @@ def _reduce_window(equation: Equation) -> Spans:
         return _unknown(equation)
     axis = span.axis
     return [
-        _windows(
+        over_windows(
             span,
             axis,
             size=parameters["window_dimensions"][axis],
@@ -135,44 +108,7 @@ def _reduce_window(equation: Equation) -> Spans:
 def _reduce(equation: Equation) -> Spans:
     parameters, spans, outputs = equation.parameters, equation.spans, equation.outputs
     axes = [int(axis) for axis in parameters.get("axes", ())]  # Some are numpy's.
-    return [union([_without(span, axes) for span in spans if span is not None])] * len(outputs)
-
-
-def _without(span: Span, axes: Sequence[int]) -> Span:
-    """After some axes of the array are gone."""
-    if span.axis is None or span.axis in axes:
-        return everywhere(span)
-    return span._replace(axis=span.axis - sum(axis < span.axis for axis in axes))
-
-
-def _windows(
-    span: Span,
-    axis: int,
-    *,
-    size: int,
-    stride: int,
-    dilation: int,
-    base_dilation: int,
-    padding: Sequence[Any],
-) -> Span:
-    """The union over the windows of a convolution or a pooling."""
-    padded = _padded(span, axis, (*padding, base_dilation - 1))
-    count = (len(padded.low) - (size - 1) * dilation - 1) // stride + 1
-    taps = np.arange(size)[:, None] * dilation + np.arange(max(count, 0)) * stride
-    return Span(axis, padded.low[taps].min(axis=0), padded.high[taps].max(axis=0))
-
-
-def _padded(span: Span, axis: int, padding: Sequence[Any]) -> Span:
-    """With so many elements before, after and between, which the image does not enter."""
-    before, after, between = map(int, padding)
-
-    def pad(values: np.ndarray, empty: float) -> np.ndarray:
-        spread = np.full((len(values) - 1) * (between + 1) + 1, empty)
-        spread[:: between + 1] = values
-        padded = np.pad(spread, (max(before, 0), max(after, 0)), constant_values=empty)
-        return padded[max(-before, 0) : len(padded) - max(-after, 0)]
-
-    return Span(axis, pad(span.low, np.inf), pad(span.high, -np.inf))
+    return [union([without(span, axes) for span in spans if span is not None])] * len(outputs)
 
 
 def _one(move: Callable[[dict[str, Any], Span, Shape, Shape], Span]) -> Rule:
@@ -206,7 +142,7 @@ def _transpose(parameters: dict[str, Any], span: Span, shape: Shape, output: Sha
 
 
 def _squeeze(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
-    return _without(span, [dimension % len(shape) for dimension in parameters["dimensions"]])
+    return without(span, [dimension % len(shape) for dimension in parameters["dimensions"]])
 
 
 def _slice(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
@@ -227,7 +163,7 @@ def _dynamic_slice(parameters: dict[str, Any], span: Span, shape: Shape, output:
 
 def _pad(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
     assert span.axis is not None
-    return _padded(span, span.axis, parameters["padding_config"][span.axis])
+    return padded(span, span.axis, parameters["padding_config"][span.axis])
 
 
 def _reverse(parameters: dict[str, Any], span: Span, shape: Shape, output: Shape) -> Span:
@@ -311,7 +247,7 @@ def _convolution(equation: Equation) -> Spans:
     if span.axis not in numbers.lhs_spec[2:]:
         return _unknown(equation)
     spatial = numbers.lhs_spec[2:].index(span.axis)
-    moved = _windows(
+    moved = over_windows(
         span,
         span.axis,
         size=shapes[1][numbers.rhs_spec[2 + spatial]],
@@ -352,7 +288,7 @@ def _our_windows(equation: Equation, span: Span | None) -> Span | None:
     extent, stride = windows.extents[spatial], windows.strides[spatial]
     low, high = windows.pads[spatial]
     moved = functools.partial(
-        _windows,
+        over_windows,
         span,
         span.axis,
         size=windows.size[spatial],
