@@ -53,7 +53,7 @@ class Block(NamedTuple):
     """How the images of one group lie together.
 
     >>> Block.fit(20, 100, 100)
-    Block(columns=10, rows=2)
+    Block(columns=5, rows=4)
     """
 
     columns: int
