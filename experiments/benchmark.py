@@ -89,8 +89,8 @@ def _neuron_2d(rounds: int) -> Row:
     """Channels of conv5 in the middle of its grid, which see a small part of the image."""
     module, batch, steps = CNN(rank=2), 64, 8
     neuron, network = objectives.neuron("conv5"), random_network(module, _SLICE)
-    reach = network.layer("conv5").receptive_field
-    assert reach is not None
+    extent = network.layer("conv5").receptive_field
+    assert extent is not None
     options = {"layer": "conv5", "neuron": True, "learning_rate": 0.05}
     torch = _torch("ascent", module, _SLICE, [batch], **options)
     # Without a known place nothing can be cut out for it.
@@ -98,7 +98,7 @@ def _neuron_2d(rounds: int) -> Row:
     whole = ascent_job(network, "conv5", batch=batch, objective=uncut)
     cut = ascent_job(network, "conv5", batch=batch, objective=neuron)
     of_whole = min(whole.run(steps) for _ in range(2)) / steps / batch
-    field = (*[reach] * module.rank, 1)
+    field = (*[extent] * module.rank, 1)
     row = measure(
         "neuron_2d",
         {batch: cut},

@@ -6,7 +6,7 @@ r"""Grade pictures: do they show the lesion shape that the network was trained o
         --transfer_model=square-lesion --out=DIR
 
 Every picture of the graded units is named rightly or is not (featvis_jax/evaluation/grading.py), by
-a judge of shapes that is trained here. Graded are the logits of classes that have a shape, and in
+a shape classifier that is trained here. Graded are the logits of classes that have a shape, and in
 other layers the channels that tell the classes apart best; --list_channels tells which these are.
 Writes scores.tsv, summary.tsv, scores.json and scores.png and .pdf; to known.tsv what the same
 grade says of drawn pictures, perfect ones and wrong ones of many kinds; and to responses.tsv how

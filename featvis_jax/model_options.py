@@ -20,36 +20,36 @@ MODEL_HELP = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImagesToldOf(Options):
-    """What a user says of the images that a network takes."""
+    """Images that the network expects."""
 
     grid: str | None = option(
         None,
-        "A NIfTI file on the grid of the network's input, for a network that does not tell where "
-        "it looks (ONNX, .py, safetensors): as many voxels along its axes as they are stored (one "
-        "slice for a network of slices); its affine is taken. Without one, images of such a "
-        "network have no orientation, and files that go onto its grid are taken by their axes as "
-        "they lie.",
+        "A NIfTI file on the grid of the network's input, whose affine is used, for a network that "
+        "has none of its own (ONNX, .py, safetensors). It has as many voxels as the input along "
+        "each stored axis (one slice for a network of slices). Without it, images of such a "
+        "network have no orientation, and files are placed on its grid by the order in which "
+        "their axes are stored.",
     )
     scaling: str | None = option(
         None,
-        "How the scans that the network was trained on were scaled, each by itself: unit to 0..1, "
-        "by its percentiles; zscore to a mean of 0 and a standard deviation of 1; zscore_nonzero "
-        "to the same over its voxels that are not 0, which stay 0. Scans of `reference`, "
-        "`real_examples`, `start_image` and `hold` are scaled so before the network sees them. "
-        "Without it those of a cohort are by unit, and single files have to be scaled already.",
+        "How each scan was scaled when the network was trained: unit to 0..1, by its percentiles; "
+        "zscore to a mean of 0 and a standard deviation of 1; zscore_nonzero likewise, but over "
+        "the voxels that are not 0, and zeros stay 0. Scans of `reference`, `real_examples`, "
+        "`start_image` and `hold` are scaled in the same way before the network sees them. Without "
+        "it, those of a cohort are scaled by unit, and single files have to be scaled already.",
         choices=tuple(SCALINGS),
     )
     intensity_range: tuple[float, float] | None = option(
         None,
-        "LOW,HIGH of a foreign network's images: between them pictures are drawn. 0,1 by default; "
-        "for z-scores what the scans of `reference` span, from percentile 0.1 to 99.9.",
+        "LOW,HIGH: the range of a foreign network's images, and so of its pictures. 0,1 by "
+        "default; for z-scores the range of the scans of `reference`, from percentile 0.1 to 99.9.",
     )
     channel_names: tuple[str, ...] | None = option(
         None,
-        "Names of the input channels, in their order, such as T1w,T1ce,T2w,FLAIR: letters and "
-        "digits, as the suffixes of BIDS are; channel0,channel1,... by default. rgb stands for "
-        "red, green and blue of (rows, columns): one picture in colour, where other channels are "
-        "panels side by side.",
+        "Names of the input channels, in order, such as T1w,T1ce,T2w,FLAIR: letters and digits, "
+        "like the suffixes of BIDS; channel0,channel1,... by default. Other channels are shown as "
+        "panels side by side; rgb makes one colour picture of red, green and blue, whose axes are "
+        "(rows, columns).",
     )
 
     @property
@@ -69,30 +69,29 @@ class ImagesToldOf(Options):
             is_centred = SCALINGS[self.scaling].is_centred
             if is_centred and not low < 0 < high:
                 raise ValueError(
-                    f"{shown}: z-scores, which `scaling={self.scaling}` asks for, lie around 0; "
-                    "expected a range such as -2,4, or leave it out and give `reference=DIR`, "
-                    "whose scans tell."
+                    f"{shown}: the z-scores of `scaling={self.scaling}` lie around 0; expected a "
+                    "range such as -2,4, or leave it out and give `reference=DIR`, whose scans "
+                    "have a range."
                 )
             if not is_centred and not 0 <= low < high <= 1:
                 raise ValueError(
-                    f"{shown}: `scaling={self.scaling}` brings scans to 0..1; expected a part of "
-                    "that, or leave one of the two out."
+                    f"{shown}: `scaling={self.scaling}` scales scans to 0..1; expected a part of "
+                    "that range, or leave one of the two out."
                 )
         return low, high
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions(ImagesToldOf):
-    """Which network, and what a user says of it."""
+    """The network."""
 
     model: str | None = option(None, MODEL_HELP)
     input_shape: tuple[int, ...] | None = option(
-        None, "X,Y[,Z],CHANNELS where the model leaves its grid open."
+        None, "X,Y[,Z],CHANNELS, for a model that accepts images of any size."
     )
     random_weights: int | None = option(
         None,
-        "Put the values of every tensor of the network's weights in a random order, by this seed: "
-        "a control for pictures.",
+        "Seed with which the values of every weight tensor are shuffled: a control for pictures.",
         least=0,
         most=2**32 - 1,
     )

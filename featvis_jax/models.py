@@ -19,7 +19,7 @@ from featvis_jax.data.volumes import read_grid
 from featvis_jax.importers.kinds import KINDS, network_of_jax
 from featvis_jax.layers_table import layers_text
 from featvis_jax.model_options import ImagesToldOf, ModelOptions
-from featvis_jax.nn import taps
+from featvis_jax.nn import tracing
 from featvis_jax.nn.network import Network, permuted_weights
 from featvis_jax.options import errors_of, shown_value, some
 from featvis_jax.zoo import ONLY_IN_CLONES
@@ -150,7 +150,7 @@ def loaded(options: ModelOptions) -> Model:
       ValueError: It cannot be loaded, or is told something that it contradicts.
     """
     if options.model is None:
-        raise ValueError("`model` is missing: name a network. docs/your-network.md tells how.")
+        raise ValueError("`model` is missing: name a network. See docs/your-network.md.")
     own = some(ModelOptions, options)  # A launcher's options are more than these.
     found = told_of(_read(options.model, options.input_shape), own)
     if options.random_weights is None:
@@ -274,13 +274,13 @@ def on_grid(model: Model, path: Path | str) -> Model:
     if reference.shape != model.image_shape[:-1]:
         raise ValueError(
             f"{path}: {described(reference)}; the network takes {described(model.grid)}, in this "
-            "order of axes: give a file that has them."
+            "order of axes: give a file on that grid."
         )
     if model.affine is None:
         return model._replace(affine=reference.affine)
     if not coincide(reference, model.grid):
         raise ValueError(
-            f"{path}: {described(reference)}; but {model.name} was trained on "
+            f"{path}: {described(reference)}, but {model.name} was trained on "
             f"{described(model.grid)}: leave it out."
         )
     return model
@@ -322,7 +322,7 @@ def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
     if spec not in zoo_names():
         _refuse_unknown(Path(spec))
     trained = load_model(spec)
-    network = taps.linen_network(trained.module, trained.variables, trained.image_shape)
+    network = tracing.linen_network(trained.module, trained.variables, trained.image_shape)
     _refuse_other_shape(spec, network, shape)
     return Model(
         network,
@@ -340,17 +340,17 @@ def _refuse_unknown(path: Path) -> None:
     if any(card.is_file() or card.is_symlink() for card in cards) or str(path) in ONLY_IN_CLONES:
         return  # What may be wrong with it is told where it is read.
     if path.is_dir():
-        told = "a directory without a model that featvis train has left, and no MONAI bundle"
+        told = "a directory that holds neither a model of featvis train nor a MONAI bundle"
     elif path.exists():
-        told = "a file of no kind that is known here"
+        told = "a file of an unknown kind"
     else:
-        told = "no model of the zoo and no file or directory"
+        told = "there is no such model in the zoo, file or directory"
     meant = difflib.get_close_matches(str(path).lower().replace("_", "-"), zoo_names(), n=1)
     nearest = f". Did you mean {meant[0]}?" if meant else "."
     raise FileNotFoundError(
-        f"`model={path}`: {told}{nearest} It takes a name of the zoo ({zoo_names()[0]}, ...), the "
+        f"`model={path}`: {told}{nearest} Expected a name of the zoo ({zoo_names()[0]}, ...), the "
         f"directory of a trained model, {', '.join(kind.shown for kind in KINDS)}. "
-        "docs/your-network.md tells how."
+        "See docs/your-network.md."
     )
 
 

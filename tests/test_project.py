@@ -164,6 +164,36 @@ def test_every_module_has_a_docstring(path):
     assert ast.get_docstring(syntax_tree(path)), f"{relative(path)} has no docstring"
 
 
+SECTION = re.compile(r"(?:Args|Attributes|Example|Raises|References|Returns|Yields):")
+
+
+def docstrings(path: Path) -> list[tuple[int, str]]:
+    """The docstrings of a file without their indentation, each with the number of its line."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    found = [node for node in ast.walk(syntax_tree(path)) if isinstance(node, kinds)]
+    texts = [(getattr(node, "lineno", 1), ast.get_docstring(node)) for node in found]
+    return [(line, text) for line, text in texts if text]
+
+
+@pytest.mark.parametrize("path", LIBRARY + LAUNCHERS, ids=relative)
+def test_docstrings_have_one_style(path):
+    for number, text in docstrings(path):
+        section, place = "", f"{relative(path)}:{number}"
+        for line in text.splitlines():
+            indent = len(line) - len(line.lstrip())
+            if line and not indent:
+                opens = SECTION.fullmatch(line) is not None
+                # What the section begins with decides its indentation.
+                section, begins = line if opens else "", opens
+                assert not line.startswith(">>>"), f"{place}: examples go under Example:"
+            elif section and line:
+                assert not begins or indent == 2, f"{place}: {section} is indented by {indent}"
+                begins = False
+                if indent == 2 and section in ("Args:", "Attributes:", "Raises:"):
+                    entry = re.match(r"\*{0,2}[\w., ]+: (?![a-z]{2,}(?:[ ,.;]|$))", line[2:])
+                    assert entry, f"{place}: expected `name: A sentence`: {line.strip()}"
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=relative)
 def test_public_functions_take_the_key_first_and_options_by_keyword(path):
     for node in syntax_tree(path).body:

@@ -21,7 +21,7 @@ from featvis_jax.maximize import (
 from featvis_jax.maximize.objectives import Objective
 from featvis_jax.maximize.sharding import ShardedAscent
 from featvis_jax.nn.network import Network
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 from featvis_jax.types import Transform
 
 

@@ -15,7 +15,7 @@ from experiments.benchmarks.ascents import ascent_job, random_network
 from experiments.benchmarks.measuring import Row
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.network import Network, Variables
-from featvis_jax.nn.taps import linen_network, nnx_network
+from featvis_jax.nn.tracing import linen_network, nnx_network
 
 _BATCH, _LAYER = 4, "conv5"
 _LARGEST_ERROR = 1e-4

@@ -68,12 +68,12 @@ class Planted(NamedTuple):
 
     Attributes:
       title: For the report.
-      judge: Another model, trained on its own; the grading tells how far pictures move it.
+      transfer: Another model, trained on its own; the grading tells how far pictures move it.
       regularization: Of the ascents.
     """
 
     title: str
-    judge: str
+    transfer: str
     regularization: str = "lucid"
 
 
@@ -247,7 +247,7 @@ class _Planner:
     def grade(self, name: str) -> Path:
         """Grade the logit's pictures of a planted model, beside those of permuted weights."""
         how, planted, scale = TRAININGS[name], PLANTED[name], self._scale
-        model, judge = self.train(name), self.train(planted.judge)
+        model, transfer = self.train(name), self.train(planted.transfer)
         runs = {
             kind: self._add(
                 *(f"{kind}-{name}", "experiments.visualize", self._out / kind / name),
@@ -265,7 +265,7 @@ class _Planner:
             *(f"grade-{name}", "experiments.grade", self._out / "grades" / name),
             *(f"--task={how.task}", f"--model={model}", f"--run={runs['logits']}"),
             *(f"--control=permuted={runs['permuted']}", *self._data(name)),
-            *(f"--transfer_model={judge}", f"--seed={self._seed}"),
+            *(f"--transfer_model={transfer}", f"--seed={self._seed}"),
         )
 
     def _resampled(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from featvis_jax.runs.compare import CompareOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(CompareOptions, StartupOptions):
-    """What is compared."""
+    """The comparison."""
 
 
 def main(flags: Flags) -> None:
@@ -26,7 +26,7 @@ def main(flags: Flags) -> None:
 
 COMMAND = Command(
     name="compare",
-    summary="lay ways to make a picture beside each other",
+    summary="compare regularization strategies, or parameterizations",
     examples=(
         "--model=square-lesion --layer=conv5 --channels=0:3 --out=runs/comparison",
         "--model=square-lesion --layer=conv3 --parameterizations=all --out=runs/written",

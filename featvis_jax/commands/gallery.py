@@ -14,14 +14,14 @@ class Flags(Options):
     """Runs, and where their pages go."""
 
     run: tuple[str, ...] | None = option(
-        None, "Directory of a run; repeat it to compare several.", repeats=True
+        None, "Directory of a run; repeat to compare several.", repeats=True
     )
     out: str | None = option(
-        None, "Directory of the pages; by default gallery or comparison inside the first run."
+        None, "Directory for the pages; by default gallery or comparison inside the first run."
     )
     volumes: bool = option(
         True,
-        "Whether pages of 3-D images offer a 3-D viewer; about 1.3 bytes per voxel.",
+        "Add a 3-D viewer to the pages of 3-D images; about 1.3 bytes per voxel.",
     )
 
 
@@ -35,7 +35,7 @@ def main(flags: Flags) -> None:
 
 COMMAND = Command(
     name="gallery",
-    summary="build pages to look at a run, or to compare several",
+    summary="build pages for a run, or to compare several",
     examples=(
         "--run=runs/conv3",
         "--run=runs/none --run=runs/blur --run=runs/rotation",

@@ -13,10 +13,10 @@ from featvis_jax.runs.grade_job import GradeOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(GradeOptions, StartupOptions):
-    """What the command line can say."""
+    """Other."""
 
     list_channels: bool = option(
-        False, "Tell which channels are graded, and do nothing.", belongs_to_run=False
+        False, "List the channels that would be graded, and stop.", belongs_to_run=False
     )
 
 
@@ -35,7 +35,7 @@ def main(flags: Flags) -> None:
 
 COMMAND = Command(
     name="grade",
-    summary="tell whether pictures show the lesion shape that was trained on",
+    summary="check whether pictures show the lesion shape that was trained on",
     examples=(
         "--run=runs/logits --task=square_lesion --cohort=DIR "
         "--transfer_model=square-lesion-2 --out=grades",

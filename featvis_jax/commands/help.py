@@ -45,7 +45,7 @@ def text(command: Command, *, all_flags: bool = False) -> str:
         shown += textwrap.wrap(each, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     if len(shown) > room:
         shown = [textwrap.shorten(each, _WIDTH, placeholder=" ...") for each in rest][:room]
-    return "\n".join([*lines, "", *shown, f"{command.started_by} --helpfull tells of every flag."])
+    return "\n".join([*lines, "", *shown, f"{command.started_by} --helpfull explains every flag."])
 
 
 def groups(command: Command) -> dict[str, list[Option]]:

@@ -14,7 +14,7 @@ from featvis_jax.progress import announced
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(ModelOptions, StartupOptions):
-    """What the command line can say."""
+    """Other."""
 
 
 def main(flags: Flags) -> None:
@@ -27,7 +27,7 @@ def main(flags: Flags) -> None:
 
 COMMAND = Command(
     name="layers",
-    summary="list the layers of a network, and what each of them takes",
+    summary="list the layers of a network",
     examples=(
         "--model=square-lesion",
         "--model=net.onnx --input_shape=64,64,64,1",

@@ -30,23 +30,23 @@ COMMANDS = {
         "featvis_jax.commands.visualize",
     ),
     "layers": Entry(
-        "list the layers of a network, and what each of them takes",
+        "list the layers of a network",
         "featvis_jax.commands.layers",
     ),
     "compare": Entry(
-        "lay ways to make a picture beside each other",
+        "compare regularization strategies, or parameterizations",
         "featvis_jax.commands.compare",
     ),
     "gallery": Entry(
-        "build pages to look at a run, or to compare several",
+        "build pages for a run, or to compare several",
         "featvis_jax.commands.gallery",
     ),
     "train": Entry(
-        "train the paper's CNN to find lesions, or to tell people apart",
+        "train the paper's CNN to find lesions, or to predict a label",
         "featvis_jax.commands.train",
     ),
     "grade": Entry(
-        "tell whether pictures show the lesion shape that was trained on",
+        "check whether pictures show the lesion shape that was trained on",
         "featvis_jax.commands.grade",
     ),
 }
@@ -74,7 +74,7 @@ def _told() -> str:
     """What there is, on less than half a screen."""
     lines = [f"featvis {__version__}: see what each channel of a CNN for brain MRI has learned", ""]
     lines += [f"  {name:<9}  {entry.summary}" for name, entry in COMMANDS.items()]
-    return "\n".join([*lines, "", "featvis NAME --help tells how, with examples."])
+    return "\n".join([*lines, "", "featvis NAME --help shows examples and the main flags."])
 
 
 def _unknown(name: str) -> str:

@@ -15,12 +15,12 @@ from featvis_jax.options import Options, option, tell
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StartupOptions(Options):
-    """How JAX starts."""
+    """Start-up of JAX."""
 
     compilation_cache: str | None = option(
         None,
-        "Directory that keeps compiled programs for the next start, ~/.cache/featvis_jax/programs "
-        "by default; empty for none.",
+        "Directory in which compiled programs are kept for the next start; "
+        "~/.cache/featvis_jax/programs by default, empty for none.",
         belongs_to_run=False,
     )
 

@@ -1,4 +1,4 @@
-"""``featvis train``: the paper's network, trained to find lesions or to tell people apart."""
+"""``featvis train``: the paper's network, trained to find lesions or to predict a label."""
 
 import dataclasses
 from pathlib import Path
@@ -18,23 +18,23 @@ _LARGE = 2**29
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(TrainOptions, StartupOptions):
-    """What the command line can say."""
+    """Other."""
 
     cpu_threads: int | None = option(
         None,
-        f"Threads of a training on a CPU, {_THREADS} unless told otherwise whatever the machine "
-        "has, since sums are rounded by their number. It takes more to use more cores.",
+        f"CPU threads of a training; {_THREADS} by default, however many cores there are, because "
+        "their number decides how sums are rounded. Raise it to use more cores.",
         least=1,
     )
     dry_run: bool = option(
         False,
-        "Tell memory, time and disk of the training; write nothing to `out`.",
+        "Estimate memory, time and disk space, and write nothing to `out`.",
         belongs_to_run=False,
     )
 
 
 def main(flags: Flags) -> None:
-    """Train, and say what came of it, or tell what it would take."""
+    """Train and report the result, or estimate what a training would take."""
     assert flags.out is not None  # It is required.
     begun = training_plan.begun(Path(flags.out))
     threads = flags.cpu_threads or begun.get("cpu_threads") or _THREADS
@@ -52,7 +52,7 @@ def _return_large_blocks(step: training.Step) -> None:
 
 COMMAND = Command(
     name="train",
-    summary="train the paper's CNN to find lesions, or to tell people apart",
+    summary="train the paper's CNN to find lesions, or to predict a label",
     examples=(
         "--task=square_lesion --cohort=DIR --out=runs/squares",
         "--task=label:age --cohort=DIR --out=runs/age",

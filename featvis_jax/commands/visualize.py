@@ -19,21 +19,21 @@ from featvis_jax.runs.visualize_job import Shard, VisualizeOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(VisualizeOptions, StartupOptions):
-    """What the command line can say."""
+    """Other."""
 
     list_layers: bool = option(
-        False, "Tell the layers of the model, and do nothing.", belongs_to_run=False
+        False, "List the layers of the model, and stop.", belongs_to_run=False
     )
     dry_run: bool = option(
         False,
-        "Tell layers, batches, memory, time and disk; write nothing.",
+        "Estimate batches, memory, time and disk space; write nothing.",
         belongs_to_run=False,
     )
     shard: str | None = option(
         None,
-        "I/N: take every Nth batch from the Ith on, beside N-1 other processes, or cluster: the "
-        "part that srun or mpirun gave to this process; afterwards the same command without "
-        "`shard` puts everything together and computes what is missing.",
+        "I/N: compute every Nth batch, starting with the Ith, beside N-1 other processes; or "
+        "cluster: the part that srun or mpirun gave to this process. Afterwards the same command "
+        "without `shard` puts everything together and computes what is missing.",
         belongs_to_run=False,
     )
 
@@ -96,11 +96,11 @@ def _shard(flags: Flags) -> Shard | None:
     if flags.batch == "auto":
         raise ValueError(
             f"`shard={flags.shard}` needs `batch=N`: all processes have to use the same batch. "
-            "`dry_run` tells which one fits."
+            "`dry_run` shows which one fits."
         )
     if flags.tensorboard:
         raise ValueError(
-            f"`shard={flags.shard}`: `tensorboard` follows a whole run; leave one of them out."
+            f"`shard={flags.shard}`: `tensorboard` needs the whole run; leave one of them out."
         )
     return part
 

@@ -9,7 +9,7 @@ from featvis_jax.data.pointers import existing_file
 
 
 def load_array(path: Path | str) -> Float32[np.ndarray, "..."]:
-    """Reads a `.npy` file of real, finite numbers.
+    """Read a `.npy` file of real, finite numbers.
 
     No more memory is taken than the file is large, whatever its header claims.
 

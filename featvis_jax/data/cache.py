@@ -42,12 +42,12 @@ class CachedVolume:
     """One subject's volume on disk, its intensities scaled.
 
     Attributes:
-      participant_id: whose.
-      path: the `.npy`, float16 `(z, x, y)`.
+      participant_id: Whose.
+      path: The `.npy`, float16 `(z, x, y)`.
       shape: `(z, x, y)`.
       brain_fraction: `(z,)`, share of each axial slice that is brain.
-      scan_sha256: checksum of the file that it was made of.
-      outside: the intensity of what the scan does not reach (`Scaling.outside`).
+      scan_sha256: Checksum of the file that it was made of.
+      outside: The intensity of what the scan does not reach (`Scaling.outside`).
     """
 
     participant_id: str
@@ -88,18 +88,18 @@ def cache_volumes(
     were. Use one directory per cohort and scaling.
 
     Args:
-      subjects: whose volumes.
-      directory: of the cache, made if missing.
-      scaling: how, a name in `featvis_jax.data.intensities.SCALINGS`.
-      progress: called in this thread with (subjects done, subjects in all) after each.
-      max_bytes: largest volume accepted, see `load_volume`.
+      subjects: Whose volumes.
+      directory: Of the cache, made if missing.
+      scaling: How, a name in `featvis_jax.data.intensities.SCALINGS`.
+      progress: Called in this thread with (subjects done, subjects in all) after each.
+      max_bytes: Largest volume accepted, see `load_volume`.
 
     Returns:
       Participant id to cached volume, in the order of `subjects`.
 
     Raises:
-      CohortError: files that cannot be used, all of them, after every subject was tried.
-      OSError: the cache cannot be written.
+      CohortError: Files that cannot be used, all of them, after every subject was tried.
+      OSError: The cache cannot be written.
     """
     subjects = tuple(subjects)
     directory = Path(directory)
@@ -173,7 +173,7 @@ def _cache_one(subject: Subject, directory: Path, scaling: str, max_bytes: int) 
 
 
 def _stamp(path: Path) -> dict[str, int]:
-    """Tells a `.npy` from one that was written later or cut short."""
+    """Tell a `.npy` from one that was written later or cut short."""
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
@@ -202,8 +202,8 @@ def checksums(cohort: Cohort, cached: Mapping[str, CachedVolume]) -> dict[str, s
     """SHA-256 of every file that a cohort is made of, to tell whether one was replaced.
 
     Args:
-      cohort: the cohort.
-      cached: what `cache_volumes` gave for its subjects.
+      cohort: The cohort.
+      cached: What `cache_volumes` gave for its subjects.
 
     Returns:
       Path to checksum, the table first, then the scans; relative to the table.
@@ -217,7 +217,7 @@ def checksums(cohort: Cohort, cached: Mapping[str, CachedVolume]) -> dict[str, s
 
 
 def _write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
-    """Writes a file under another name and renames it, so that it is never seen half written."""
+    """Write a file under another name and rename it, so that it is never seen half written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:

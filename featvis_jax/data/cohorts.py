@@ -33,13 +33,14 @@ class Subject:
     """One subject of a cohort.
 
     Attributes:
-      participant_id: always with the `sub-` prefix.
-      path: the scan.
-      labels: the other columns of the subject's row.
-      line: where the row is in its table, 0 if there is none.
+      participant_id: Always with the `sub-` prefix.
+      path: The scan.
+      labels: The other columns of the subject's row.
+      line: Where the row is in its table, 0 if there is none.
 
-    >>> Subject("sub-01", Path("sub-01_T1w.nii.gz"), {"sex": "F"}).labels["sex"]
-    'F'
+    Example:
+      >>> Subject("sub-01", Path("sub-01_T1w.nii.gz"), {"sex": "F"}).labels["sex"]
+      'F'
     """
 
     participant_id: str
@@ -53,13 +54,13 @@ class Cohort:
     """Subjects that share one voxel grid.
 
     Attributes:
-      name: name of the folder, or of the table without its suffix.
-      table: the file that lists the subjects.
-      subjects: in the order of the table.
-      shape: voxels along x, y, z after reorientation to RAS.
+      name: Name of the folder, or of the table without its suffix.
+      table: The file that lists the subjects.
+      subjects: In the order of the table.
+      shape: Voxels along x, y, z after reorientation to RAS.
       affine: `(4, 4)`, voxel indices to mm, after reorientation to RAS.
-      unlisted: image files that match the pattern but have no row in the table; they are left out.
-      unoriented: scans whose header does not tell where they lie; taken as nibabel takes them, for
+      unlisted: Image files that match the pattern but have no row in the table; they are left out.
+      unoriented: Scans whose header does not tell where they lie; taken as nibabel takes them, for
         stored from right to left, back to front, bottom to top.
     """
 
@@ -80,10 +81,10 @@ class Cohort:
         """The subjects with these ids, in the order asked for.
 
         Args:
-          ids: participant ids, with or without the `sub-` prefix.
+          ids: Participant ids, with or without the `sub-` prefix.
 
         Raises:
-          CohortError: an id is not in the cohort.
+          CohortError: An id is not in the cohort.
         """
         by_id = {subject.participant_id: subject for subject in self.subjects}
         wanted = [with_prefix(participant_id) for participant_id in ids]
@@ -100,7 +101,7 @@ class Cohort:
 def read_cohort(
     path: Path | str, *, pattern: str = DEFAULT_PATTERN, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> Cohort:
-    """Reads a cohort: who is in it, where the scans lie, and whether they fit together.
+    """Read a cohort: who is in it, where the scans lie, and whether they fit together.
 
     Two layouts are read. A folder in BIDS style: `participants.tsv`, and one file per row that
     matches `pattern` (sessions and any BIDS or derivative entities are fine). Or a `.tsv` with the
@@ -108,16 +109,16 @@ def read_cohort(
     The table decides who is in: a file without a row is left out, and named in `Cohort.unlisted`.
 
     Args:
-      path: the folder or the table.
-      pattern: glob relative to the folder; files must end in `.nii` or `.nii.gz`.
-      max_bytes: largest volume accepted, see `read_header`.
+      path: The folder or the table.
+      pattern: Glob relative to the folder; files must end in `.nii` or `.nii.gz`.
+      max_bytes: Largest volume accepted, see `read_header`.
 
     Returns:
       The cohort; its subjects share one shape and one affine (to 1e-3 mm at every corner).
 
     Raises:
       FileNotFoundError: `path`, or a folder's participants.tsv, does not exist or is a pointer.
-      CohortError: everything else that is wrong, all bad rows and files at once.
+      CohortError: Everything else that is wrong, all bad rows and files at once.
     """
     path = Path(path)
     table = path / "participants.tsv" if path.is_dir() else path
@@ -161,11 +162,11 @@ def single_scan(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Coho
 
     Args:
       path: `.nii` or `.nii.gz`; no voxel of it is read.
-      max_bytes: largest volume accepted, see `read_header`.
+      max_bytes: Largest volume accepted, see `read_header`.
 
     Raises:
-      FileNotFoundError: no such file.
-      VolumeError: the header is unusable, see `read_header`.
+      FileNotFoundError: No such file.
+      VolumeError: The header is unusable, see `read_header`.
     """
     header = read_header(path, max_bytes=max_bytes)
     return Cohort(
@@ -235,8 +236,9 @@ def _find_scans(
 def named(names: Iterable[str], *, most: int = 10) -> str:
     """Names in a row, the first of them if there are many.
 
-    >>> named(["sub-01", "sub-02", "sub-03"], most=2)
-    'sub-01, sub-02 and 1 more'
+    Example:
+      >>> named(["sub-01", "sub-02", "sub-03"], most=2)
+      'sub-01, sub-02 and 1 more'
     """
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""

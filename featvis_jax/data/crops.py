@@ -16,14 +16,15 @@ def crop_affine(
 
     Args:
       affine: `(4, 4)`, voxel indices to mm.
-      start: up to three voxel indices, may be negative (padding); missing ones are 0. A slice at
+      start: Up to three voxel indices, may be negative (padding); missing ones are 0. A slice at
         height z cut out at (x, y) has the start (x, y, z).
 
     Returns:
       `(4, 4)` float64.
 
-    >>> crop_affine(np.diag([2.0, 2.0, 2.0, 1.0]), (10, 0, 5))[:3, 3]
-    array([20.,  0., 10.])
+    Example:
+      >>> crop_affine(np.diag([2.0, 2.0, 2.0, 1.0]), (10, 0, 5))[:3, 3]
+      array([20.,  0., 10.])
     """
     if len(start) > 3:
         raise ValueError(f"start={tuple(start)}: expected at most three indices")
@@ -38,19 +39,20 @@ def cut(
     *,
     outside: float = 0.0,
 ) -> Shaped[np.ndarray, "..."]:
-    """Cuts a box out of an array, padded where it reaches beyond.
+    """Cut a box out of an array, padded where it reaches beyond.
 
     Args:
-      array: spatial axes first, any further axes are kept.
-      start: the box's first voxel along the leading axes, may be negative.
-      shape: sizes of the box along them.
-      outside: what it is padded with.
+      array: Spatial axes first, any further axes are kept.
+      start: The box's first voxel along the leading axes, may be negative.
+      shape: Sizes of the box along them.
+      outside: What it is padded with.
 
     Returns:
       The box; a view where nothing had to be padded.
 
-    >>> cut(np.arange(1, 5), (2,), (3,))
-    array([3, 4, 0])
+    Example:
+      >>> cut(np.arange(1, 5), (2,), (3,))
+      array([3, 4, 0])
     """
     cuts, pads = [], []
     for first, want, have in zip(start, shape, array.shape, strict=False):
@@ -72,8 +74,9 @@ def centred_start(have: Sequence[int], want: Sequence[int]) -> tuple[int, ...]:
     With n voxels and m wanted, `(n - m) // 2` are cut off before and the rest after; padding adds
     `(m - n) // 2` before. So cropping after padding to a size gives the array back.
 
-    >>> centred_start((7, 4), (4, 7))
-    (1, -1)
+    Example:
+      >>> centred_start((7, 4), (4, 7))
+      (1, -1)
     """
     return tuple(
         (n - m) // 2 if n >= m else -((m - n) // 2) for n, m in zip(have, want, strict=False)
@@ -86,19 +89,20 @@ def center_crop(
     *,
     affine: Float64[np.ndarray, "4 4"] | None = None,
 ) -> tuple[Shaped[np.ndarray, "..."], Float64[np.ndarray, "4 4"] | None]:
-    """Crops the leading axes about their centre, and pads with zeros where the array is smaller.
+    """Crop the leading axes about their centre, and pad with zeros where the array is smaller.
 
     Args:
-      array: spatial axes first, any further axes are kept.
-      shape: wanted sizes of the leading axes; `centred_start` says where the box starts.
-      affine: affine of the array; at most three axes can then be cropped.
+      array: Spatial axes first, any further axes are kept.
+      shape: Wanted sizes of the leading axes; `centred_start` says where the box starts.
+      affine: Affine of the array; at most three axes can then be cropped.
 
     Returns:
       The array (a view where nothing had to be padded) and its affine, None if none was given.
 
-    >>> image, affine = center_crop(np.arange(6), (2,), affine=np.eye(4))
-    >>> image, affine[:3, 3]
-    (array([2, 3]), array([2., 0., 0.]))
+    Example:
+      >>> image, affine = center_crop(np.arange(6), (2,), affine=np.eye(4))
+      >>> image, affine[:3, 3]
+      (array([2, 3]), array([2., 0., 0.]))
     """
     if len(shape) > array.ndim or any(size < 1 for size in shape):
         raise ValueError(

@@ -7,7 +7,7 @@ class CohortError(ValueError):
     """A cohort that cannot be used. `problems` holds one line per bad row or file."""
 
     def __init__(self, heading: str, problems: Iterable[str] = ()):
-        """Joins the heading and the problems, one a line, to the message."""
+        """Join the heading and the problems, one a line, to the message."""
         self.problems = tuple(problems)
         super().__init__("\n  ".join([heading, *self.problems]))
 

@@ -68,9 +68,10 @@ class Placement(NamedTuple):
           array: Its axes first.
           outside: What stands where the grid reaches beyond it.
 
-        >>> Placement((1, 0), (False, True), (0, 1), (2, 2))(np.arange(6).reshape(3, 2))
-        array([[2, 0],
-               [3, 1]])
+        Example:
+          >>> Placement((1, 0), (False, True), (0, 1), (2, 2))(np.arange(6).reshape(3, 2))
+          array([[2, 0],
+                 [3, 1]])
         """
         turned = array.transpose(*self.axes, *range(len(self.axes), array.ndim))
         turned = turned[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
@@ -126,9 +127,11 @@ def placement(source: Grid, target: Grid, *, any_slice: bool = False) -> Placeme
     Raises:
       GridError: The voxels do not coincide.
 
-    >>> las = Grid((4, 4, 4), np.array([[-1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
-    >>> placement(las, Grid((2, 4, 4), np.eye(4)))
-    Placement(axes=(0, 1, 2), flips=(True, False, False), start=(0, 0, 0), shape=(2, 4, 4))
+    Example:
+      >>> affine = np.array([[-1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+      >>> las = Grid((4, 4, 4), affine)
+      >>> placement(las, Grid((2, 4, 4), np.eye(4)))
+      Placement(axes=(0, 1, 2), flips=(True, False, False), start=(0, 0, 0), shape=(2, 4, 4))
     """
     there, here = source.affine, target.affine
     if there is None or here is None:
@@ -232,8 +235,9 @@ def _sizes(sizes_mm: Float64[np.ndarray, "3"]) -> str:
 def described(grid: Grid) -> str:
     """A grid in words.
 
-    >>> described(Grid((140, 192), np.diag([-1.0, 1.0, 1.0, 1.0])))
-    '140 x 192 x 1 voxels of 1 x 1 x 1 mm, LAS, first at (0, 0, 0) mm'
+    Example:
+      >>> described(Grid((140, 192), np.diag([-1.0, 1.0, 1.0, 1.0])))
+      '140 x 192 x 1 voxels of 1 x 1 x 1 mm, LAS, first at (0, 0, 0) mm'
     """
     shape = " x ".join(map(str, grid.box))
     if grid.affine is None:

@@ -32,17 +32,17 @@ class NiftiHeader:
     """What a NIfTI header claims, checked; nothing is allocated from it.
 
     Attributes:
-      path: the file.
-      shape: voxels along the three axes as stored.
-      dtype: as stored, byte order included.
+      path: The file.
+      shape: Voxels along the three axes as stored.
+      dtype: As stored, byte order included.
       affine: `(4, 4)`, stored voxel indices to mm.
-      data_offset: bytes before the first voxel.
-      slope: value = slope * stored + intercept.
-      intercept: see slope.
-      canonical_shape: shape after reorientation to RAS.
-      canonical_affine: affine after reorientation to RAS.
-      channels: volumes along the fourth axis, 1 if there is none.
-      has_orientation: whether its qform or sform says where the voxels lie.
+      data_offset: Bytes before the first voxel.
+      slope: Value = slope * stored + intercept.
+      intercept: See slope.
+      canonical_shape: Shape after reorientation to RAS.
+      canonical_affine: Affine after reorientation to RAS.
+      channels: Volumes along the fourth axis, 1 if there is none.
+      has_orientation: Whether its qform or sform says where the voxels lie.
     """
 
     path: Path
@@ -64,29 +64,29 @@ class NiftiHeader:
 
 
 def open_nifti(path: Path) -> io.BufferedIOBase:
-    """Opens a `.nii` or `.nii.gz` for reading in order; gzip is told by its first bytes."""
+    """Open a `.nii` or `.nii.gz` for reading in order; gzip is told by its first bytes."""
     return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")
 
 
 def read_header(
     path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES, images: bool = False
 ) -> NiftiHeader:
-    """Reads and checks one NIfTI-1 or NIfTI-2 header, and no voxel.
+    """Read and check one NIfTI-1 or NIfTI-2 header, and no voxel.
 
     Without a usable sform or qform code the orientation is nibabel's default for such files.
 
     Args:
       path: `.nii` or `.nii.gz`, either byte order.
-      max_bytes: largest volume accepted, in bytes as stored and as float32.
-      images: also accept a file of two dimensions, as one slice, and one with several volumes, as
+      max_bytes: Largest volume accepted, in bytes as stored and as float32.
+      images: Also accept a file of two dimensions, as one slice, and one with several volumes, as
         channels.
 
     Returns:
       The header.
 
     Raises:
-      FileNotFoundError: no such file, or a pointer in its place.
-      VolumeError: not a three-dimensional NIfTI of real numbers with an invertible affine, or one
+      FileNotFoundError: No such file, or a pointer in its place.
+      VolumeError: Not a three-dimensional NIfTI of real numbers with an invertible affine, or one
         whose claim is over `max_bytes` or over what the file can hold.
     """
     path = Path(path)

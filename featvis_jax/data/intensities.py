@@ -12,23 +12,24 @@ UPPER_PERCENTILE = 99.8
 
 
 def rescale(data: Float32[np.ndarray, "*spatial"]) -> Float32[np.ndarray, "*spatial"]:
-    """Scales intensities to [0, 1], robust to a few very bright or dark voxels.
+    """Scale intensities to [0, 1], robust to a few very bright or dark voxels.
 
     `lower` is the 0.1th percentile of all voxels (the background, where there is one), `upper` the
     99.8th percentile of the voxels above `lower`; the result is `(data - lower) / (upper - lower)`,
     clipped. A scan that was scaled by this rule stays as it is.
 
     Args:
-      data: any shape, any finite range.
+      data: Any shape, any finite range.
 
     Returns:
       float32 in [0, 1], same shape.
 
     Raises:
-      ValueError: no voxel lies above `lower`, so there is no image to scale.
+      ValueError: No voxel lies above `lower`, so there is no image to scale.
 
-    >>> rescale(np.array([0, 0, 50, 100], np.float32)).round(2)
-    array([0. , 0. , 0.5, 1. ], dtype=float32)
+    Example:
+      >>> rescale(np.array([0, 0, 50, 100], np.float32)).round(2)
+      array([0. , 0. , 0.5, 1. ], dtype=float32)
     """
     data = np.asarray(data, np.float32)
     # Of few voxels the interpolated percentile would lie above the background.
@@ -48,24 +49,25 @@ def rescale(data: Float32[np.ndarray, "*spatial"]) -> Float32[np.ndarray, "*spat
 def standardize(
     data: Float32[np.ndarray, "*spatial"], *, nonzero: bool = False
 ) -> Float32[np.ndarray, "*spatial"]:
-    """Scales intensities to z-scores: a mean of 0 and a standard deviation of 1.
+    """Scale intensities to z-scores: a mean of 0 and a standard deviation of 1.
 
     The standard deviation is that of the voxels themselves (`ddof=0`). A scan that was scaled by
     this rule stays as it is.
 
     Args:
-      data: any shape, any finite range.
-      nonzero: take both over the voxels that are not 0, and leave those that are as they are: the
+      data: Any shape, any finite range.
+      nonzero: Take both over the voxels that are not 0, and leave those that are as they are: the
         rule for skull-stripped scans, whose background is 0.
 
     Returns:
       float32, same shape.
 
     Raises:
-      ValueError: the voxels that count have one intensity, or there is none.
+      ValueError: The voxels that count have one intensity, or there is none.
 
-    >>> standardize(np.array([0, 1, 3], np.float32), nonzero=True)
-    array([ 0., -1.,  1.], dtype=float32)
+    Example:
+      >>> standardize(np.array([0, 1, 3], np.float32), nonzero=True)
+      array([ 0., -1.,  1.], dtype=float32)
     """
     data = np.asarray(data, np.float32)
     counted = data != 0 if nonzero else np.ones(data.shape, bool)

@@ -144,7 +144,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 """The lesion shapes that tasks know by name."""
 
 
-def decoys(shape: Shape, rank: int) -> tuple[Shape, ...]:
+def distractors(shape: Shape, rank: int) -> tuple[Shape, ...]:
     """Shapes of another outline: what a network must tell from a shape in order to know it.
 
     Args:
@@ -155,7 +155,7 @@ def decoys(shape: Shape, rank: int) -> tuple[Shape, ...]:
       Square, disc and a bar along each axis, without the shape itself; no disc for `gaussian`.
 
     Example:
-      >>> [decoy.__name__ for decoy in decoys(disc, 2)]
+      >>> [distractor.__name__ for distractor in distractors(disc, 2)]
       ['square', 'bar', 'bar']
     """
     bars = []

@@ -19,15 +19,16 @@ def brain_mask(data: Float32[np.ndarray, "*spatial"]) -> Bool[np.ndarray, "*spat
     with holes filled: the head, since nothing here strips a skull.
 
     Args:
-      data: one slice or volume, any range.
+      data: One slice or volume, any range.
 
     Returns:
       bool, same shape; all False for a constant image.
 
-    >>> brain_mask(np.array([[0, 0, 0], [0, 5, 9], [0, 0, 7]], np.float32)).astype(int)
-    array([[0, 0, 0],
-           [0, 1, 1],
-           [0, 0, 1]])
+    Example:
+      >>> brain_mask(np.array([[0, 0, 0], [0, 5, 9], [0, 0, 7]], np.float32)).astype(int)
+      array([[0, 0, 0],
+             [0, 1, 1],
+             [0, 0, 1]])
     """
     data = np.asarray(data, np.float32)
     if data.min() == data.max():
@@ -67,16 +68,17 @@ def usable_slices(
 
     Args:
       brain_fraction: `(z,)`, share of each slice that is brain.
-      minimum: share of the fullest slice's brain that a slice must have, in [0, 1].
+      minimum: Share of the fullest slice's brain that a slice must have, in [0, 1].
 
     Returns:
       Indices, ascending.
 
     Raises:
-      ValueError: no slice has any brain, or `minimum` is out of range.
+      ValueError: No slice has any brain, or `minimum` is out of range.
 
-    >>> usable_slices(np.array([0.0, 0.1, 0.3, 0.4, 0.2, 0.0]))
-    array([2, 3, 4])
+    Example:
+      >>> usable_slices(np.array([0.0, 0.1, 0.3, 0.4, 0.2, 0.0]))
+      array([2, 3, 4])
     """
     if not 0 <= minimum <= 1:
         raise ValueError(f"minimum={minimum}: expected a share in [0, 1], such as 0.4")

@@ -27,9 +27,9 @@ class Row(NamedTuple):
     """One row of a table of participants.
 
     Attributes:
-      line: where it is in the file, from 1.
-      participant_id: with the `sub-` prefix, safe as a file name.
-      values: the other columns.
+      line: Where it is in the file, from 1.
+      participant_id: With the `sub-` prefix, safe as a file name.
+      values: The other columns.
     """
 
     line: int
@@ -40,24 +40,25 @@ class Row(NamedTuple):
 def with_prefix(participant_id: str) -> str:
     """The id as BIDS writes it.
 
-    >>> with_prefix("01"), with_prefix("sub-01")
-    ('sub-01', 'sub-01')
+    Example:
+      >>> with_prefix("01"), with_prefix("sub-01")
+      ('sub-01', 'sub-01')
     """
     return participant_id if participant_id.startswith("sub-") else f"sub-{participant_id}"
 
 
 def read_participants(table: Path) -> tuple[list[Row], list[str]]:
-    """Reads a table with a column `participant_id`, separated by tabs.
+    """Read a table with a column `participant_id`, separated by tabs.
 
     Args:
-      table: the file.
+      table: The file.
 
     Returns:
       The good rows, and a line of text about each of the others. Ids that differ only in case are
       one, since some file systems cannot tell them apart.
 
     Raises:
-      CohortError: not a table of participants at all.
+      CohortError: Not a table of participants at all.
     """
     lines = [(line, cells) for line, cells in _records(table) if any(cells)]
     columns = lines[0][1] if lines else []
@@ -114,8 +115,9 @@ def same_labels(values: Iterable[str]) -> list[tuple[str, ...]]:
     Returns:
       The sets of such spellings, each sorted; none where every label has one spelling.
 
-    >>> same_labels(["F", "f", "M", "\uff2d", "1", "1.0", "female"])
-    [('1', '1.0'), ('F', 'f'), ('M', 'Ｍ')]
+    Example:
+      >>> same_labels(["F", "f", "M", "\uff2d", "1", "1.0", "female"])
+      [('1', '1.0'), ('F', 'f'), ('M', 'Ｍ')]
     """
     spellings: dict[str, set[str]] = {}
     for value in values:
@@ -126,8 +128,9 @@ def same_labels(values: Iterable[str]) -> list[tuple[str, ...]]:
 def number(text: str) -> float | None:
     """The finite number that a cell holds; None where it holds something else.
 
-    >>> number("-2.5"), number("1e3"), number("inf"), number("left")
-    (-2.5, 1000.0, None, None)
+    Example:
+      >>> number("-2.5"), number("1e3"), number("inf"), number("left")
+      (-2.5, 1000.0, None, None)
     """
     try:
         found = float(text)

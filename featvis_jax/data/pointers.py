@@ -28,12 +28,13 @@ def pointer(path: Path | str) -> str | None:
       A line without the file's name; None for a file with its content, for a directory, and for
       what is not there.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "scan.nii.gz")
-    ...     _ = path.write_text("/annex/objects/MD5E-s9--d41d8cd9.nii.gz")
-    ...     print(pointer(path).replace(folder, "DIR"))
-    a DataLad (git-annex) pointer without its content; run: datalad get DIR/scan.nii.gz
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder, "scan.nii.gz")
+      ...     _ = path.write_text("/annex/objects/MD5E-s9--d41d8cd9.nii.gz")
+      ...     print(pointer(path).replace(folder, "DIR"))
+      a DataLad (git-annex) pointer without its content; run: datalad get DIR/scan.nii.gz
     """
     path = Path(path)
     name = shlex.quote(str(path))

@@ -104,7 +104,7 @@ def prepare(
 
     Raises:
       ValueError: The task, the rank, the crop or the grid does not exist or does not fit, or it
-        takes no decoys.
+        takes no distractors.
       CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
         have no room for a lesion; all of them are named.
     """

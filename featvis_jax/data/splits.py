@@ -21,8 +21,9 @@ _LINES_TOLD = 8
 class Split:
     """Which subjects are for training, validation and test; a subject is in one part only.
 
-    >>> Split(train=("sub-01",), validation=("sub-02",), test=("sub-03",)).test
-    ('sub-03',)
+    Example:
+      >>> Split(train=("sub-01",), validation=("sub-02",), test=("sub-03",)).test
+      ('sub-03',)
     """
 
     train: tuple[str, ...]
@@ -30,7 +31,7 @@ class Split:
     test: tuple[str, ...]
 
     def __post_init__(self):
-        """Refuses a subject that is in the split twice."""
+        """Refuse a subject that is in the split twice."""
         counts = Counter([*self.train, *self.validation, *self.test])
         repeated = [participant_id for participant_id, count in counts.items() if count > 1]
         if repeated:
@@ -42,11 +43,11 @@ class Split:
 
     @classmethod
     def load(cls, path: Path | str) -> "Split":
-        """Reads a split from a file that holds what `to_json` gives.
+        """Read a split from a file that holds what `to_json` gives.
 
         Raises:
-          FileNotFoundError: no such file.
-          CohortError: not a split, or one with a subject in two parts.
+          FileNotFoundError: No such file.
+          CohortError: Not a split, or one with a subject in two parts.
         """
         path = existing_file(path, expected="a split, .json")
         parts = [field.name for field in dataclasses.fields(cls)]
@@ -73,25 +74,25 @@ def split_subjects(
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> Split:
-    """Splits a cohort by subject, with each label value at its share in every part.
+    """Split a cohort by subject, with each label value at its share in every part.
 
     As in the paper the test part is taken first, and the validation part from what is left:
     `n_test = round(test_fraction * n)`, `n_validation = round(validation_fraction * (n - n_test))`.
     The draw depends on the set of ids, their labels and the seed, not on the order of the table.
 
     Args:
-      cohort: the cohort.
-      label: the column to stratify by; None draws without regard to labels.
-      test_fraction: in [0, 1); 0 leaves the part empty.
-      validation_fraction: in [0, 1), of the subjects that are not in the test part.
-      seed: seed of the draw.
+      cohort: The cohort.
+      label: The column to stratify by; None draws without regard to labels.
+      test_fraction: In [0, 1); 0 leaves the part empty.
+      validation_fraction: In [0, 1), of the subjects that are not in the test part.
+      seed: Seed of the draw.
 
     Returns:
       The split, ids sorted within each part.
 
     Raises:
-      ValueError: a fraction is out of range.
-      CohortError: the label is unknown, has missing values, one value only or one in several
+      ValueError: A fraction is out of range.
+      CohortError: The label is unknown, has missing values, one value only or one in several
         spellings, or a part would be empty or lack a value.
     """
     for name, fraction in (
@@ -169,7 +170,7 @@ def _describe(values: Iterable[str]) -> str:
 def _draw(
     ids: list[str], labels: Mapping[str, str] | None, fraction: float, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Splits ids into those that stay and `round(fraction * n)` that are drawn."""
+    """Split ids into those that stay and `round(fraction * n)` that are drawn."""
     # Imported here: it takes a second, and every data worker imports this module.
     from sklearn.model_selection import train_test_split
 

@@ -66,25 +66,25 @@ def write_synthetic_cohort(
     seed: int = 0,
     group_difference: float = 0.0,
 ) -> Path:
-    """Writes a cohort in BIDS style, whole or not at all; one that is already there is used again.
+    """Write a cohort in BIDS style, whole or not at all; one that is already there is used again.
 
     Subjects alternate between `sex` F and M, which means nothing: it is a stand-in for a label.
     With `group_difference` g > 0, M is darker by the factor `1 - g * exp(-r^2 / (2 s^2))` about
     (30, 20, 24) mm in MNI space before deformation, the right frontal lobe; s is 30 mm / 2.355.
 
     Args:
-      directory: of the cohort; must be missing, empty, or hold this very cohort.
-      num_subjects: at least 1.
-      voxel_size_mm: in [1, 16]; the template is resampled to it.
-      seed: at least 0. A subject depends on the seed and its own number, not on `num_subjects`.
-      group_difference: in [0, 1], share of the intensity taken away at the planted centre.
+      directory: Of the cohort; must be missing, empty, or hold this very cohort.
+      num_subjects: At least 1.
+      voxel_size_mm: In [1, 16]; the template is resampled to it.
+      seed: At least 0. A subject depends on the seed and its own number, not on `num_subjects`.
+      group_difference: In [0, 1], share of the intensity taken away at the planted centre.
 
     Returns:
       `directory`, ready for `read_cohort`.
 
     Raises:
-      ValueError: a parameter is out of range.
-      FileExistsError: the directory holds something else, or a cohort with other parameters.
+      ValueError: A parameter is out of range.
+      FileExistsError: The directory holds something else, or a cohort with other parameters.
     """
     _check_parameters(num_subjects, voxel_size_mm, seed, group_difference)
     directory = Path(directory)

@@ -13,6 +13,7 @@ from featvis_jax.data import lesions
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
 from featvis_jax.data.participants import number, same_labels
 from featvis_jax.data.pipeline import Examples
+from featvis_jax.data.renamed import current_names
 
 # Soft edges tell less than sharp ones, and a bright round spot in the cortex looks like white
 # matter: at the squares' contrast and count, a network learns the dark lesions and stays there.
@@ -55,14 +56,14 @@ class TaskSpec:
       name: One of `TASKS`, ``label:COLUMN``, or any name for lesions of a shape of your own.
       shape: That shape (`featvis_jax.data.lesions.Shape`).
       lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
-      decoy_count: Fewest and most lesions of other shapes that images of both classes have.
+      distractor_count: Fewest and most lesions of other shapes that images of both classes have.
       shuffle_labels: Whether all meaning is taken from the labels, for a control.
     """
 
     name: str
     shape: Shape | None = None
     lesion_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    decoy_count: tuple[int, int] = (0, 0)
+    distractor_count: tuple[int, int] = (0, 0)
     shuffle_labels: bool = False
 
     @property
@@ -79,7 +80,7 @@ class TaskSpec:
         Raises:
           ValueError: It does not, with what would.
         """
-        name, decoys = self.name, self.decoy_count
+        name, distractors = self.name, self.distractor_count
         if rank not in (2, 3):
             raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
         if self.shape is None and self.column is None and name not in TASKS:
@@ -92,11 +93,11 @@ class TaskSpec:
             raise ValueError(
                 f"Only labels of lesion tasks can be shuffled, and the task is {name!r}."
             )
-        if not 0 <= decoys[0] <= decoys[1]:
-            raise ValueError(f"decoy_count is {decoys}; expected 0 <= fewest <= most.")
+        if not 0 <= distractors[0] <= distractors[1]:
+            raise ValueError(f"distractor_count is {distractors}; expected 0 <= fewest <= most.")
         one_shape = self.shape is not None or (self.column is None and name != "square_or_disc")
-        if decoys[1] and not one_shape:
-            raise ValueError(f"The task {name!r} takes no decoys: only tasks of one shape do.")
+        if distractors[1] and not one_shape:
+            raise ValueError(f"The task {name!r} takes no distractors: only tasks of one shape do.")
 
     def lesions(
         self, rank: int, voxel_size_mm: float
@@ -112,10 +113,10 @@ class TaskSpec:
         """
         task = _lesion_task(self.name, self.shape, voxel_size_mm, self.lesion_options)
         told: dict[str, object] = {"lesions": _describe(task)}
-        if isinstance(task, LesionTask) and self.decoy_count[1]:
-            task, told["decoys"] = (
-                _with_decoys(task, self.decoy_count, rank),
-                list(self.decoy_count),
+        if isinstance(task, LesionTask) and self.distractor_count[1]:
+            task, told["distractors"] = (
+                _with_distractors(task, self.distractor_count, rank),
+                list(self.distractor_count),
             )
         if self.shuffle_labels:
             return ShuffledTask(task), {**told, "labels": "shuffled"}
@@ -130,18 +131,18 @@ class LesionTask:
     lesioned, and what differs within a pair is the lesion and nothing else, which takes the
     variance of the anatomy out of each training step.
 
-    Without decoys nothing but brains has to be told from lesions, and a network need not know their
+    Without distractors a network only has to tell lesions from brains, and need not know their
     shape: a bar may drive it harder than the squares that it was trained on.
 
     Attributes:
       lesions: How lesions are drawn.
-      decoys: Other shapes that images of both classes have, drawn as the lesions are.
-      decoy_count: Fewest and most of them in an image.
+      distractors: Other shapes that images of both classes have, drawn as the lesions are.
+      distractor_count: Fewest and most of them in an image.
     """
 
     lesions: Lesions
-    decoys: tuple[Shape, ...] = ()
-    decoy_count: tuple[int, int] = (0, 0)
+    distractors: tuple[Shape, ...] = ()
+    distractor_count: tuple[int, int] = (0, 0)
     class_names = ("clean", "lesion")
     images_per_element = 2
 
@@ -154,9 +155,9 @@ class LesionTask:
     ) -> Examples:
         """The pair made from one image."""
         del owner
-        if self.decoys:
-            for _ in range(rng.integers(self.decoy_count[0], self.decoy_count[1] + 1)):
-                shape = self.decoys[rng.integers(len(self.decoys))]
+        if self.distractors:
+            for _ in range(rng.integers(self.distractor_count[0], self.distractor_count[1] + 1)):
+                shape = self.distractors[rng.integers(len(self.distractors))]
                 one = dataclasses.replace(self.lesions, shape=shape, count=(1, 1))
                 image, _ = one.add(image, rng, difficulty=difficulty)
         damaged, _ = self.lesions.add(image, rng, difficulty=difficulty)
@@ -325,9 +326,9 @@ def label_task(labels: Mapping[str, str]) -> LabelTask:
     return LabelTask({who: names.index(value) for who, value in labels.items()}, names)
 
 
-def _with_decoys(task: LesionTask, count: tuple[int, int], rank: int) -> LesionTask:
-    shapes = lesions.decoys(task.lesions.shape, rank)
-    return dataclasses.replace(task, decoys=shapes, decoy_count=count)
+def _with_distractors(task: LesionTask, count: tuple[int, int], rank: int) -> LesionTask:
+    shapes = lesions.distractors(task.lesions.shape, rank)
+    return dataclasses.replace(task, distractors=shapes, distractor_count=count)
 
 
 def _lesion_task(
@@ -374,9 +375,9 @@ def described_task(
         if option != "shape"
     }
     task = _lesion_task(name, shape, options["voxel_size_mm"], options)
-    decoy_count = description.get("decoys")
-    if decoy_count and isinstance(task, LesionTask):
-        return _with_decoys(task, (decoy_count[0], decoy_count[1]), rank)
+    distractor_count = current_names(description).get("distractors")
+    if distractor_count and isinstance(task, LesionTask):
+        return _with_distractors(task, (distractor_count[0], distractor_count[1]), rank)
     return task
 
 

@@ -33,21 +33,21 @@ class Volume(NamedTuple):
 
 
 def load_volume(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
-    """Reads one NIfTI file to its end and reorients it to RAS without resampling.
+    """Read one NIfTI file to its end and reorient it to RAS without resampling.
 
     Reading to the end checks the CRC of a `.nii.gz`. Byte order, slope and intercept are honoured.
     No more memory is taken than the checked header claims, whatever the file unpacks to.
 
     Args:
       path: `.nii` or `.nii.gz`, one three-dimensional volume of real numbers.
-      max_bytes: largest volume accepted, in bytes as stored and as float32.
+      max_bytes: Largest volume accepted, in bytes as stored and as float32.
 
     Returns:
       The volume.
 
     Raises:
-      FileNotFoundError: no such file.
-      VolumeError: the header is unusable (see `read_header`), the file is truncated or corrupt or
+      FileNotFoundError: No such file.
+      VolumeError: The header is unusable (see `read_header`), the file is truncated or corrupt or
         holds more than its header claims, or its voxels are constant or not all finite.
     """
     header = read_header(path, max_bytes=max_bytes)
@@ -73,7 +73,7 @@ def load_on_grid(
     scale: Callable[[np.ndarray], np.ndarray] | None = None,
     max_bytes: int = DEFAULT_MAX_IMAGE_BYTES,
 ) -> Float32[np.ndarray, "*spatial channels"]:
-    """Reads a mask or an image onto a grid, by the place of every voxel in the world.
+    """Read a mask or an image onto a grid, by the place of every voxel in the world.
 
     Its axes may be in another order and run the other way, and it may be larger than the grid: a
     whole volume for a network of slices gives the slice at the grid's height. Nothing is resampled.
@@ -82,18 +82,18 @@ def load_on_grid(
 
     Args:
       path: `.nii` or `.nii.gz`.
-      grid: of the network's input.
-      channels: volumes that the file holds along its fourth axis.
-      scale: what is done to each volume as a whole, before anything is cut off
+      grid: Of the network's input.
+      channels: Volumes that the file holds along its fourth axis.
+      scale: What is done to each volume as a whole, before anything is cut off
         (`featvis_jax.data.intensities`); nothing by default.
-      max_bytes: largest file accepted, see `read_header`.
+      max_bytes: Largest file accepted, see `read_header`.
 
     Returns:
       float32 `(*grid.shape, channels)`.
 
     Raises:
-      FileNotFoundError: no such file.
-      VolumeError: the file is damaged, lies elsewhere or does not cover the grid, does not tell
+      FileNotFoundError: No such file.
+      VolumeError: The file is damaged, lies elsewhere or does not cover the grid, does not tell
         where it lies, holds voxels on it that are not finite, or cannot be scaled.
     """
     header = read_header(path, max_bytes=max_bytes, images=True)
@@ -139,8 +139,8 @@ def read_grid(path: Path | str, *, rank: int) -> Grid:
       rank: 2 for a file of one slice, or 3.
 
     Raises:
-      FileNotFoundError: no such file.
-      VolumeError: the header is unusable, or does not tell where the voxels lie.
+      FileNotFoundError: No such file.
+      VolumeError: The header is unusable, or does not tell where the voxels lie.
     """
     header = read_header(path, images=True)
     _refuse_nowhere(header)

@@ -27,7 +27,7 @@ Template = Callable[[Float[np.ndarray, "rank *window"], float], Float[np.ndarray
 # Shapes that overlap more than this have one outline.
 _ONE_OUTLINE = 0.95
 # Windows with less than this share of the strongest one's contrast count less: a faint
-# accident on a flat ground is not what a picture shows.
+# accident on a flat background is not what a picture shows.
 _FAINT = 0.2
 
 

@@ -17,7 +17,7 @@ SIZES = tuple(2.0 ** (step / 4) for step in range(-4, 5))
 
 # An element within this many sizes of a stronger one, along an axis, is a part of it.
 _APART = 0.8
-# A window holds so many times what a shape reaches to either side.
+# A window holds so many times what a shape extends to either side.
 _AROUND = 1.35
 
 
@@ -43,7 +43,7 @@ def elements(
     *,
     size: float,
     multiples: Sequence[float] = SIZES,
-    reach: float = 1.0,
+    radius: float = 1.0,
     count: int = 9,
     least: float = 0.2,
 ) -> list[Element]:
@@ -59,7 +59,7 @@ def elements(
       draw: The shape.
       size: Nominal size in voxels.
       multiples: Sizes to search, as multiples of the nominal one.
-      reach: Half the side of a window, in sizes.
+      radius: Half the side of a window, in sizes.
       count: At most this many.
       least: Elements with less than this share of the largest energy are left out.
     """
@@ -70,7 +70,7 @@ def elements(
     spectrum = np.fft.rfftn(plane, padded, axes)
     energies, fits, scores, sizes = [], [], [], []
     for multiple in multiples:
-        side = window_side(size * multiple, reach)
+        side = window_side(size * multiple, radius)
         if side > min(plane.shape):
             continue
         axis = np.arange(side) - (side - 1) / 2
@@ -90,12 +90,12 @@ def elements(
         place = np.unravel_index(int(scores[best].argmax()), scores[best].shape)
         if scores[best][place] <= 0:
             break
-        center = np.array(place) + (window_side(sizes[best], reach) - 1) / 2
+        center = np.array(place) + (window_side(sizes[best], radius) - 1) / 2
         energy, fit = float(energies[best][place]), float(fits[best][place])
         chosen.append(Element(center, sizes[best], energy, fit))
         for each, other in zip(scores, sizes, strict=True):
             away = _APART * (sizes[best] + other) / 2
-            first = center - (window_side(other, reach) - 1) / 2
+            first = center - (window_side(other, radius) - 1) / 2
             near = [
                 slice(max(math.ceil(f - away), 0), max(math.floor(f + away) + 1, 0)) for f in first
             ]
@@ -105,34 +105,34 @@ def elements(
 
 
 def window_of(
-    plane: Float[np.ndarray, "*spatial"], element: Element, reach: float
+    plane: Float[np.ndarray, "*spatial"], element: Element, radius: float
 ) -> Float[np.ndarray, "*window"]:
     """The window of an element.
 
     Args:
       plane: The picture.
       element: The element.
-      reach: Half the side, in sizes.
+      radius: Half the side, in sizes.
     """
-    side = window_side(element.size, reach)
+    side = window_side(element.size, radius)
     first = np.round(element.center - (side - 1) / 2).astype(int)
     return plane[tuple(slice(int(f), int(f) + side) for f in first)]
 
 
-def window_side(size: float, reach: float) -> int:
+def window_side(size: float, radius: float) -> int:
     """Side of the window of an element, in voxels.
 
     Args:
       size: The element's, in voxels.
-      reach: Half the side, in sizes.
+      radius: Half the side, in sizes.
     """
-    side = 2 * max(round(size * reach), 2)
+    side = 2 * max(round(size * radius), 2)
     # Even and odd sizes need even and odd windows to be centred on the voxel grid.
     return side + round(size) % 2
 
 
-def reach_of(draw: Template, rank: int) -> float:
-    """Half the side of the window that a shape with its ground needs, in sizes; 1 at least.
+def window_radius(draw: Template, rank: int) -> float:
+    """Half the side of the window that a shape with its background needs, in sizes; 1 at least.
 
     Args:
       draw: The shape.
@@ -140,7 +140,7 @@ def reach_of(draw: Template, rank: int) -> float:
 
     Example:
       >>> from featvis_jax.evaluation.concepts import TEMPLATES
-      >>> reach_of(TEMPLATES["square"], 2)
+      >>> window_radius(TEMPLATES["square"], 2)
       1.0
     """
     size = 20

@@ -1,10 +1,10 @@
 """Figures drawn at random, and how far one is the shape that it is compared with.
 
-A judge that knows a few shapes gives whatever else it sees the nearest of their names. It learns
-what "something else" is from figures without end: boxes, ellipsoids, polytopes, stars, blobs,
-polyominoes, strokes, scattered pieces, each whole, cut or hollow, and the shape itself stretched,
-turned, cut, hollow or in two. Whether one of them still is the shape is decided by how far the two
-overlap at best, and by nothing else.
+A classifier that knows a few shapes gives whatever else it sees the nearest of their names. It
+learns what "something else" is from figures without end: boxes, ellipsoids, polytopes, stars,
+blobs, polyominoes, strokes, scattered pieces, each whole, cut or hollow, and the shape itself
+stretched, turned, cut, hollow or in two. Whether one of them still is the shape is decided by how
+far the two overlap at best, and by nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CELLS = {2: 64, 3: 32}
 # A shape is moved over a figure by up to so many cells, by rank.
 _MOVES = {2: 20, 3: 8}
 # What a raster covers to either side of the middle, in sides of the square of a figure's area.
-REACH = 1.6
+RADIUS = 1.6
 # Sizes of a shape at which it is laid over a figure, in the figure's own.
 _SCALES = tuple(2.0 ** (step / 8) for step in range(-5, 6))
 
@@ -51,7 +51,7 @@ class Figure(NamedTuple):
           size: Side of the square of its area, in voxels.
         """
         cells = self.raster.shape[0]
-        places = offsets * (cells / (2 * REACH * size)) + (cells - 1) / 2
+        places = offsets * (cells / (2 * RADIUS * size)) + (cells - 1) / 2
         return ndimage.map_coordinates(self.raster, places, order=1, mode="constant")
 
 
@@ -131,7 +131,7 @@ def _spectra(raster: bytes, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """A shape at all sizes: conjugate spectra and areas."""
     cells = _CELLS[rank]
     shape = Figure(np.frombuffer(raster, np.float32).reshape((cells,) * rank))
-    one = cells / (2 * REACH)
+    one = cells / (2 * RADIUS)
     drawn = np.stack(
         [shape.draw(_coordinates(rank) * one, scale * one) >= 0.5 for scale in _SCALES]
     ).astype(np.float32)
@@ -142,14 +142,14 @@ def _spectra(raster: bytes, rank: int) -> tuple[np.ndarray, np.ndarray]:
 @functools.lru_cache(maxsize=2)
 def _coordinates(rank: int) -> np.ndarray:
     cells = _CELLS[rank]
-    axis = (np.arange(cells) - (cells - 1) / 2) * (2 * REACH / cells)
+    axis = (np.arange(cells) - (cells - 1) / 2) * (2 * RADIUS / cells)
     return np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
 
 
 def _figure(inside: Inside, rank: int) -> Figure:
     """A raster of equal area with its centre of gravity in the middle."""
     grid = _coordinates(rank)
-    cell = (2 * REACH / _CELLS[rank]) ** rank
+    cell = (2 * RADIUS / _CELLS[rank]) ** rank
     scale, middle = 1.0, np.zeros((rank, *[1] * rank))
     for _ in range(2):  # Once more, since the first raster may be coarse or cut off.
         mask = inside(grid * scale + middle)
@@ -159,7 +159,7 @@ def _figure(inside: Inside, rank: int) -> Figure:
         middle = middle + scale * grid[:, mask].mean(axis=1).reshape(middle.shape)
         scale *= (covered * cell) ** (1 / rank)
     # Four samples (eight) of every cell, so that slanted edges are no stairs.
-    quarter = scale * REACH / _CELLS[rank] / 2
+    quarter = scale * RADIUS / _CELLS[rank] / 2
     raster = np.zeros(grid.shape[1:], np.float32)
     for corner in np.ndindex(*[2] * rank):
         moved = quarter * (2 * np.reshape(corner, middle.shape) - 1)

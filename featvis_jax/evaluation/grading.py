@@ -1,18 +1,18 @@
 """Does a picture show what its unit was trained on? The grade of one picture.
 
 The elements of the picture, the places at which it shows most at a lesion's size
-(`featvis_jax.evaluation.elements`), are shown to a judge of shapes one by one
-(`featvis_jax.evaluation.judge`). The shape is *named rightly* where the judge gives it more than
-half of the picture, every element counting by its energy.
+(`featvis_jax.evaluation.elements`), are shown to a shape classifier one by one
+(`featvis_jax.evaluation.shape_classifier`). The shape is *named rightly* where the classifier gives
+it more than half of the picture, every element counting by its energy.
 
-Its size is that of the elements in which the judge sees the shape. True sizes are a range; what is
-asked of a picture's size is to lie within half an octave of the range's geometric middle, which
-for 9 to 17 mm is the range itself.
+Its size is that of the elements in which the classifier sees the shape. True sizes are a range; a
+picture's size passes within half an octave of the range's geometric middle, which for 9 to 17 mm is
+the range itself.
 
 How far the picture moves an independent network, whole or by its strongest patches in clean images,
-is told in numbers and is no score (`featvis_jax.evaluation.transfer`): a network that was trained
-to find squares in brains answers to bars as well, so that this tells of the network as much as of
-the picture.
+is reported as numbers and is no score (`featvis_jax.evaluation.transfer`): a network that was
+trained to find squares in brains responds to bars as well, so that these numbers say as much about
+the network as about the picture.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from jaxtyping import Float
 
 from featvis_jax.evaluation.concepts import Template
 from featvis_jax.evaluation.energy import phase_scrambled
-from featvis_jax.evaluation.judge import Judge, Verdict, judge_image
+from featvis_jax.evaluation.shape_classifier import Prediction, ShapeClassifier, classify
 from featvis_jax.evaluation.transfer import (
     Detector,
-    Ground,
+    InsertionSite,
     Yardstick,
     insertion_test,
     insertions,
@@ -62,7 +62,7 @@ class Grade:
     """The grade of one picture.
 
     Attributes:
-      verdict: What the judge sees most of.
+      prediction: The class that the classifier sees most of.
       share: How much of the picture it takes for the shape, on [0, 1].
       named: Whether that is more than half.
       size: Of the elements in which it sees the shape, in voxels, as `Concept.size`; NaN for none.
@@ -73,7 +73,7 @@ class Grade:
       insertion_p: How sure that is.
     """
 
-    verdict: str
+    prediction: str
     share: float
     named: bool
     size: float
@@ -90,18 +90,18 @@ class Grader:
 
     Attributes:
       templates: The shapes.
-      judge: Of elements; its classes are named by their first member.
-      outlines: The judge's classes, and the templates that belong to each.
+      classifier: Of elements; its classes are named by their first member.
+      outlines: The classifier's classes, and the templates that belong to each.
       detect: Logits of the independent network.
-      places: Clean images and where patches are pasted.
+      sites: Clean images and where patches are pasted.
       seed: Of the scrambled phases.
     """
 
     templates: Mapping[str, Template]
-    judge: Judge
+    classifier: ShapeClassifier
     outlines: Mapping[str, Sequence[str]]
     detect: Detector
-    places: Sequence[Ground]
+    sites: Sequence[InsertionSite]
     seed: int = 0
 
     def grade(
@@ -121,15 +121,15 @@ class Grader:
             raise ValueError("The picture has values that are not finite: leave it out.")
         image = np.asarray(image, np.float32)
         own = next(name for name, members in self.outlines.items() if concept.name in members)
-        verdict = judge_image(self.judge, image, self.templates[own], size=concept.size)
-        size = _size(verdict, own)
+        prediction = classify(self.classifier, image, self.templates[own], size=concept.size)
+        size = _size(prediction, own)
         standing, scrambled, insertion, p = (
             self._moved(image, concept) if moves else (math.nan,) * 4
         )
         return Grade(
-            verdict=verdict.shape,
-            share=verdict.shares[own],
-            named=verdict.shares[own] > MAJORITY,
+            prediction=prediction.shape,
+            share=prediction.shares[own],
+            named=prediction.shares[own] > MAJORITY,
             size=size,
             size_passed=bool(abs(math.log2(size / concept.size)) <= _HALF_OCTAVE),
             transfer=standing,
@@ -144,18 +144,18 @@ class Grader:
         """Transfer, that of scrambled copies, insertion, and its p; all in one batch."""
         rng = np.random.default_rng(self.seed)
         copies = [phase_scrambled(image, rng) for _ in range(_SCRAMBLED)]
-        pasted = insertions(image, self.places, self.judge.side, rng)
+        pasted = insertions(image, self.sites, self.classifier.side, rng)
         stack = np.concatenate([[image], copies, pasted.patched, pasted.scrambled])
         standing = concept.yardstick.standing(self.detect(stack))
-        first, second = 1 + len(copies), 1 + len(copies) + len(self.places)
+        first, second = 1 + len(copies), 1 + len(copies) + len(self.sites)
         insertion, p = insertion_test(standing[first:second], standing[second:])
         return float(standing[0]), float(standing[1:first].mean()), insertion, p
 
 
-def _size(verdict: Verdict, own: str) -> float:
+def _size(prediction: Prediction, own: str) -> float:
     """Geometric mean size of the elements of a shape, by their energy."""
     of_shape = [
-        each for each, seen in zip(verdict.elements, verdict.seen, strict=True) if seen == own
+        each for each, seen in zip(prediction.elements, prediction.seen, strict=True) if seen == own
     ]
     if not of_shape:
         return math.nan

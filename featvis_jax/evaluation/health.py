@@ -48,7 +48,7 @@ def status(
       or not above 0. Nothing is said of ``unmoved``, ``unsettled`` and ``noise`` then, which are
       ways to guess that a picture fails.
     * ``driven``: it responds as strongly as its target, and its image holds more than a tenth of
-      the range; one of less is ``uniform``. A single small figure on an even ground is no grey
+      the range; one of less is ``uniform``. A single small figure on an even background is no grey
       level, which a standard deviation would take it for.
     * ``uniform``: the image is nearly flat: its standard deviation is below 2 % of the intensity
       range. The unit asks for a grey level and no pattern.

@@ -1,8 +1,8 @@
 """Pictures whose content is known: perfect ones of a shape, and wrong ones of many kinds.
 
-A grade is worth what it says of these. Drawn are a few figures of one kind on an even, sloping or
-cloudy ground, darker, brighter or both, with sharp or soft edges, with and without grain; no judge
-has seen any of them.
+A grade is worth what it says of these. Each shows a few figures of one kind on an even, sloping or
+cloudy background, darker, brighter or both, with sharp or soft edges, with and without grain; no
+classifier has seen any of them.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def known_picture(
     """
     rank = len(shape)
     grid = np.indices(shape, dtype=np.float64)
-    image = 0.5 + _ground(rng, grid)
+    image = 0.5 + _background(rng, grid)
     sign = rng.choice((-1, 1, 0))
     contrast, edge, grain = rng.uniform(0.2, 0.4), rng.uniform(0, 0.12), rng.uniform(0, 0.05)
     soft, grainy = rng.integers(2), rng.integers(2)
@@ -203,7 +203,7 @@ def known_picture(
     return (low + (high - low) * np.clip(image, 0, 1))[..., None].astype(np.float32)
 
 
-def _ground(rng: np.random.Generator, grid: np.ndarray) -> np.ndarray:
+def _background(rng: np.random.Generator, grid: np.ndarray) -> np.ndarray:
     """Nothing, a slope, or clouds."""
     kind, shape = int(rng.integers(3)), grid.shape[1:]
     if kind == 0:

@@ -59,7 +59,7 @@ def rows(graded: Sequence[Graded]) -> list[dict[str, object]]:
             "variant": each.variant,
             "concept": each.concept,
             "control": each.kind,
-            "judge": each.grade.verdict,
+            "judge": each.grade.prediction,
             "share": each.grade.share,
             "size_mm": each.size_mm,
             "transfer": each.grade.transfer,

@@ -115,7 +115,7 @@ def yardstick(detect: Detector, batches: Iterable[Examples], label: int) -> Yard
     return Yardstick(label, clean, lesion)
 
 
-class Ground(NamedTuple):
+class InsertionSite(NamedTuple):
     """A clean image, and where a patch is pasted into it.
 
     Attributes:
@@ -127,9 +127,9 @@ class Ground(NamedTuple):
     center: Int[np.ndarray, " rank"]
 
 
-def grounds(
+def insertion_sites(
     images: Iterable[Float[np.ndarray, "*spatial 1"]], side: int, rng: np.random.Generator
-) -> list[Ground]:
+) -> list[InsertionSite]:
     """A place in the brain of every image that has room for a patch.
 
     Args:
@@ -148,7 +148,7 @@ def grounds(
         inside[room] = brain[room]
         places = np.argwhere(inside)
         if len(places):
-            found.append(Ground(image, places[rng.integers(len(places))]))
+            found.append(InsertionSite(image, places[rng.integers(len(places))]))
     if not found:
         raise ValueError(
             f"None of the clean images has room for a patch of {side} voxels along each axis."
@@ -165,7 +165,7 @@ class Insertions(NamedTuple):
 
 def insertions(
     image: Float[np.ndarray, "*spatial 1"],
-    places: Sequence[Ground],
+    sites: Sequence[InsertionSite],
     side: int,
     rng: np.random.Generator,
 ) -> Insertions:
@@ -178,19 +178,19 @@ def insertions(
 
     Args:
       image: The picture.
-      places: Where to.
+      sites: Where to.
       side: Of a patch, in voxels.
       rng: Where the phases come from; every place has a scrambled patch of its own.
     """
     mask = soft_mask(side, image.ndim - 1)
-    starts = strongest_windows(image, side, count=len(places))
+    starts = strongest_windows(image, side, count=len(sites))
     stacks: tuple[list[np.ndarray], list[np.ndarray]] = [], []
-    for number, ground in enumerate(places):
+    for number, site in enumerate(sites):
         patch = window(image, starts[number % len(starts)], side)
-        first = ground.center - side // 2
+        first = site.center - side // 2
         here = tuple(slice(int(f), int(f) + side) for f in first)
         for stack, pasted in zip(stacks, (patch, phase_scrambled(patch, rng)), strict=True):
-            result = np.array(ground.image)
+            result = np.array(site.image)
             result[here] = (1 - mask) * result[here] + mask * pasted
             stack.append(result)
     return Insertions(np.stack(stacks[0]), np.stack(stacks[1]))

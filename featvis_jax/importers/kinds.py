@@ -26,8 +26,8 @@ from featvis_jax.importers.torch.conversion import (
 from featvis_jax.importers.torch.explained import explained, weights_of
 from featvis_jax.importers.torch.weights import foreign_shapes, load_torch_weights
 from featvis_jax.nn.network import Network
-from featvis_jax.nn.taps import function_network as jax_function_network
-from featvis_jax.nn.taps import linen_network, nnx_network
+from featvis_jax.nn.tracing import function_network as jax_function_network
+from featvis_jax.nn.tracing import linen_network, nnx_network
 from featvis_jax.options import errors_of
 
 Shape = tuple[int, ...] | None
@@ -96,7 +96,7 @@ def _python(spec: str, shape: Shape) -> tuple[Network, Path]:
     try:
         return network_of_jax(made), named.path
     except ValueError as error:
-        raise ValueError(f"`model={spec}`: this is no network: {error}") from error
+        raise ValueError(f"`model={spec}`: this is not a network: {error}") from error
 
 
 def network_of_jax(made: Any) -> Network:
@@ -136,7 +136,9 @@ def _safetensors(spec: str, shape: Shape) -> tuple[Network, Path]:
         with errors_of("model", spec):
             raise ValueError(explained(path, weights_of(shapes)))
     if shape is None:
-        raise ValueError(f"`model={spec}`: weights do not tell the grid: give `input_shape`.")
+        raise ValueError(
+            f"`model={spec}`: weights alone do not say how large images are: give `input_shape`."
+        )
     weights = load_torch_weights(path, shape)
     return linen_network(weights.module, weights.variables, shape), path
 
@@ -150,7 +152,7 @@ def _torch(spec: str, shape: Shape) -> tuple[Network, Path]:
             case Content.CHECKPOINT:
                 raise ValueError(explained(path, held_weights(path)))
         raise ValueError(
-            f"{path}: PyTorch has not written this file, or it was cut; expected one of "
+            f"{path}: not a file that PyTorch wrote, or it is truncated; expected one written by "
             "torch.export.save or torch.jit.save."
         )
 
@@ -171,7 +173,7 @@ def _keras(spec: str, shape: Shape) -> NoReturn:
     path = Path(spec)
     saved = "--saved-model" if path.is_dir() else "--keras"
     raise ValueError(
-        f"`model={spec}`: networks of TensorFlow and Keras are read as ONNX: pip install tf2onnx; "
+        f"`model={spec}`: convert TensorFlow and Keras networks to ONNX: pip install tf2onnx; "
         f"python -m tf2onnx.convert {saved} {spec} --output {path.stem}.onnx"
     )
 

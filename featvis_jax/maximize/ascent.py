@@ -41,7 +41,7 @@ from featvis_jax.maximize.objectives import VARIANTS, Objective, Unit
 from featvis_jax.maximize.reading import Read, Respond, reader, responder, response_of
 from featvis_jax.maximize.recipe import Recipe, check
 from featvis_jax.maximize.transforms import in_part
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Image, Key, Scalar, Step, Transform
 
 __all__ = [

@@ -26,8 +26,8 @@ def only_place(network: Network, terms: Sequence[Objective]) -> Place | None:
     reading = [term for term in terms if term.layers]
     if len(reading) != 1:
         return None
-    reach = network.layer(reading[0].layers[0]).receptive_field
-    return None if reach is None else reading[0].place
+    field = network.layer(reading[0].layers[0]).receptive_field
+    return None if field is None else reading[0].place
 
 
 def at_place(

@@ -14,7 +14,7 @@ from featvis_jax import memory
 from featvis_jax.maximize import ascent, planning
 from featvis_jax.maximize.recipe import Recipe, check_channels, check_units
 from featvis_jax.maximize.sharding import ShardedAscent
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 
 # A call to the device should be long enough to hide its cost, and short enough that progress is
 # seen and a run can be stopped.
@@ -231,7 +231,7 @@ def visualize(
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from featvis_jax.nn.cnn import CNN
-      >>> from featvis_jax.nn.taps import linen_network
+      >>> from featvis_jax.nn.tracing import linen_network
       >>> from featvis_jax.maximize import objectives, parameterizations
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
       >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))

@@ -72,8 +72,8 @@ def image_l2() -> Objective:
 def contrast(*, grey: float = 0.5) -> Objective:
     """Mean squared distance of the image from a grey level.
 
-    Whatever does not pay for its contrast fades: elements stand apart on an even ground, fewer of
-    them the larger the weight is.
+    Whatever does not pay for its contrast fades: elements stand apart on an even background, and
+    the larger the weight, the fewer they are.
 
     Args:
       grey: The level; the middle of the intensity range has room for both polarities.
@@ -105,27 +105,27 @@ def total_variation() -> Objective:
 def clutter(
     *,
     intensity_range: tuple[float, float] = (0.0, 1.0),
-    ground: float | Float[np.ndarray, "*spatial channels"] | None = None,
+    baseline: float | Float[np.ndarray, "*spatial channels"] | None = None,
 ) -> Objective:
-    """What a clean image has little of: edges, and contrast to its ground.
+    """What a clean image has little of: edges, and contrast to a baseline.
 
     Total variation alone leaves large flat areas black or white that nobody asked for; the mean
-    squared distance from the ground, at a small weight, takes them back and leaves edges to the
+    squared distance from the baseline, at a small weight, takes them back and leaves edges to the
     other.
 
     Args:
       intensity_range: Lowest and highest intensity; both terms grow with its width.
-      ground: A grey level, or an image whose own edges do not count; the middle of the range by
+      baseline: A grey level, or an image whose own edges do not count; the middle of the range by
         default.
 
     Example:
       >>> unit, scan = Unit(jnp.int32(0)), np.eye(8, dtype=np.float32)[..., None]
-      >>> terms, image = (clutter(), clutter(ground=scan)), jnp.asarray(scan)
+      >>> terms, image = (clutter(), clutter(baseline=scan)), jnp.asarray(scan)
       >>> [round(float(term.value({}, image, unit)), 3) for term in terms]
       [0.423, 0.0]
     """
     low, high = intensity_range
-    level = (low + high) / 2 if ground is None else ground
+    level = (low + high) / 2 if baseline is None else baseline
     edges, distance = total_variation(), contrast(grey=0.0)
     weight = 0.2 / (high - low)
 
@@ -135,7 +135,8 @@ def clutter(
             activations, figure, unit
         )
 
-    told = fingerprint(ground) if isinstance(ground, np.ndarray) else f"{level:g}"
+    # Runs on disk record the baseline by its first name; by another they could not go on.
+    told = fingerprint(baseline) if isinstance(baseline, np.ndarray) else f"{level:g}"
     return Objective(
         f"clutter(intensity_range=({low:g}, {high:g}), ground={told})", (), value, True
     )

@@ -50,12 +50,12 @@ class Strategy(NamedTuple):
     """A named way to regularize an ascent.
 
     Attributes:
-        name: as given on a command line.
-        description: one line.
-        projection: applied to the image itself after every update.
-        robustness: applied before the network, gradients flowing through it.
-        references: where it comes from.
-        drive: makes both as strong as each unit permits; None applies them as they are.
+      name: As given on a command line.
+      description: One line.
+      projection: Applied to the image itself after every update.
+      robustness: Applied before the network, gradients flowing through it.
+      references: Where it comes from.
+      drive: Makes both as strong as each unit permits; None applies them as they are.
     """
 
     name: str
@@ -102,7 +102,7 @@ _CHAMBOLLE = "Chambolle, An algorithm for total variation minimization, JMIV 200
 _FAMILIES = {
     "jitter": _Family(
         "strength",
-        "brightness times U(max(0, 1 - b), 1 + b), b = {}",
+        "brightness jitter: times a factor from U(max(0, 1 - b), 1 + b), b = {}",
         "periodically",
         lambda strength: jitter(strength=strength),
         ("1", "2"),
@@ -142,7 +142,7 @@ _FAMILIES = {
     ),
     "tv": _Family(
         "weight",
-        "total-variation denoising of weight {}",
+        "total-variation (TV) denoising of weight {}",
         "periodically",
         lambda weight: total_variation(weight=weight),
         ("0.1",),
@@ -189,38 +189,38 @@ def strategy(
     every: int = 50,
     steps: int = 256,
     intensity_range: tuple[float, float] = (0.0, 1.0),
-    ground: float | Float[np.ndarray, "*spatial channels"] | None = None,
+    baseline: float | Float[np.ndarray, "*spatial channels"] | None = None,
 ) -> Strategy:
-    """Builds a strategy from its name, or a chain of strategies from names joined by commas.
+    """Build a strategy from its name, or a chain of strategies from names joined by commas.
 
     Neighbours that are applied periodically share one period, and so one resampling where they
     only move voxels about.
 
     Args:
-        name: a name of `STRATEGIES`, a family with another strength such as "rotation_17", or
-            several of them joined by commas.
-        every: period of the transforms that the paper applies at every 50th step.
-        steps: number of steps of the run, for strengths that change over it.
-        intensity_range: lowest and highest intensity, which "driven" scales with.
-        ground: a grey level or an image that "driven" leads back to; the middle of the range by
-            default.
+      name: A name of `STRATEGIES`, a family with another strength such as "rotation_17", or
+        several of them joined by commas.
+      every: Period of the transforms that the paper applies at every 50th step.
+      steps: Number of steps of the run, for strengths that change over it.
+      intensity_range: Lowest and highest intensity, which "driven" scales with.
+      baseline: A grey level or an image that "driven" leads back to; the middle of the range by
+        default.
 
     Returns:
-        The strategy, with a projection and a robustness transform, either of which may be the
-        identity.
+      The strategy, with a projection and a robustness transform, either of which may be the
+      identity.
 
     Raises:
-        ValueError: where a name is unknown, naming the nearest ones, or a number is out of range.
+      ValueError: Where a name is unknown, naming the nearest ones, or a number is out of range.
 
     Example:
-        >>> from featvis_jax.maximize.transforms import describe
-        >>> describe(strategy("tv_0.1,blur_1", every=10).projection).split("(")[:4]
-        ['chain', 'every', 'chain', 'total_variation']
+      >>> from featvis_jax.maximize.transforms import describe
+      >>> describe(strategy("tv_0.1,blur_1", every=10).projection).split("(")[:4]
+      ['chain', 'every', 'chain', 'total_variation']
     """
     check_integer("strategy", "every", every, low=1)
     check_integer("strategy", "steps", steps, low=1)
     names = [part.strip() for part in name.split(",")]
-    driven = _driven(intensity_range, ground)
+    driven = _driven(intensity_range, baseline)
     entries = [driven if part == DRIVEN else _entry(part, steps) for part in names]
     parts = [part for entry in entries for part in entry.parts]
     references = (reference for entry in entries for reference in entry.references)
@@ -230,30 +230,30 @@ def strategy(
         projection=_projection(parts, every),
         robustness=chain(*[part.transform for part in parts if part.when == "before the network"]),
         references=tuple(dict.fromkeys(references)),
-        drive=Drive(cost=clutter(intensity_range=intensity_range, ground=ground))
+        drive=Drive(cost=clutter(intensity_range=intensity_range, baseline=baseline))
         if DRIVEN in names
         else None,
     )
 
 
 def _driven(
-    intensity_range: tuple[float, float], ground: float | Float[np.ndarray, "..."] | None
+    intensity_range: tuple[float, float], baseline: float | Float[np.ndarray, "..."] | None
 ) -> _Entry:
     """What a drive applies in part; in whole it is more than most units stand."""
     low, high = intensity_range
-    middle = (low + high) / 2 if ground is None else ground
-    # Around a scan there is nothing; around a figure on a ground, more of the ground.
+    middle = (low + high) / 2 if baseline is None else baseline
+    # Around a scan there is nothing; around a figure on a background, more of that.
     outside = low if isinstance(middle, np.ndarray) else middle
     grain = noise(standard_deviation=0.1 * (high - low))
     return _Entry(
-        "Lucid's robustness, noise and few edges, as strong as a unit permits that is to be driven",
+        "Lucid's robustness, noise and few edges, as strong as possible while the unit is driven",
         tuple(_Part("before the network", each) for each in (_lucid(fill=outside), grain)),
         (_OLAH, _SMILKOV),
     )
 
 
 def _projection(parts: list[_Part], every: int) -> Transform:
-    """Chains what is applied to the image, gathering neighbours of the same period."""
+    """Chain what is applied to the image, gathering neighbours of the same period."""
     chained: list[Transform] = []
     waiting: list[Transform] = []
     for part in parts:
@@ -309,7 +309,7 @@ def _fixed(steps: int) -> dict[str, _Entry]:
     entries = {
         "none": _Entry("no regularization: the naive ascent", (), ()),
         "paper": _Entry(
-            "jitter 1, rotation 30 and TV denoising 0.1 periodically, blur 0.5 at every step",
+            "brightness jitter 1, rotation 30, TV denoising 0.1 periodically; blur 0.5 every step",
             (*(_Part("periodically", transform) for transform in paper), blur),
             (_EITEL,),
         ),
@@ -327,14 +327,14 @@ def _fixed(steps: int) -> dict[str, _Entry]:
             (_OLAH,),
         ),
         "blur_every_step": _Entry(
-            "Gaussian blur at every step, its sigma falling from 1.5 to 0.3 voxels over the run",
+            "Gaussian blur at every step; sigma falls from 1.5 to 0.3 voxels over the run",
             (_Part("every step", gaussian_blur(sigma=_falling(1.5, 0.3, steps), radius=6)),),
             (_EITEL,),
         ),
         "sbf": periodic("switching bilateral filter", switching_bilateral(), references=(_LIN,)),
-        "jitter_rotation": periodic("jitter 1, then rotation within 90 degrees", *turned),
+        "jitter_rotation": periodic("brightness jitter 1, rotation within 90 degrees", *turned),
         "jitter_rotation_tv": periodic(
-            "jitter 1, rotation within 90 degrees, TV denoising of weight 0.1",
+            "brightness jitter 1, rotation within 90 degrees, TV denoising of weight 0.1",
             *turned,
             smooth,
             references=(_CHAMBOLLE,),

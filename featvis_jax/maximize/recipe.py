@@ -12,7 +12,7 @@ from featvis_jax.maximize.drive import Drive, check_drive
 from featvis_jax.maximize.objectives import Objective
 from featvis_jax.maximize.parameterizations import Parameterization
 from featvis_jax.maximize.transforms import identity, is_differentiable, is_identity
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Image, Key, Transform
 
 
@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
       optimizer: From optax; it minimizes, and is handed the gradient of lambda R - f.
       steps: Number of steps.
       penalty: R, what to keep low, or ``None``.
-      penalty_weight: lambda.
+      penalty_weight: Lambda.
       robustness: Applied to the image before the network; gradients flow through it.
       projection: Applied to the image after each update. Needs pixels.
       drive: Makes robustness and projection as strong as each unit permits while it responds as

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from featvis_jax.maximize.ascent import reader
 from featvis_jax.maximize.objectives import Objective, Unit
 from featvis_jax.maximize.transforms import chain, rotate, scale, translate
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Image, Key, Scalar
 
 Variables = PyTree[Array]
@@ -45,7 +45,7 @@ def moved_objective(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from featvis_jax.nn.cnn import CNN
-      >>> from featvis_jax.nn.taps import linen_network
+      >>> from featvis_jax.nn.tracing import linen_network
       >>> from featvis_jax.maximize.objectives import channel
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
       >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))

@@ -1,1 +1,1 @@
-"""The network: fast n-D operations, the paper's CNN, and taps into any Flax module."""
+"""The network: fast n-D operations, the paper's CNN, and the tracing of any Flax module."""

@@ -26,8 +26,9 @@ _WORDS = {
 class Question(NamedTuple):
     """What was asked of the units of a layer.
 
-    >>> Question("channel('conv5')", suppresses=False, unit="channel").sought
-    'what drives each channel most'
+    Example:
+      >>> Question("channel('conv5')", suppresses=False, unit="channel").sought
+      'what drives each channel most'
     """
 
     objective: str
@@ -56,8 +57,9 @@ class Question(NamedTuple):
     def name(self, layer: str, channel: int) -> str:
         """Name a unit in a sentence.
 
-        >>> Question("logit('logits')", suppresses=True, unit="logit").name("logits", 1)
-        'logit 1 of logits'
+        Example:
+          >>> Question("logit('logits')", suppresses=True, unit="logit").name("logits", 1)
+          'logit 1 of logits'
         """
         if self.is_of_channels:
             return f"{self.unit} {channel} of {layer}"
@@ -67,12 +69,13 @@ class Question(NamedTuple):
         """Say how many units there are.
 
         Args:
-            finished: those that have their images.
-            total: those that the layer has.
-            variants: images of each.
+          finished: Those that have their images.
+          total: Those that the layer has.
+          variants: Images of each.
 
-        >>> Question("", suppresses=False, unit="channel").counted(2, 64, variants=3)
-        '2 of 64 channels, 3 variants each'
+        Example:
+          >>> Question("", suppresses=False, unit="channel").counted(2, 64, variants=3)
+          '2 of 64 channels, 3 variants each'
         """
         if self.is_of_channels:
             of = f" of {total}" if total > finished else ""
@@ -87,16 +90,18 @@ def compared_with(configuration: Mapping[str, Any]) -> str | None:
     """Say what the strengths of a run are shares of.
 
     Args:
-        configuration: of the run; its entry "reference" tells of the real inputs.
+      configuration: Of the run; its entry "reference" tells of the real inputs.
 
     Returns:
-        The real inputs in words, None for a run without any.
+      The real inputs in words, None for a run without any.
 
-    >>> found = {"images": 240, "of": "slices", "lesions": "with and without", "percentile": 100.0}
-    >>> compared_with({"reference": found})
-    'the strongest of 240 real slices, with and without lesions'
-    >>> compared_with({"reference": {**found, "lesions": None, "percentile": 95.0}})
-    'percentile 95 of 240 real slices'
+    Example:
+      >>> found = {"images": 240, "of": "slices", "lesions": "with and without"}
+      >>> found["percentile"] = 100.0
+      >>> compared_with({"reference": found})
+      'the strongest of 240 real slices, with and without lesions'
+      >>> compared_with({"reference": {**found, "lesions": None, "percentile": 95.0}})
+      'percentile 95 of 240 real slices'
     """
     found = configuration.get("reference")
     if not isinstance(found, Mapping):
@@ -111,10 +116,11 @@ def intensity_unit(configuration: Mapping[str, Any]) -> str | None:
     """Say what the numbers in the images of a run are, None where nobody knows.
 
     Args:
-        configuration: of the run; its entry "intensities" tells how scans were scaled.
+      configuration: Of the run; its entry "intensities" tells how scans were scaled.
 
-    >>> intensity_unit({"intensities": {"scaling": "zscore", "unit": "z-score of each scan"}})
-    'z-score of each scan'
+    Example:
+      >>> intensity_unit({"intensities": {"scaling": "zscore", "unit": "z-score of each scan"}})
+      'z-score of each scan'
     """
     found = configuration.get("intensities")
     return found["unit"] if isinstance(found, Mapping) else None
@@ -124,16 +130,17 @@ def question(configuration: Mapping[str, Any], layer: str) -> Question:
     """Return what a run asked of the units of a layer.
 
     Args:
-        configuration: of the run; its entry "objective" is a description, or one for each layer.
-        layer: its name.
+      configuration: Of the run; its entry "objective" is a description, or one for each layer.
+      layer: Its name.
 
     Returns:
-        What was asked; of a run that does not say, what drives its channels.
+      What was asked; of a run that does not say, what drives its channels.
 
-    >>> question({"objective": {"conv5": "(-1.0) * channel('conv5')"}}, "conv5").sought
-    'what suppresses each channel most'
-    >>> question({"objective": "strongest((-1.0) * direction('conv5'))"}, "conv5").sought
-    'what suppresses the direction most'
+    Example:
+      >>> question({"objective": {"conv5": "(-1.0) * channel('conv5')"}}, "conv5").sought
+      'what suppresses each channel most'
+      >>> question({"objective": "strongest((-1.0) * direction('conv5'))"}, "conv5").sought
+      'what suppresses the direction most'
     """
     found = configuration.get("objective")
     if isinstance(found, Mapping):

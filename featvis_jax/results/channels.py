@@ -14,12 +14,13 @@ class InputChannels(NamedTuple):
     """What the channels of an image are. A name is letters and digits, as a suffix of BIDS is.
 
     Attributes:
-        names: of the channels, in order; "" for the only one of an input that nobody has named.
-        is_colour: whether they are red, green and blue of a picture, (rows, columns, 3).
-        held: SHA-256 of what is held, by the name of its channel; the ascent leaves it alone.
+      names: Of the channels, in order; "" for the only one of an input that nobody has named.
+      is_colour: Whether they are red, green and blue of a picture, (rows, columns, 3).
+      held: SHA-256 of what is held, by the name of its channel; the ascent leaves it alone.
 
-    >>> InputChannels(("T1w", "FLAIR")).suffixes, InputChannels(("T1w",)).suffixes
-    (('_T1w', '_FLAIR'), ('',))
+    Example:
+      >>> InputChannels(("T1w", "FLAIR")).suffixes, InputChannels(("T1w",)).suffixes
+      (('_T1w', '_FLAIR'), ('',))
     """
 
     names: tuple[str, ...] = ("",)
@@ -40,8 +41,9 @@ class InputChannels(NamedTuple):
     def captions(self) -> tuple[str, ...]:
         """What is written beside the parts of `seen`.
 
-        >>> InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}).captions
-        ('T1w, held', 'FLAIR')
+        Example:
+          >>> InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}).captions
+          ('T1w, held', 'FLAIR')
         """
         return tuple(f"{name}, held" if name in self.held else name for name in self.labels)
 
@@ -59,8 +61,9 @@ class InputChannels(NamedTuple):
     def told(self) -> str:
         """What they are, in words.
 
-        >>> InputChannels(("T1w", "FLAIR")).told, InputChannels().told
-        ('T1w, FLAIR', 'one channel')
+        Example:
+          >>> InputChannels(("T1w", "FLAIR")).told, InputChannels().told
+          ('T1w, FLAIR', 'one channel')
         """
         names = ", ".join(self.names) or "one channel"
         return f"{names}, in colour" if self.is_colour else names
@@ -71,18 +74,19 @@ class InputChannels(NamedTuple):
         """Return the parts of an image that are seen by themselves.
 
         Args:
-            image: shape (x, y, channels) or (x, y, z, channels).
+          image: Shape (x, y, channels) or (x, y, z, channels).
 
         Returns:
-            For each of `labels` an image of one channel, or of three in colour.
+          For each of `labels` an image of one channel, or of three in colour.
 
         Raises:
-            ValueError: if the image has another number of channels.
+          ValueError: If the image has another number of channels.
 
-        >>> [part.shape for part in InputChannels(("T1w", "FLAIR")).seen(np.zeros((4, 5, 2)))]
-        [(4, 5, 1), (4, 5, 1)]
-        >>> [part.shape for part in InputChannels(RGB, is_colour=True).seen(np.zeros((4, 5, 3)))]
-        [(4, 5, 3)]
+        Example:
+          >>> [part.shape for part in InputChannels(("T1w", "FLAIR")).seen(np.zeros((4, 5, 2)))]
+          [(4, 5, 1), (4, 5, 1)]
+          >>> [part.shape for part in InputChannels(RGB, is_colour=True).seen(np.zeros((4, 5, 3)))]
+          [(4, 5, 3)]
         """
         self.refuse_other(image)
         return [image] if self.is_colour else np.split(image, len(self.names), axis=-1)
@@ -91,12 +95,13 @@ class InputChannels(NamedTuple):
         """Raise if an image has another number of channels.
 
         Args:
-            image: with its channels last.
+          image: With its channels last.
 
         Raises:
-            ValueError: if it has.
+          ValueError: If it has.
 
-        >>> InputChannels().refuse_other(np.zeros((4, 5, 1)))
+        Example:
+          >>> InputChannels().refuse_other(np.zeros((4, 5, 1)))
         """
         if image.shape[-1:] != (len(self.names),):
             raise ValueError(
@@ -107,8 +112,9 @@ class InputChannels(NamedTuple):
     def setting(self) -> dict[str, Any] | None:
         """Return what a run's configuration says of them; None of one without a name.
 
-        >>> InputChannels(("T1w", "FLAIR")).setting()
-        {'names': ['T1w', 'FLAIR'], 'colour': False, 'held': {}}
+        Example:
+          >>> InputChannels(("T1w", "FLAIR")).setting()
+          {'names': ['T1w', 'FLAIR'], 'colour': False, 'held': {}}
         """
         if self == ONE:
             return None
@@ -123,12 +129,13 @@ def of_run(configuration: Mapping[str, Any]) -> InputChannels:
     """Return what a run's configuration says of the channels of its images.
 
     Args:
-        configuration: of the run; one that does not tell is of one channel.
+      configuration: Of the run; one that does not tell is of one channel.
 
-    >>> of_run({"input_channels": InputChannels(("T1w", "FLAIR")).setting()}).names
-    ('T1w', 'FLAIR')
-    >>> of_run({}).names
-    ('',)
+    Example:
+      >>> of_run({"input_channels": InputChannels(("T1w", "FLAIR")).setting()}).names
+      ('T1w', 'FLAIR')
+      >>> of_run({}).names
+      ('',)
     """
     told = configuration.get("input_channels")
     if told is None:
@@ -140,17 +147,18 @@ def named(names: Sequence[str], *, count: int, is_picture: bool = True) -> Input
     """Return the channels of an input by the names that a user gives them.
 
     Args:
-        names: one for each; "rgb" alone stands for red, green and blue, to be seen as colour.
-            Without any, several are channel0, channel1 and so on.
-        count: how many there are.
-        is_picture: whether an image may be a picture: of two axes, and at no place in a body.
+      names: One for each; "rgb" alone stands for red, green and blue, to be seen as colour.
+        Without any, several are channel0, channel1 and so on.
+      count: How many there are.
+      is_picture: Whether an image may be a picture: of two axes, and at no place in a body.
 
     Raises:
-        ValueError: if there are more or fewer, "rgb" is given for what is no picture, a name cannot
-            be part of a file's name, or two are the same to a file system without capitals.
+      ValueError: If there are more or fewer, "rgb" is given for what is no picture, a name cannot
+        be part of a file's name, or two are the same to a file system without capitals.
 
-    >>> named(["rgb"], count=3).is_colour, named([], count=2).names, named([], count=1).names
-    (True, ('channel0', 'channel1'), ('',))
+    Example:
+      >>> named(["rgb"], count=3).is_colour, named([], count=2).names, named([], count=1).names
+      (True, ('channel0', 'channel1'), ('',))
     """
     if [name.lower() for name in names] == ["rgb"]:
         if count != len(RGB):

@@ -23,11 +23,12 @@ def encode_cell(value: object, *, digits: int | None = None) -> str:
     """Write one value of a table; what is missing or not a number becomes BIDS's n/a.
 
     Args:
-        value: text, a number, a tuple of whole numbers, or None.
-        digits: significant ones of a float; all by default.
+      value: Text, a number, a tuple of whole numbers, or None.
+      digits: Significant ones of a float; all by default.
 
-    >>> encode_cell(1 / 3, digits=3), encode_cell(None), encode_cell((3, 3))
-    ('0.333', 'n/a', '3x3')
+    Example:
+      >>> encode_cell(1 / 3, digits=3), encode_cell(None), encode_cell((3, 3))
+      ('0.333', 'n/a', '3x3')
     """
     if value is None:
         return "n/a"
@@ -60,14 +61,15 @@ def encode_table(records: Iterable[_Record], kind: type[_Record]) -> bytes:
     r"""Encode records as tab-separated lines under a line of names.
 
     Args:
-        records: all of one kind.
-        kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
+      records: All of one kind.
+      kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
 
     Returns:
-        UTF-8; without records it holds the names alone.
+      UTF-8; without records it holds the names alone.
 
-    >>> encode_table([], LayerRecord)
-    b'layer\toutput_shape\tchannels\treceptive_field\tstride\n'
+    Example:
+      >>> encode_table([], LayerRecord)
+      b'layer\toutput_shape\tchannels\treceptive_field\tstride\n'
     """
     names = [column.name for column in fields(kind)]
     lines = [[encode_cell(getattr(record, name)) for name in names] for record in records]
@@ -78,14 +80,15 @@ def encode_rows(rows: Sequence[Mapping[str, object]], *, digits: int | None = No
     r"""Encode rows of any kind as tab-separated lines under a line of names.
 
     Args:
-        rows: at least one; the first one's keys are the columns.
-        digits: significant ones of a float; all by default.
+      rows: At least one; the first one's keys are the columns.
+      digits: Significant ones of a float; all by default.
 
     Returns:
-        UTF-8. What is missing or not a number is written as "n/a".
+      UTF-8. What is missing or not a number is written as "n/a".
 
-    >>> encode_rows([{"step": 1, "loss": 0.25, "auc": None}])
-    b'step\tloss\tauc\n1\t0.25\tn/a\n'
+    Example:
+      >>> encode_rows([{"step": 1, "loss": 0.25, "auc": None}])
+      b'step\tloss\tauc\n1\t0.25\tn/a\n'
     """
     names = list(rows[0])
     lines = [[encode_cell(row[name], digits=digits) for name in names] for row in rows]
@@ -100,17 +103,18 @@ def read_table(path: Path, kind: type[_Record]) -> list[_Record]:
     """Read a table; one that was not written yet has no rows.
 
     Args:
-        path: what `encode_table` encoded lies there, or nothing.
-        kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
+      path: What `encode_table` encoded lies there, or nothing.
+      kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
 
     Returns:
-        The records, in the order of the lines.
+      The records, in the order of the lines.
 
     Raises:
-        ValueError: if the table has other columns or a line that cannot be read.
+      ValueError: If the table has other columns or a line that cannot be read.
 
-    >>> read_table(Path("no such file"), LayerRecord)
-    []
+    Example:
+      >>> read_table(Path("no such file"), LayerRecord)
+      []
     """
     if not path.exists():
         return []
@@ -135,14 +139,15 @@ def encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Encode arrays as an .npz file that holds no time.
 
     Args:
-        arrays: of numbers, by name.
+      arrays: Of numbers, by name.
 
     Returns:
-        The bytes of the file; equal arrays give equal bytes.
+      The bytes of the file; equal arrays give equal bytes.
 
-    >>> encoded = encode_arrays({"channel": np.arange(3)})
-    >>> np.load(io.BytesIO(encoded), allow_pickle=False)["channel"]
-    array([0, 1, 2])
+    Example:
+      >>> encoded = encode_arrays({"channel": np.arange(3)})
+      >>> np.load(io.BytesIO(encoded), allow_pickle=False)["channel"]
+      array([0, 1, 2])
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

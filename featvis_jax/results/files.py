@@ -31,17 +31,18 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace a file as a whole: after a crash it holds the old bytes or the new ones.
 
     Args:
-        path: the file, in a directory that exists.
-        data: its new content.
+      path: The file, in a directory that exists.
+      data: Its new content.
 
     Raises:
-        OSError: if the file cannot be written; the old one is then untouched.
+      OSError: If the file cannot be written; the old one is then untouched.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     atomic_write_bytes(Path(directory) / "name", b"content")
-    ...     (Path(directory) / "name").read_bytes()
-    b'content'
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     atomic_write_bytes(Path(directory) / "name", b"content")
+      ...     (Path(directory) / "name").read_bytes()
+      b'content'
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}{PARTIAL}")
@@ -68,16 +69,17 @@ def make_directory(path: str | os.PathLike[str]) -> None:
     """Make a directory and the ones above it, so that they survive a crash.
 
     Args:
-        path: the directory; it may exist.
+      path: The directory; it may exist.
 
     Raises:
-        OSError: if a directory cannot be made.
+      OSError: If a directory cannot be made.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     make_directory(Path(directory) / "images" / "conv1")
-    ...     (Path(directory) / "images" / "conv1").is_dir()
-    True
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     make_directory(Path(directory) / "images" / "conv1")
+      ...     (Path(directory) / "images" / "conv1").is_dir()
+      True
     """
     path = Path(path)
     missing = [each for each in (path, *path.parents) if not each.is_dir()]
@@ -100,22 +102,23 @@ def refuse_foreign(
     """Raise if a directory holds something, but not what a program is about to write there.
 
     Args:
-        directory: it need not exist.
-        marker: the file whose presence says that the directory is the program's own.
-        what: what the program keeps there, in a word, for the message.
-        before: names that it may have written before the marker, when it was killed.
+      directory: It need not exist.
+      marker: The file whose presence says that the directory is the program's own.
+      what: What the program keeps there, in a word, for the message.
+      before: Names that it may have written before the marker, when it was killed.
 
     Raises:
-        FileExistsError: if it is a file.
-        ValueError: if other files would be mixed with the program's.
+      FileExistsError: If it is a file.
+      ValueError: If other files would be mixed with the program's.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     refuse_foreign(directory, "settings.json", what="training")
-    ...     _ = (Path(directory) / "thesis.tex").write_text("...")
-    ...     refuse_foreign(directory, "settings.json", what="training")
-    Traceback (most recent call last):
-    ValueError: ... holds no training (there is 'thesis.tex', and no settings.json). ...
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     refuse_foreign(directory, "settings.json", what="training")
+      ...     _ = (Path(directory) / "thesis.tex").write_text("...")
+      ...     refuse_foreign(directory, "settings.json", what="training")
+      Traceback (most recent call last):
+      ValueError: ... holds no training (there is 'thesis.tex', and no settings.json). ...
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
@@ -137,14 +140,15 @@ def remove_partial_files(directory: str | os.PathLike[str]) -> None:
     Shards below it are left alone: other processes may be writing there.
 
     Args:
-        directory: where to look; nobody else may be writing to the rest of it.
+      directory: Where to look; nobody else may be writing to the rest of it.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     _ = (Path(directory) / ".units.tsv.partial").write_bytes(b"half a ta")
-    ...     remove_partial_files(directory)
-    ...     list(Path(directory).iterdir())
-    []
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     _ = (Path(directory) / ".units.tsv.partial").write_bytes(b"half a ta")
+      ...     remove_partial_files(directory)
+      ...     list(Path(directory).iterdir())
+      []
     """
     for path in sorted(Path(directory).rglob(f".*{PARTIAL}")):
         if SHARDS in path.relative_to(directory).parent.parts or not path.exists():
@@ -162,17 +166,18 @@ def remove_directory(path: str | os.PathLike[str]) -> None:
     """Remove a directory as a whole: after a crash it is there, or hidden as a partial file is.
 
     Args:
-        path: the directory.
+      path: The directory.
 
     Raises:
-        OSError: if it cannot be removed.
+      OSError: If it cannot be removed.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     make_directory(Path(directory) / "shard" / "images")
-    ...     remove_directory(Path(directory) / "shard")
-    ...     list(Path(directory).iterdir())
-    []
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     make_directory(Path(directory) / "shard" / "images")
+      ...     remove_directory(Path(directory) / "shard")
+      ...     list(Path(directory).iterdir())
+      []
     """
     path = Path(path)
     hidden = path.with_name(f".{path.name}{PARTIAL}")
@@ -211,18 +216,19 @@ def lock(directory: Path) -> int:
     """Take the kernel's lock on a directory; it ends with the process, however that ends.
 
     Args:
-        directory: one that exists.
+      directory: One that exists.
 
     Returns:
-        The descriptor that holds the lock until `unlock`.
+      The descriptor that holds the lock until `unlock`.
 
     Raises:
-        RunInUse: if another process, or this one, holds it.
-        OSError: if the directory cannot be written.
+      RunInUse: If another process, or this one, holds it.
+      OSError: If the directory cannot be written.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     unlock(lock(Path(directory)))
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     unlock(lock(Path(directory)))
     """
     path = directory / LOCK
     try:
@@ -260,12 +266,13 @@ def unlock(descriptor: int) -> None:
     """Give a lock back.
 
     Args:
-        descriptor: what `lock` returned.
+      descriptor: What `lock` returned.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     unlock(lock(Path(directory)))
-    ...     unlock(lock(Path(directory)))
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     unlock(lock(Path(directory)))
+      ...     unlock(lock(Path(directory)))
     """
     with contextlib.suppress(OSError):  # The holder's name helps, and the lock holds without it.
         os.ftruncate(descriptor, 0)
@@ -277,16 +284,17 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold the lock on a directory for the length of a `with` block.
 
     Args:
-        directory: one that exists.
+      directory: One that exists.
 
     Raises:
-        RunInUse: if another process, or this one, holds it.
-        OSError: if the directory cannot be written.
+      RunInUse: If another process, or this one, holds it.
+      OSError: If the directory cannot be written.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory, locked(Path(directory)):
-    ...     (Path(directory) / LOCK).read_text().split()[0]
-    'process'
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory, locked(Path(directory)):
+      ...     (Path(directory) / LOCK).read_text().split()[0]
+      'process'
     """
     descriptor = lock(directory)
     try:
@@ -304,16 +312,17 @@ def file_name(layer: str) -> str:
     longer than 100 characters ends in "~~" and a SHA-256 hash instead.
 
     Args:
-        layer: any text but the empty one.
+      layer: Any text but the empty one.
 
     Returns:
-        A name without directory and suffix.
+      A name without directory and suffix.
 
     Raises:
-        ValueError: if the text is empty or cannot be encoded in UTF-8.
+      ValueError: If the text is empty or cannot be encoded in UTF-8.
 
-    >>> file_name("conv3"), file_name("conv3/relu"), file_name("Conv_0"), file_name("a:../b")
-    ('conv3', 'conv3+relu', 'Conv_0~1', 'a=3a..+b')
+    Example:
+      >>> file_name("conv3"), file_name("conv3/relu"), file_name("Conv_0"), file_name("a:../b")
+      ('conv3', 'conv3+relu', 'Conv_0~1', 'a=3a..+b')
     """
     if not layer:
         raise ValueError("a layer has an empty name; expected at least one character.")

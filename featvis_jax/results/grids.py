@@ -23,8 +23,9 @@ _AXES = "ijk"
 class Plane(NamedTuple):
     """One of the directions in which a grid is cut.
 
-    >>> planes(np.eye(4), (4, 5))[0].top
-    'A'
+    Example:
+      >>> planes(np.eye(4), (4, 5))[0].top
+      'A'
     """
 
     name: str
@@ -44,10 +45,11 @@ class Plane(NamedTuple):
     def ways(self) -> str:
         """Which way up it is shown.
 
-        >>> planes(np.eye(4), (4, 5))[0].ways, planes(None, (4, 5))[0].ways
-        ('A up, L on the left', 'i to the right, j up')
-        >>> planes(None, (4, 5), is_picture=True)[0].ways
-        'i down, j to the right'
+        Example:
+          >>> planes(np.eye(4), (4, 5))[0].ways, planes(None, (4, 5))[0].ways
+          ('A up, L on the left', 'i to the right, j up')
+          >>> planes(None, (4, 5), is_picture=True)[0].ways
+          'i down, j to the right'
         """
         if self.left:
             return f"{self.top} up, {self.left} on the left"
@@ -62,19 +64,20 @@ def planes(
     """Return the planes of a grid, in the order in which `pixels.middle_planes` shows them.
 
     Args:
-        affine: from voxel indices to millimetres, invertible; None if nobody knows.
-        shape: (x, y) of a slice, or (x, y, z) of a volume.
-        is_picture: whether it is of (rows, columns), and lies nowhere in a body.
+      affine: From voxel indices to millimetres, invertible; None if nobody knows.
+      shape: (x, y) of a slice, or (x, y, z) of a volume.
+      is_picture: Whether it is of (rows, columns), and lies nowhere in a body.
 
     Returns:
-        One plane for a slice, three for a volume.
+      One plane for a slice, three for a volume.
 
-    >>> [plane.name for plane in planes(np.eye(4), (2, 3, 4))]
-    ['axial', 'coronal', 'sagittal']
-    >>> planes(np.diag([-1.0, 1.0, 1.0, 1.0]), (2, 3))[0].right
-    'L'
-    >>> [plane.name for plane in planes(None, (2, 3, 4))]
-    ['ij', 'ik', 'jk']
+    Example:
+      >>> [plane.name for plane in planes(np.eye(4), (2, 3, 4))]
+      ['axial', 'coronal', 'sagittal']
+      >>> planes(np.diag([-1.0, 1.0, 1.0, 1.0]), (2, 3))[0].right
+      'L'
+      >>> [plane.name for plane in planes(None, (2, 3, 4))]
+      ['ij', 'ik', 'jk']
     """
     if is_picture:
         rows, columns = shape
@@ -95,10 +98,11 @@ def same(affines: Sequence[Affine | None]) -> Affine | None:
     """Return what several grids share, if they lie alike; None if they do not.
 
     Args:
-        affines: at least one.
+      affines: At least one.
 
-    >>> same([np.eye(4), np.eye(4)]) is None, same([np.eye(4), None]) is None
-    (False, True)
+    Example:
+      >>> same([np.eye(4), np.eye(4)]) is None, same([np.eye(4), None]) is None
+      (False, True)
     """
     first, *others = affines
     if first is None or any(each is None or not np.allclose(each, first) for each in others):
@@ -110,19 +114,20 @@ def position(affine: Affine | None, shape: tuple[int, ...], *, normal: int, inde
     """Say where a slice lies, by the middle of it.
 
     Args:
-        affine: from voxel indices to millimetres; None if nobody knows.
-        shape: (x, y) of a slice, or (x, y, z) of a volume.
-        normal: axis of the grid that the slice is cut across.
-        index: of the slice along that axis.
+      affine: From voxel indices to millimetres; None if nobody knows.
+      shape: (x, y) of a slice, or (x, y, z) of a volume.
+      normal: Axis of the grid that the slice is cut across.
+      index: Of the slice along that axis.
 
     Returns:
-        Millimetres along the world axis that the normal is closest to, or the number of the slice;
-        nothing for a grid that is one slice in no known place.
+      Millimetres along the world axis that the normal is closest to, or the number of the slice;
+      nothing for a grid that is one slice in no known place.
 
-    >>> position(np.diag([2.0, 2.0, 2.0, 1.0]), (5, 5, 5), normal=2, index=3)
-    'z = 6 mm'
-    >>> position(None, (5, 5, 5), normal=2, index=3)
-    'slice k = 3'
+    Example:
+      >>> position(np.diag([2.0, 2.0, 2.0, 1.0]), (5, 5, 5), normal=2, index=3)
+      'z = 6 mm'
+      >>> position(None, (5, 5, 5), normal=2, index=3)
+      'slice k = 3'
     """
     if affine is None:
         return f"slice {_AXES[normal]} = {index}" if len(shape) == 3 else ""
@@ -138,14 +143,15 @@ def voxel_size_mm(affine: Affine | None, shape: tuple[int, ...]) -> list[float] 
     """Return the voxel size along the axes of a grid.
 
     Args:
-        affine: from voxel indices to millimetres; None if nobody knows.
-        shape: (x, y) of a slice, or (x, y, z) of a volume.
+      affine: From voxel indices to millimetres; None if nobody knows.
+      shape: (x, y) of a slice, or (x, y, z) of a volume.
 
     Returns:
-        Millimetres, one number per axis; None if nobody knows.
+      Millimetres, one number per axis; None if nobody knows.
 
-    >>> voxel_size_mm(np.diag([2.0, 3.0, 4.0, 1.0]), (9, 9))
-    [2.0, 3.0]
+    Example:
+      >>> voxel_size_mm(np.diag([2.0, 3.0, 4.0, 1.0]), (9, 9))
+      [2.0, 3.0]
     """
     if affine is None:
         return None
@@ -156,7 +162,8 @@ def voxel_size_mm(affine: Affine | None, shape: tuple[int, ...]) -> list[float] 
 def minus(text: str) -> str:
     """Set a number with a minus sign, not with a hyphen.
 
-    >>> minus("-1.5")
-    '−1.5'
+    Example:
+      >>> minus("-1.5")
+      '−1.5'
     """
     return text.replace("-", "\u2212")

@@ -24,15 +24,15 @@ def layer_sheet(
     """Draw the finished units of a layer on one page.
 
     Args:
-        rows: at least one, all of one layer.
-        images: of these.
-        configuration: what decides the images, as run.json has it.
-        total: channels that the layer has.
-        affine: of the grid that the images lie on; None if nobody knows.
-        window: as in `sheets.Look`.
+      rows: At least one, all of one layer.
+      images: Of these.
+      configuration: What decides the images, as run.json has it.
+      total: Channels that the layer has.
+      affine: Of the grid that the images lie on; None if nobody knows.
+      window: As in `sheets.Look`.
 
     Returns:
-        The bytes of a .png file.
+      The bytes of a .png file.
     """
     layer = rows[0].layer
     question = asked.question(configuration, layer)

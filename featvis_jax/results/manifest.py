@@ -25,13 +25,14 @@ def encode_json(value: object) -> bytes:
     r"""Encode a JSON value as people like to read it.
 
     Args:
-        value: dictionaries with text as keys, lists, text, finite numbers, booleans and None.
+      value: Dictionaries with text as keys, lists, text, finite numbers, booleans and None.
 
     Returns:
-        Indented UTF-8.
+      Indented UTF-8.
 
-    >>> encode_json({"steps": 256}).decode()
-    '{\n  "steps": 256\n}\n'
+    Example:
+      >>> encode_json({"steps": 256}).decode()
+      '{\n  "steps": 256\n}\n'
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # Names of files that are not UTF-8 reach a configuration as surrogates.
@@ -42,17 +43,18 @@ def canonical(value: object, name: str) -> str:
     """Return the one JSON text of a value: keys sorted, no spaces, tuples as lists.
 
     Args:
-        value: what `encode_json` takes.
-        name: what an error calls it.
+      value: What `encode_json` takes.
+      name: What an error calls it.
 
     Returns:
-        JSON on one line.
+      JSON on one line.
 
     Raises:
-        ValueError: if it is not a JSON value.
+      ValueError: If it is not a JSON value.
 
-    >>> canonical({"b": (1, 2), "a": None}, "configuration")
-    '{"a":null,"b":[1,2]}'
+    Example:
+      >>> canonical({"b": (1, 2), "a": None}, "configuration")
+      '{"a":null,"b":[1,2]}'
     """
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -67,13 +69,14 @@ def fingerprint(configuration: object) -> str:
     """Return the SHA-256 of a configuration's canonical JSON.
 
     Args:
-        configuration: a JSON value.
+      configuration: A JSON value.
 
     Returns:
-        64 hexadecimal digits.
+      64 hexadecimal digits.
 
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    True
+    Example:
+      >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+      True
     """
     return hashlib.sha256(canonical(configuration, "configuration").encode()).hexdigest()
 
@@ -90,20 +93,21 @@ def read(directory: Path) -> dict[str, Any]:
     """Read run.json and check that it is one, and that nobody edited the configuration.
 
     Args:
-        directory: of the run.
+      directory: Of the run.
 
     Returns:
-        Its format, fingerprint, configuration, environments and timings.
+      Its format, fingerprint, configuration, environments and timings.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is damaged.
+      FileNotFoundError: If there is none.
+      ValueError: If it is damaged.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     read(Path(directory))
-    Traceback (most recent call last):
-    FileNotFoundError: ... holds no run: run.json is missing. ...
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     read(Path(directory))
+      Traceback (most recent call last):
+      FileNotFoundError: ... holds no run: run.json is missing. ...
     """
     path = directory / "run.json"
     if not path.is_file():
@@ -136,13 +140,14 @@ def descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
     """Return what BIDS wants to know about a data set that was computed, and about its table.
 
     Args:
-        environment: its entry "featvis_jax", if there is one, is the version that is named.
+      environment: Its entry "featvis_jax", if there is one, is the version that is named.
 
     Returns:
-        JSON values by the name of their file.
+      JSON values by the name of their file.
 
-    >>> sorted(descriptions({}))
-    ['dataset_description.json', 'units.json']
+    Example:
+      >>> sorted(descriptions({}))
+      ['dataset_description.json', 'units.json']
     """
     program = {"Name": "featvis_jax"}
     if "featvis_jax" in environment:
@@ -166,14 +171,15 @@ def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of a run that is asked for other units, too.
 
     Args:
-        old: the configuration of the run.
-        new: the one that is asked for.
+      old: The configuration of the run.
+      new: The one that is asked for.
 
     Returns:
-        The new one with the layers and channels of both, in the order in which they came.
+      The new one with the layers and channels of both, in the order in which they came.
 
-    >>> grown({"layers": {"conv1": [0]}, "seed": 1}, {"layers": {"conv1": [1, 0]}, "seed": 1})
-    {'layers': {'conv1': [0, 1]}, 'seed': 1}
+    Example:
+      >>> grown({"layers": {"conv1": [0]}, "seed": 1}, {"layers": {"conv1": [1, 0]}, "seed": 1})
+      {'layers': {'conv1': [0, 1]}, 'seed': 1}
     """
     found = dict(new)
     for name in _BY_LAYER:
@@ -190,18 +196,19 @@ def refuse_mismatch(directory: Path, old: object, new: object) -> None:
     """Raise if two configurations differ in more than the units that they ask for, and say where.
 
     Args:
-        directory: of the run, for the message.
-        old: the configuration of the run.
-        new: the one that was asked for.
+      directory: Of the run, for the message.
+      old: The configuration of the run.
+      new: The one that was asked for.
 
     Raises:
-        ConfigurationMismatch: with one line per difference, of many with the first ones.
+      ConfigurationMismatch: With one line per difference, of many with the first ones.
 
-    >>> refuse_mismatch(Path("run"), {"steps": 256}, {"steps": 512})
-    Traceback (most recent call last):
-    featvis_jax.results.manifest.ConfigurationMismatch: run holds a run of another configuration:
-      steps: the run has 256, asked for is 512
-    ...
+    Example:
+      >>> refuse_mismatch(Path("run"), {"steps": 256}, {"steps": 512})
+      Traceback (most recent call last):
+      featvis_jax.results.manifest.ConfigurationMismatch: run holds a run of another configuration:
+        steps: the run has 256, asked for is 512
+      ...
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         old, new = grown(new, old), grown(old, new)

@@ -50,30 +50,31 @@ def encode_nifti(
     Without an affine both are: the file says how many voxels there are, and not where.
 
     Args:
-        image: shape (x, y, 1) or (x, y, z, 1).
-        affine: shape (4, 4), from voxel indices to millimetres, invertible; None if the grid has no
-            known place, side or voxel size.
-        space: what the world coordinates are; the default claims no template.
-        window: intensities that a viewer should show as black and white. By default unset.
-        unit: what the intensities are, for the field of the header that describes the file, which
-            has room for 80 characters. By default unset.
-        levels: "float32" keeps every value, NaN and infinity too; "uint8" has 256 of them between
-            the smallest and the largest finite one, for a viewer: a quarter of the size.
+      image: Shape (x, y, 1) or (x, y, z, 1).
+      affine: Shape (4, 4), from voxel indices to millimetres, invertible; None if the grid has no
+        known place, side or voxel size.
+      space: What the world coordinates are; the default claims no template.
+      window: Intensities that a viewer should show as black and white. By default unset.
+      unit: What the intensities are, for the field of the header that describes the file, which
+        has room for 80 characters. By default unset.
+      levels: "float32" keeps every value, NaN and infinity too; "uint8" has 256 of them between
+        the smallest and the largest finite one, for a viewer: a quarter of the size.
 
     Returns:
-        The bytes of a .nii.gz file. They hold no time and no name: equal input, equal bytes.
+      The bytes of a .nii.gz file. They hold no time and no name: equal input, equal bytes.
 
     Raises:
-        ValueError: if the image is neither 2-D nor 3-D with one channel, or the affine is not an
-            invertible, finite matrix of shape (4, 4).
+      ValueError: If the image is neither 2-D nor 3-D with one channel, or the affine is not an
+        invertible, finite matrix of shape (4, 4).
 
     References:
-        https://nifti.nimh.nih.gov/nifti-1
+      https://nifti.nimh.nih.gov/nifti-1
 
-    >>> image = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3, 1)
-    >>> decoded, affine = decode_nifti(encode_nifti(image, np.diag([2.0, 2.0, 2.0, 1.0])))
-    >>> bool((decoded == image).all()), affine[0, 0].item()
-    (True, 2.0)
+    Example:
+      >>> image = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3, 1)
+      >>> decoded, affine = decode_nifti(encode_nifti(image, np.diag([2.0, 2.0, 2.0, 1.0])))
+      >>> bool((decoded == image).all()), affine[0, 0].item()
+      (True, 2.0)
     """
     if image.ndim not in (3, 4) or image.shape[-1] != 1 or 0 in image.shape:
         raise ValueError(
@@ -118,18 +119,19 @@ def decode_nifti(data: bytes) -> tuple[Float[np.ndarray, "*spatial 1"], Affine |
     """Decode what `encode_nifti` made.
 
     Args:
-        data: the bytes of a .nii.gz file.
+      data: The bytes of a .nii.gz file.
 
     Returns:
-        The image, float32 of shape (x, y, 1) if the file holds one slice, else (x, y, z, 1); and
-        the affine, float64 from voxel indices to millimetres, None if neither qform nor sform is
-        set.
+      The image, float32 of shape (x, y, 1) if the file holds one slice, else (x, y, z, 1); and
+      the affine, float64 from voxel indices to millimetres, None if neither qform nor sform is
+      set.
 
     Raises:
-        ValueError: if the bytes are no complete gzip-compressed NIfTI-1 file of one volume.
+      ValueError: If the bytes are no complete gzip-compressed NIfTI-1 file of one volume.
 
-    >>> decode_nifti(encode_nifti(np.zeros((5, 4, 3, 1), np.float32), np.eye(4)))[0].shape
-    (5, 4, 3, 1)
+    Example:
+      >>> decode_nifti(encode_nifti(np.zeros((5, 4, 3, 1), np.float32), np.eye(4)))[0].shape
+      (5, 4, 3, 1)
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
@@ -148,16 +150,17 @@ def proposed_window(data: bytes) -> tuple[float, float] | None:
     """Return the intensities that a file asks viewers to show as black and white.
 
     Args:
-        data: the bytes of a .nii.gz file.
+      data: The bytes of a .nii.gz file.
 
     Returns:
-        The `window` of `encode_nifti`; None if it was not set.
+      The `window` of `encode_nifti`; None if it was not set.
 
     Raises:
-        ValueError: if the bytes do not begin with a NIfTI-1 header.
+      ValueError: If the bytes do not begin with a NIfTI-1 header.
 
-    >>> proposed_window(encode_nifti(np.zeros((5, 4, 1)), np.eye(4), window=(0.0, 0.5)))
-    (0.0, 0.5)
+    Example:
+      >>> proposed_window(encode_nifti(np.zeros((5, 4, 1)), np.eye(4), window=(0.0, 0.5)))
+      (0.0, 0.5)
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:

@@ -28,8 +28,9 @@ _GAP = 6
 class Panels(NamedTuple):
     """Pixels of one image, where its planes lie in them, and what is to be written where.
 
-    >>> Panels(np.zeros((4, 3), np.uint8), [(0, 0, 3, 4)], []).labels
-    []
+    Example:
+      >>> Panels(np.zeros((4, 3), np.uint8), [(0, 0, 3, 4)], []).labels
+      []
     """
 
     pixels: UInt8[np.ndarray, "height width *colour"]
@@ -43,14 +44,15 @@ def planes(image: Float[np.ndarray, "*spatial channels"], channels: InputChannel
     """Return the planes of an image that are shown, for each part that is seen by itself.
 
     Args:
-        image: shape (x, y, channels) or (x, y, z, channels).
-        channels: what its channels are.
+      image: Shape (x, y, channels) or (x, y, z, channels).
+      channels: What its channels are.
 
     Raises:
-        ValueError: if the shape is another.
+      ValueError: If the shape is another.
 
-    >>> [len(part) for part in planes(np.zeros((4, 5, 6, 2)), InputChannels(("T1w", "FLAIR")))]
-    [3, 3]
+    Example:
+      >>> [len(part) for part in planes(np.zeros((4, 5, 6, 2)), InputChannels(("T1w", "FLAIR")))]
+      [3, 3]
     """
     return [pixels.middle_planes(part) for part in channels.seen(image)]
 
@@ -61,18 +63,19 @@ def arranged(
     """Turn planes into pixels, with room for the labels, which are not drawn yet.
 
     Args:
-        parts: what `planes` returns.
-        channels: what the channels are.
-        window: intensities that become black and white.
-        scale: side of a voxel in pixels, at least 1.
+      parts: What `planes` returns.
+      channels: What the channels are.
+      window: Intensities that become black and white.
+      scale: Side of a voxel in pixels, at least 1.
 
     Raises:
-        ValueError: if the window or the scale is none.
+      ValueError: If the window or the scale is none.
 
-    >>> parts = planes(np.zeros((40, 50, 2)), InputChannels(("T1w", "FLAIR")))
-    >>> found = arranged(parts, InputChannels(("T1w", "FLAIR")), window=(0.0, 1.0))
-    >>> found.pixels.shape, [(x, text) for x, _, text in found.labels]
-    ((70, 86), [(0, 'T1w'), (46, 'FLAIR')])
+    Example:
+      >>> parts = planes(np.zeros((40, 50, 2)), InputChannels(("T1w", "FLAIR")))
+      >>> found = arranged(parts, InputChannels(("T1w", "FLAIR")), window=(0.0, 1.0))
+      >>> found.pixels.shape, [(x, text) for x, _, text in found.labels]
+      ((70, 86), [(0, 'T1w'), (46, 'FLAIR')])
     """
     tiles = [pixels.tile(part, window, scale) for part in parts]
     captions = channels.captions
@@ -110,19 +113,20 @@ def picture(
     """Draw an image: grey, in colour, or as labelled panels.
 
     Args:
-        image: shape (x, y, channels) or (x, y, z, channels).
-        channels: what its channels are; one by default.
-        window: intensities that become black and white.
-        scale: side of a voxel in pixels, at least 1.
+      image: Shape (x, y, channels) or (x, y, z, channels).
+      channels: What its channels are; one by default.
+      window: Intensities that become black and white.
+      scale: Side of a voxel in pixels, at least 1.
 
     Returns:
-        Grey levels, or colours.
+      Grey levels, or colours.
 
     Raises:
-        ValueError: if the shape, the window or the scale is none.
+      ValueError: If the shape, the window or the scale is none.
 
-    >>> picture(np.zeros((4, 5, 1)), window=(0.0, 1.0)).shape
-    (5, 4)
+    Example:
+      >>> picture(np.zeros((4, 5, 1)), window=(0.0, 1.0)).shape
+      (5, 4)
     """
     found = arranged(planes(image, channels), channels, window=window, scale=scale)
     if not found.labels:
@@ -138,11 +142,12 @@ def stacked(
     """Put pictures of one width one below the other, each under its label.
 
     Args:
-        rows: in colour.
-        labels: one for each; a picture whose label is empty has no room for one.
+      rows: In colour.
+      labels: One for each; a picture whose label is empty has no room for one.
 
-    >>> stacked([np.zeros((9, 40, 3), np.uint8)] * 2, ["T1w", "FLAIR"]).shape
-    (64, 40, 3)
+    Example:
+      >>> stacked([np.zeros((9, 40, 3), np.uint8)] * 2, ["T1w", "FLAIR"]).shape
+      (64, 40, 3)
     """
     found = []
     for row, label in zip(rows, labels, strict=True):
@@ -166,10 +171,10 @@ def write_labels(
     """Write the labels of an image onto a page.
 
     Args:
-        draw: what draws on the page.
-        panels: what is there already.
-        corner: left and top pixel of the image on the page.
-        ink: colour of the letters.
+      draw: What draws on the page.
+      panels: What is there already.
+      corner: Left and top pixel of the image on the page.
+      ink: Colour of the letters.
     """
     for x, y, text in panels.labels:
         where = corner[0] + x, corner[1] + y
@@ -181,8 +186,8 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Load the font that comes with matplotlib: the same letters on every machine.
 
     Args:
-        size: height in pixels.
-        bold: whether the heavy one.
+      size: Height in pixels.
+      bold: Whether the heavy one.
     """
     import matplotlib  # For its fonts, once there is something to write.
 

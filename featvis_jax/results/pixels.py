@@ -32,20 +32,21 @@ def picture(
     """Draw one image in grey levels, or in colour.
 
     Args:
-        image: shape (x, y, 1), shown as it is, or (x, y, z, 1), shown as its axial, coronal and
-            sagittal middle planes side by side; or (rows, columns, 3), red, green and blue.
-        window: intensities that become black and white, the first below the second.
-        scale: side of a voxel in pixels, at least 1.
+      image: Shape (x, y, 1), shown as it is, or (x, y, z, 1), shown as its axial, coronal and
+        sagittal middle planes side by side; or (rows, columns, 3), red, green and blue.
+      window: Intensities that become black and white, the first below the second.
+      scale: Side of a voxel in pixels, at least 1.
 
     Returns:
-        Grey levels or colours; a slice gives (y * scale, x * scale).
+      Grey levels or colours; a slice gives (y * scale, x * scale).
 
     Raises:
-        ValueError: if the shape, the window or the scale is none of the above.
+      ValueError: If the shape, the window or the scale is none of the above.
 
-    >>> picture(np.array([[[0.0], [1.0]]]), window=(0.0, 1.0))
-    array([[255],
-           [  0]], dtype=uint8)
+    Example:
+      >>> picture(np.array([[[0.0], [1.0]]]), window=(0.0, 1.0))
+      array([[255],
+             [  0]], dtype=uint8)
     """
     return tile(middle_planes(image), window, scale).pixels
 
@@ -54,16 +55,17 @@ def encode_png(pixels: UInt8[np.ndarray, "height width *color"]) -> bytes:
     """Encode grey levels or colours as a PNG; equal pixels give equal bytes.
 
     Args:
-        pixels: uint8, shape (height, width) or (height, width, 3).
+      pixels: uint8, shape (height, width) or (height, width, 3).
 
     Returns:
-        The bytes of a .png file.
+      The bytes of a .png file.
 
     Raises:
-        ValueError: if the array is neither of the two.
+      ValueError: If the array is neither of the two.
 
-    >>> encode_png(np.zeros((2, 3), np.uint8))[1:4]
-    b'PNG'
+    Example:
+      >>> encode_png(np.zeros((2, 3), np.uint8))[1:4]
+      b'PNG'
     """
     if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2:
         raise ValueError(
@@ -78,8 +80,9 @@ def encode_png(pixels: UInt8[np.ndarray, "height width *color"]) -> bytes:
 class Tile(NamedTuple):
     """Pixels of one image, and where its planes lie in them: (x, y, width, height).
 
-    >>> Tile(np.zeros((4, 3), np.uint8), [(0, 0, 3, 4)]).frames
-    [(0, 0, 3, 4)]
+    Example:
+      >>> Tile(np.zeros((4, 3), np.uint8), [(0, 0, 3, 4)]).frames
+      [(0, 0, 3, 4)]
     """
 
     pixels: UInt8[np.ndarray, "height width *colour"]
@@ -90,17 +93,18 @@ def middle_planes(image: np.ndarray) -> list[Float[np.ndarray, "_ _ ..."]]:
     """Return the planes of an image that are shown, the way up that they are shown.
 
     Args:
-        image: shape (x, y, 1), (x, y, z, 1), or in colour (rows, columns, 3).
+      image: Shape (x, y, 1), (x, y, z, 1), or in colour (rows, columns, 3).
 
     Returns:
-        The image itself, or its axial, coronal and sagittal middle planes: (height, width), in
-        colour (height, width, 3).
+      The image itself, or its axial, coronal and sagittal middle planes: (height, width), in
+      colour (height, width, 3).
 
     Raises:
-        ValueError: if the shape is another.
+      ValueError: If the shape is another.
 
-    >>> [plane.shape for plane in middle_planes(np.zeros((2, 3, 4, 1)))]
-    [(3, 2), (4, 2), (4, 3)]
+    Example:
+      >>> [plane.shape for plane in middle_planes(np.zeros((2, 3, 4, 1)))]
+      [(3, 2), (4, 2), (4, 3)]
     """
     if image.ndim == 3 and image.shape[-1] == 3 and image.size:
         return [image.copy()]
@@ -120,18 +124,19 @@ def tile(planes: Sequence[Float[np.ndarray, "_ _ ..."]], window: Window, scale: 
     """Turn planes into grey levels, or colours, and put them side by side on one ground line.
 
     Args:
-        planes: at least one, the way up that they are shown.
-        window: intensities that become black and white.
-        scale: side of a voxel in pixels, at least 1.
+      planes: At least one, the way up that they are shown.
+      window: Intensities that become black and white.
+      scale: Side of a voxel in pixels, at least 1.
 
     Returns:
-        The pixels and the place of every plane.
+      The pixels and the place of every plane.
 
     Raises:
-        ValueError: if the window or the scale is none.
+      ValueError: If the window or the scale is none.
 
-    >>> tile([np.zeros((3, 2)), np.zeros((4, 2))], (0.0, 1.0), 1).frames
-    [(0, 1, 2, 3), (8, 0, 2, 4)]
+    Example:
+      >>> tile([np.zeros((3, 2)), np.zeros((4, 2))], (0.0, 1.0), 1).frames
+      [(0, 1, 2, 3), (8, 0, 2, 4)]
     """
     if scale < 1 or int(scale) != scale:
         raise ValueError(f"scale must be a whole number of pixels, at least 1; got {scale}.")
@@ -155,17 +160,18 @@ def grey_levels(
     """Map a window of intensities to grey levels, and what is not a number to a checkerboard.
 
     Args:
-        values: intensities; of colour one of each channel.
-        window: those that become black and white, the first below the second.
+      values: Intensities; of colour one of each channel.
+      window: Those that become black and white, the first below the second.
 
     Returns:
-        Grey levels, one per value.
+      Grey levels, one per value.
 
     Raises:
-        ValueError: if the window is none.
+      ValueError: If the window is none.
 
-    >>> grey_levels(np.array([[-1.0, 0.0, 0.5, 2.0]]), (0.0, 1.0))
-    array([[  0,   0, 128, 255]], dtype=uint8)
+    Example:
+      >>> grey_levels(np.array([[-1.0, 0.0, 0.5, 2.0]]), (0.0, 1.0))
+      array([[  0,   0, 128, 255]], dtype=uint8)
     """
     low, high = window
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -181,13 +187,14 @@ def value_range(planes: Sequence[Float[np.ndarray, "..."]]) -> Window:
     """Return the smallest and the largest finite intensity of some planes.
 
     Args:
-        planes: of any size.
+      planes: Of any size.
 
     Returns:
-        The range, (0, 1) if nothing is finite.
+      The range, (0, 1) if nothing is finite.
 
-    >>> value_range([np.array([[0.25, np.nan]]), np.array([[0.75]])])
-    (0.25, 0.75)
+    Example:
+      >>> value_range([np.array([[0.25, np.nan]]), np.array([[0.75]])])
+      (0.25, 0.75)
     """
     values = [plane[np.isfinite(plane)] for plane in planes]
     lows = [float(some.min()) for some in values if some.size]
@@ -199,13 +206,14 @@ def opened(window: Window) -> Window:
     """Put a single intensity in the middle of a window, so that it is drawn as a middle grey.
 
     Args:
-        window: a range, perhaps of width 0.
+      window: A range, perhaps of width 0.
 
     Returns:
-        A range that can be drawn; a wide one unchanged.
+      A range that can be drawn; a wide one unchanged.
 
-    >>> opened((0.25, 0.25)), opened((0.0, 0.5))
-    ((-0.25, 0.75), (0.0, 0.5))
+    Example:
+      >>> opened((0.25, 0.25)), opened((0.0, 0.5))
+      ((-0.25, 0.75), (0.0, 0.5))
     """
     low, high = window
     return (low, high) if high - low > 1e-6 * max(1.0, abs(low)) else (low - 0.5, low + 0.5)

@@ -29,20 +29,21 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     The step at which the second is best on the validation split is marked.
 
     Args:
-        rows: one mapping per measurement, with the keys "step", "split" ("train", "validation"),
-            "loss" and, of classes, "balanced_accuracy" (from 0 to 1) or, of a number that is
-            estimated, "r_squared"; NaN or None where a value was not measured. Other keys, such as
-            "auc", are not drawn.
+      rows: One mapping per measurement, with the keys "step", "split" ("train", "validation"),
+        "loss" and, of classes, "balanced_accuracy" (from 0 to 1) or, of a number that is
+        estimated, "r_squared"; NaN or None where a value was not measured. Other keys, such as
+        "auc", are not drawn.
 
     Returns:
-        The bytes of a .png file.
+      The bytes of a .png file.
 
     Raises:
-        ValueError: if there are no rows or a key is missing.
+      ValueError: If there are no rows or a key is missing.
 
-    >>> row = {"step": 0, "split": "train", "loss": 0.7, "balanced_accuracy": 0.5}
-    >>> training_curves([row, {**row, "step": 10, "loss": 0.6}])[1:4]
-    b'PNG'
+    Example:
+      >>> row = {"step": 0, "split": "train", "loss": 0.7, "balanced_accuracy": 0.5}
+      >>> training_curves([row, {**row, "step": 10, "loss": 0.6}])[1:4]
+      b'PNG'
     """
     if not rows:
         raise ValueError("rows is empty; expected at least one measurement to plot.")
@@ -89,18 +90,19 @@ def objective_traces(
     """Plot the objective of many channels against the step: median and interquartile range.
 
     Args:
-        traces: one row per channel, one column per step, any finite unit; NaN and infinity, from
-            channels that diverged, are left out.
-        title: heading, such as the name of the layer.
+      traces: One row per channel, one column per step, any finite unit; NaN and infinity, from
+        channels that diverged, are left out.
+      title: Heading, such as the name of the layer.
 
     Returns:
-        The bytes of a .png file.
+      The bytes of a .png file.
 
     Raises:
-        ValueError: if the array has not two dimensions, or is empty.
+      ValueError: If the array has not two dimensions, or is empty.
 
-    >>> objective_traces(np.cumsum(np.ones((3, 20)), axis=1))[1:4]
-    b'PNG'
+    Example:
+      >>> objective_traces(np.cumsum(np.ones((3, 20)), axis=1))[1:4]
+      b'PNG'
     """
     traces = np.asarray(traces, np.float64)
     if traces.ndim != 2 or 0 in traces.shape:
@@ -145,17 +147,18 @@ def confusion_matrix(
     """Plot a confusion matrix: counts, and the share of each true class.
 
     Args:
-        matrix: counts; entry (i, j) is how many examples of class i were taken for class j.
-        class_names: one name per class.
+      matrix: Counts; entry (i, j) is how many examples of class i were taken for class j.
+      class_names: One name per class.
 
     Returns:
-        The bytes of a .png file.
+      The bytes of a .png file.
 
     Raises:
-        ValueError: if the matrix is not square, holds negative counts, or does not fit the names.
+      ValueError: If the matrix is not square, holds negative counts, or does not fit the names.
 
-    >>> confusion_matrix(np.array([[9, 1], [2, 8]]), ["clean", "lesion"])[1:4]
-    b'PNG'
+    Example:
+      >>> confusion_matrix(np.array([[9, 1], [2, 8]]), ["clean", "lesion"])[1:4]
+      b'PNG'
     """
     counts = np.asarray(matrix)
     classes = len(class_names)
@@ -205,18 +208,19 @@ def estimates(true: Sequence[float], estimated: Sequence[float], name: str) -> b
     """Plot what was estimated against what is true, with the line on which both are equal.
 
     Args:
-        true: one number per person.
-        estimated: what a network says of each.
-        name: of what is estimated, with its unit if it has one.
+      true: One number per person.
+      estimated: What a network says of each.
+      name: Of what is estimated, with its unit if it has one.
 
     Returns:
-        The bytes of a .png file.
+      The bytes of a .png file.
 
     Raises:
-        ValueError: if there are none, or not as many of the one as of the other.
+      ValueError: If there are none, or not as many of the one as of the other.
 
-    >>> estimates([20.0, 45.0, 70.0], [28.0, 44.0, 61.0], "age")[1:4]
-    b'PNG'
+    Example:
+      >>> estimates([20.0, 45.0, 70.0], [28.0, 44.0, 61.0], "age")[1:4]
+      b'PNG'
     """
     if len(true) != len(estimated) or len(true) == 0:
         raise ValueError(

@@ -28,15 +28,15 @@ def write_report(directory: Path, numbers: Mapping[str, Any]) -> list[Path]:
     """Write report.html, its style, and report.md.
 
     Args:
-        directory: where to; figures are looked for below it.
-        numbers: what `experiments.reproduce_paper` gathered in numbers.json.
+      directory: Where to; figures are looked for below it.
+      numbers: What `experiments.reproduce_paper` gathered in numbers.json.
 
     Returns:
-        The two reports.
+      The two reports.
 
     Raises:
-        KeyError: if a sentence asks for a number that is not there.
-        OSError: if a file cannot be written.
+      KeyError: If a sentence asks for a number that is not there.
+      OSError: If a file cannot be written.
     """
     static = resources.files("featvis_jax.results.gallery") / "static"
     style = (static / "gallery.css").read_bytes() + (static / "report.css").read_bytes()
@@ -54,15 +54,16 @@ def context(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Put what the templates use together: the numbers, and sentences made with them.
 
     Args:
-        numbers: as for `write_report`.
+      numbers: As for `write_report`.
 
     Returns:
-        Names and values for the templates.
+      Names and values for the templates.
 
-    >>> stated = {"told": "{share} of {count}", "measured": {"share": 0.25, "count": 3},
-    ...           "verdict": "holds", "section": "4"}
-    >>> context({"statements": [stated]})["statements"][0]["measurement"]
-    '0.25 of 3'
+    Example:
+      >>> stated = {"told": "{share} of {count}", "measured": {"share": 0.25, "count": 3},
+      ...           "verdict": "holds", "section": "4"}
+      >>> context({"statements": [stated]})["statements"][0]["measurement"]
+      '0.25 of 3'
     """
     stated = [
         {**each, "measurement": sentence(each["told"], each["measured"])}
@@ -92,14 +93,15 @@ def sentence(told: str, measured: Mapping[str, Any]) -> str:
     """Put numbers into a sentence.
 
     Args:
-        told: with the names of numbers in braces.
-        measured: the numbers by name; None for one that there is none of.
+      told: With the names of numbers in braces.
+      measured: The numbers by name; None for one that there is none of.
 
     Returns:
-        The sentence.
+      The sentence.
 
-    >>> sentence("{p} of {strategy}", {"p": 0.00195, "strategy": "rotation_30"})
-    '0.00195 of rotation_30'
+    Example:
+      >>> sentence("{p} of {strategy}", {"p": 0.00195, "strategy": "rotation_30"})
+      '0.00195 of rotation_30'
     """
     return told.format(**{name: _cell(value) for name, value in measured.items()})
 
@@ -108,13 +110,14 @@ def number(value: float | None) -> str:
     """Write a number with three significant digits, whole ones as they are.
 
     Args:
-        value: a number; None or NaN where there is none.
+      value: A number; None or NaN where there is none.
 
     Returns:
-        Text.
+      Text.
 
-    >>> number(0.123456), number(1534), number(-0.5), number(None), number(1.2e-12)
-    ('0.123', '1534', '−0.5', 'n/a', '1.2e−12')
+    Example:
+      >>> number(0.123456), number(1534), number(-0.5), number(None), number(1.2e-12)
+      ('0.123', '1534', '−0.5', 'n/a', '1.2e−12')
     """
     if value is None or not math.isfinite(value):
         return "n/a"
@@ -128,13 +131,14 @@ def percent(value: float | None) -> str:
     """Write a percentage with two decimals, as the paper does.
 
     Args:
-        value: in percent; None or NaN where there is none.
+      value: In percent; None or NaN where there is none.
 
     Returns:
-        Text without the sign.
+      Text without the sign.
 
-    >>> percent(99.349), percent(-0.25)
-    ('99.35', '−0.25')
+    Example:
+      >>> percent(99.349), percent(-0.25)
+      ('99.35', '−0.25')
     """
     if value is None or not math.isfinite(value):
         return "n/a"

@@ -26,22 +26,23 @@ def scores_figure(
     """Plot the share of pictures that pass every score, with 95 % intervals, by layer.
 
     Args:
-      rows: of summary.tsv: "layer", "control" ("picture" or a control's name), "score", "share",
+      rows: Of summary.tsv: "layer", "control" ("picture" or a control's name), "score", "share",
         "low", "high" (all on [0, 1]) and "n".
-      title: heading.
-      known: of known.tsv: "concept", "drawn" ("perfect" first), "named", "low", "high".
-      kind: format of the file.
+      title: Heading.
+      known: Of known.tsv: "concept", "drawn" ("perfect" first), "named", "low", "high".
+      kind: Format of the file.
 
     Returns:
       The bytes of the file.
 
     Raises:
-      ValueError: if there are no rows.
+      ValueError: If there are no rows.
 
-    >>> row = {"layer": "all", "control": "picture", "score": "named", "share": 0.9, "low": 0.8,
-    ...        "high": 0.95, "n": 40}
-    >>> scores_figure([row], title="square_lesion")[1:4]
-    b'PNG'
+    Example:
+      >>> row = {"layer": "all", "control": "picture", "score": "named", "share": 0.9, "low": 0.8,
+      ...        "high": 0.95, "n": 40}
+      >>> scores_figure([row], title="square_lesion")[1:4]
+      b'PNG'
     """
     if not rows:
         raise ValueError("rows is empty; expected at least one share to plot.")

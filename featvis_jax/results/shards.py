@@ -18,12 +18,13 @@ def shard_directory(directory: Path, index: int, count: int) -> Path:
     """Return the directory that one of several processes writes to.
 
     Args:
-        directory: of the run.
-        index: of the process, from 1.
-        count: number of processes.
+      directory: Of the run.
+      index: Of the process, from 1.
+      count: Number of processes.
 
-    >>> shard_directory(Path("run"), 2, 4).as_posix()
-    'run/shards/0002-of-0004'
+    Example:
+      >>> shard_directory(Path("run"), 2, 4).as_posix()
+      'run/shards/0002-of-0004'
     """
     return directory / files.SHARDS / f"{index:04d}-of-{count:04d}"
 
@@ -32,10 +33,11 @@ def shards(directory: Path) -> list[RunView]:
     """Return the shards of a run that were begun.
 
     Args:
-        directory: of the run.
+      directory: Of the run.
 
-    >>> shards(Path("no such run"))
-    []
+    Example:
+      >>> shards(Path("no such run"))
+      []
     """
     found = sorted((directory / files.SHARDS).glob("*-of-*"))
     return [RunView(path) for path in found if (path / "run.json").is_file()]
@@ -45,17 +47,18 @@ def done_elsewhere(directory: Path, configuration: object) -> frozenset[Key]:
     """Return the images that the run and its shards hold, whoever computed them.
 
     Args:
-        directory: of the run.
-        configuration: of the process that asks.
+      directory: Of the run.
+      configuration: Of the process that asks.
 
     Returns:
-        Layer, channel and variant of each.
+      Layer, channel and variant of each.
 
     Raises:
-        ConfigurationMismatch: if one of them has another configuration.
+      ConfigurationMismatch: If one of them has another configuration.
 
-    >>> done_elsewhere(Path("no such run"), {})
-    frozenset()
+    Example:
+      >>> done_elsewhere(Path("no such run"), {})
+      frozenset()
     """
     views = shards(directory)
     if (directory / "run.json").is_file():
@@ -73,22 +76,23 @@ def collect(
     Their timings and environments go into the run's own.
 
     Args:
-        run: open for writing.
-        affine: as in `Run.write_units`.
-        window: as in `Run.write_units`.
+      run: Open for writing.
+      affine: As in `Run.write_units`.
+      window: As in `Run.write_units`.
 
     Returns:
-        For each shard that a process still holds, a sentence that names both.
+      For each shard that a process still holds, a sentence that names both.
 
     Raises:
-        ConfigurationMismatch: if a shard has another configuration.
+      ConfigurationMismatch: If a shard has another configuration.
 
-    >>> import tempfile
-    >>> from featvis_jax.results.store import open_run
-    >>> with tempfile.TemporaryDirectory() as out, open_run(out, {}, environment={}) as run:
-    ...     open_run(shard_directory(Path(out), 1, 2), {}, environment={}).close()
-    ...     collect(run, affine=None), shards(Path(out))
-    ([], [])
+    Example:
+      >>> import tempfile
+      >>> from featvis_jax.results.store import open_run
+      >>> with tempfile.TemporaryDirectory() as out, open_run(out, {}, environment={}) as run:
+      ...     open_run(shard_directory(Path(out), 1, 2), {}, environment={}).close()
+      ...     collect(run, affine=None), shards(Path(out))
+      ([], [])
     """
     views, held = shards(run.directory), []
     for view in views:

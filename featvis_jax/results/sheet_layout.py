@@ -13,12 +13,13 @@ def choose_columns(count: int, width: int, height: int) -> int:
     """Return how many tiles of a size go in a row: full rows first, then a page of about 4 to 3.
 
     Args:
-        count: of the tiles.
-        width: of a tile, in pixels.
-        height: of a tile, in pixels.
+      count: Of the tiles.
+      width: Of a tile, in pixels.
+      height: Of a tile, in pixels.
 
-    >>> choose_columns(12, 100, 100)
-    4
+    Example:
+      >>> choose_columns(12, 100, 100)
+      4
     """
 
     def cost(columns: int) -> float:
@@ -34,14 +35,15 @@ def choose_scale(planes: Sequence[Planes], width: int, height: int, columns: int
     """Return the side of a voxel in pixels: as large as a screen allows.
 
     Args:
-        planes: of one image.
-        width: of its tile where a voxel is one pixel.
-        height: likewise.
-        columns: tiles in a row.
+      planes: Of one image.
+      width: Of its tile where a voxel is one pixel.
+      height: Likewise.
+      columns: Tiles in a row.
 
-    >>> import numpy as np
-    >>> choose_scale([[np.zeros((40, 50))]], 50, 40, 4)
-    8
+    Example:
+      >>> import numpy as np
+      >>> choose_scale([[np.zeros((40, 50))]], 50, 40, 4)
+      8
     """
     room = (_WIDEST_PAGE * 2 // 3) // (columns * width)
     parts, each = len(planes), len(planes[0])
@@ -52,8 +54,9 @@ def choose_scale(planes: Sequence[Planes], width: int, height: int, columns: int
 class Block(NamedTuple):
     """How the images of one group lie together.
 
-    >>> Block.fit(20, 100, 100)
-    Block(columns=5, rows=4)
+    Example:
+      >>> Block.fit(20, 100, 100)
+      Block(columns=5, rows=4)
     """
 
     columns: int

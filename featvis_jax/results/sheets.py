@@ -41,15 +41,16 @@ def tile_title(record: UnitRecord, *, variants: int) -> str:
     """Name an image under its tile.
 
     Args:
-        record: of the image.
-        variants: images that a unit of the run has.
+      record: Of the image.
+      variants: Images that a unit of the run has.
 
-    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
-    >>> tile_title(row, variants=1), tile_title(row, variants=4)
-    ('3', '3 (2)')
-    >>> from dataclasses import replace
-    >>> tile_title(replace(row, strength=1.25), variants=1)
-    '3  1.2\u00d7'
+    Example:
+      >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
+      >>> tile_title(row, variants=1), tile_title(row, variants=4)
+      ('3', '3 (2)')
+      >>> from dataclasses import replace
+      >>> tile_title(replace(row, strength=1.25), variants=1)
+      '3  1.2\u00d7'
     """
     name = str(record.channel) if variants == 1 else f"{record.channel} ({record.variant})"
     return name if record.strength is None else f"{name}  {times(record.strength)}"
@@ -59,10 +60,11 @@ def times(strength: float) -> str:
     """Write a strength for people.
 
     Args:
-        strength: a share of the reference.
+      strength: A share of the reference.
 
-    >>> times(1.3049), times(-0.05), times(136.4)
-    ('1.3\u00d7', '\u22120.05\u00d7', '136\u00d7')
+    Example:
+      >>> times(1.3049), times(-0.05), times(136.4)
+      ('1.3\u00d7', '\u22120.05\u00d7', '136\u00d7')
     """
     digits = ".2g" if abs(strength) < 10 else ".0f"
     return grids.minus(f"{strength + 0.0:{digits}}\u00d7")
@@ -71,8 +73,9 @@ def times(strength: float) -> str:
 class Look(NamedTuple):
     """How images are drawn on a page.
 
-    >>> Look(window=(0.0, 1.0)).columns is None
-    True
+    Example:
+      >>> Look(window=(0.0, 1.0)).columns is None
+      True
     """
 
     window: Literal["shared", "own"] | Window = "shared"
@@ -87,8 +90,9 @@ class Look(NamedTuple):
 class Voxels(NamedTuple):
     """What is known of the voxels of images.
 
-    >>> Voxels(unit="z-score").affine is None
-    True
+    Example:
+      >>> Voxels(unit="z-score").affine is None
+      True
     """
 
     affine: Affine | None = None
@@ -119,30 +123,31 @@ def contact_sheet(
     generator of volumes needs the memory of one volume.
 
     Args:
-        images: at least one, all of one shape, each (x, y, channels) or (x, y, z, channels).
-        titles: one per image, such as the number of the channel.
-        statuses: one per image; "driven" and "alive" stay unmarked, others are named and drawn with
-            a symbol.
-        title: heading of the page.
-        subtitle: line under the heading; by default the number of channels. The counts of the
-            statuses that are marked follow it.
-        groups: one value per image; neighbours with the same one, such as the variants of a
-            channel, stay together. By default each image stands alone.
-        look: how they are drawn.
-        voxels: what is known of them.
+      images: At least one, all of one shape, each (x, y, channels) or (x, y, z, channels).
+      titles: One per image, such as the number of the channel.
+      statuses: One per image; "driven" and "alive" stay unmarked, others are named and drawn with
+        a symbol.
+      title: Heading of the page.
+      subtitle: Line under the heading; by default the number of channels. The counts of the
+        statuses that are marked follow it.
+      groups: One value per image; neighbours with the same one, such as the variants of a
+        channel, stay together. By default each image stands alone.
+      look: How they are drawn.
+      voxels: What is known of them.
 
     Returns:
-        The bytes of a .png file; equal arguments give equal bytes.
+      The bytes of a .png file; equal arguments give equal bytes.
 
     Raises:
-        ValueError: if there are no images, their shapes differ, or the number of titles or
-            statuses is another.
+      ValueError: If there are no images, their shapes differ, or the number of titles or
+        statuses is another.
 
-    >>> sheet = contact_sheet(
-    ...     [np.eye(8)[..., None]] * 3, titles="012", statuses=["alive"] * 3, title="conv1"
-    ... )
-    >>> sheet[1:4]
-    b'PNG'
+    Example:
+      >>> sheet = contact_sheet(
+      ...     [np.eye(8)[..., None]] * 3, titles="012", statuses=["alive"] * 3, title="conv1"
+      ... )
+      >>> sheet[1:4]
+      b'PNG'
     """
     channels = voxels.channels
     planes = [panels.planes(image, channels) for image in images]

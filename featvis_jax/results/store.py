@@ -95,16 +95,16 @@ class Run(RunView):
         """Store finished images, then traces, then their rows, all rows at once.
 
         Args:
-            results: the images of a batch, of any layers.
-            affine: of the grid of the model's input, in millimetres; None if nobody knows how it
-                lies in the body.
-            window: intensities that are black and white in the PNG, and proposed to NIfTI viewers.
+          results: The images of a batch, of any layers.
+          affine: Of the grid of the model's input, in millimetres; None if nobody knows how it
+            lies in the body.
+          window: Intensities that are black and white in the PNG, and proposed to NIfTI viewers.
 
         Raises:
-            ValueError: if an image comes twice or is done already, has other channels than the
-                run's, or the traces of one layer differ in length. Nothing is written then.
-            OSError: if something cannot be written. The units before are intact, and none of
-                these is done.
+          ValueError: If an image comes twice or is done already, has other channels than the
+            run's, or the traces of one layer differ in length. Nothing is written then.
+          OSError: If something cannot be written. The units before are intact, and none of
+            these is done.
         """
         if not results:
             return
@@ -172,14 +172,14 @@ class Run(RunView):
         """Draw the finished channels of a layer on one page, from what is stored.
 
         Args:
-            layer: a layer with at least one finished channel.
-            window: as in `sheets.Look`.
+          layer: A layer with at least one finished channel.
+          window: As in `sheets.Look`.
 
         Returns:
-            Where the page lies.
+          Where the page lies.
 
         Raises:
-            ValueError: if no channel of the layer is finished.
+          ValueError: If no channel of the layer is finished.
         """
         rows = [row for row in self.records() if row.layer == layer]
         if not rows:
@@ -200,9 +200,9 @@ class Run(RunView):
         """Add a measured time to run.json.
 
         Args:
-            name: what was timed, such as "batch".
-            seconds: how long it took.
-            **details: JSON values that say more, such as the layer or the number of units.
+          name: What was timed, such as "batch".
+          seconds: How long it took.
+          **details: JSON values that say more, such as the layer or the number of units.
         """
         stored = manifest.read(self.directory)
         stored["timings"].append({"name": name, "seconds": round(float(seconds), 6), **details})
@@ -212,7 +212,7 @@ class Run(RunView):
         """Add to run.json on what a shard ran and what it timed, once however often it is asked.
 
         Args:
-            shard: a run of the same configuration, whose units this one takes over.
+          shard: A run of the same configuration, whose units this one takes over.
         """
         stored = manifest.read(self.directory)
         before = manifest.encode_json(stored)
@@ -263,24 +263,25 @@ def open_run(
     """Start a run, or go on with one of the same configuration; other units may be asked for.
 
     Args:
-        directory: a new or empty directory, or one that holds a run.
-        configuration: everything that decides the results, as JSON values.
-        environment: versions and device; does not decide whether a run may go on. Its entry
-            "featvis_jax", if there is one, becomes the version in dataset_description.json.
+      directory: A new or empty directory, or one that holds a run.
+      configuration: Everything that decides the results, as JSON values.
+      environment: Versions and device; does not decide whether a run may go on. Its entry
+        "featvis_jax", if there is one, becomes the version in dataset_description.json.
 
     Returns:
-        The run, locked until it is closed; use it in a `with` statement.
+      The run, locked until it is closed; use it in a `with` statement.
 
     Raises:
-        ConfigurationMismatch: if the directory holds a run of another configuration.
-        RunInUse: if another process is writing to it.
-        ValueError: if the directory holds something else, or the configuration is not JSON.
-        OSError: if the directory cannot be written.
+      ConfigurationMismatch: If the directory holds a run of another configuration.
+      RunInUse: If another process is writing to it.
+      ValueError: If the directory holds something else, or the configuration is not JSON.
+      OSError: If the directory cannot be written.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as out, open_run(out, {}, environment={}) as run:
-    ...     run.finished("conv1")
-    frozenset()
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as out, open_run(out, {}, environment={}) as run:
+      ...     run.finished("conv1")
+      frozenset()
     """
     directory = Path(directory)
     settings = json.loads(manifest.canonical(configuration, "configuration"))

@@ -37,8 +37,9 @@ def _column(description: str, *, default: Any = _REQUIRED, **more: object) -> An
 class UnitRecord:
     """One row of units.tsv: what became of one image of one channel of one layer.
 
-    >>> UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2).key
-    ('conv1', 3, 2)
+    Example:
+      >>> UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2).key
+      ('conv1', 3, 2)
     """
 
     layer: str = _column("Layer of the network, as the model names it")
@@ -120,8 +121,9 @@ class UnitRecord:
 class LayerRecord:
     """One row of layers.tsv.
 
-    >>> LayerRecord("conv1", (138, 190), 8, (3, 3), (1, 1)).channels
-    8
+    Example:
+      >>> LayerRecord("conv1", (138, 190), 8, (3, 3), (1, 1)).channels
+      8
     """
 
     layer: str = _column("Layer of the network, as the model names it")
@@ -135,8 +137,9 @@ class LayerRecord:
 class ReferenceRecord:
     """One row of reference.tsv: how strongly real inputs drive a channel.
 
-    >>> ReferenceRecord("conv1", 3, 2.5).unit
-    ('conv1', 3)
+    Example:
+      >>> ReferenceRecord("conv1", 3, 2.5).unit
+      ('conv1', 3)
     """
 
     layer: str = _column("Layer of the network, as the model names it")
@@ -216,14 +219,15 @@ def natural_order(record: UnitRecord) -> tuple[list[str], Key]:
     """Sort conv2 before conv10, and channels and variants by number.
 
     Args:
-        record: of a unit.
+      record: Of a unit.
 
     Returns:
-        A key for `sorted`.
+      A key for `sorted`.
 
-    >>> rest = (0, "alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0)
-    >>> natural_order(UnitRecord("conv2", *rest)) < natural_order(UnitRecord("conv10", *rest))
-    True
+    Example:
+      >>> rest = (0, "alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0)
+      >>> natural_order(UnitRecord("conv2", *rest)) < natural_order(UnitRecord("conv10", *rest))
+      True
     """
     parts = re.split("([0-9]+)", record.layer)
     return [part.zfill(9) if i % 2 else part for i, part in enumerate(parts)], record.key
@@ -233,11 +237,12 @@ def image_name(channel: int, variant: int) -> str:
     """Name the files of an image; those of the first variant carry the number of the channel alone.
 
     Args:
-        channel: from 0.
-        variant: from 1.
+      channel: From 0.
+      variant: From 1.
 
-    >>> image_name(12, 1), image_name(12, 2)
-    ('0012', '0012-variant2')
+    Example:
+      >>> image_name(12, 1), image_name(12, 2)
+      ('0012', '0012-variant2')
     """
     return f"{channel:04d}" if variant == 1 else f"{channel:04d}-variant{variant}"
 
@@ -246,15 +251,16 @@ def leading(records: Iterable[UnitRecord]) -> list[UnitRecord]:
     """Choose, of every channel, the image that stands for it where there is room for one number.
 
     Args:
-        records: of images, any number of each channel.
+      records: Of images, any number of each channel.
 
     Returns:
-        For each channel the row of its largest final objective, in the order of the first rows.
+      For each channel the row of its largest final objective, in the order of the first rows.
 
-    >>> rest = ("alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0)
-    >>> stronger = UnitRecord("conv2", 7, "alive", 0.0, 2.0, *rest[3:], variant=2)
-    >>> leading([UnitRecord("conv2", 7, *rest), stronger]) == [stronger]
-    True
+    Example:
+      >>> rest = ("alive", 0.0, 1.0, 0.0, 0.0, 1.0, 256, 1.0, 0)
+      >>> stronger = UnitRecord("conv2", 7, "alive", 0.0, 2.0, *rest[3:], variant=2)
+      >>> leading([UnitRecord("conv2", 7, *rest), stronger]) == [stronger]
+      True
     """
     found: dict[tuple[str, int], UnitRecord] = {}
     for record in records:
@@ -272,14 +278,15 @@ def complete(keys: Iterable[Key], *, variants: int) -> frozenset[tuple[str, int]
     """Return the channels of which every image is there.
 
     Args:
-        keys: of the images that are there.
-        variants: how many a channel has.
+      keys: Of the images that are there.
+      variants: How many a channel has.
 
     Returns:
-        Pairs of layer and channel.
+      Pairs of layer and channel.
 
-    >>> complete([("conv1", 0, 1), ("conv1", 0, 2), ("conv1", 3, 1)], variants=2)
-    frozenset({('conv1', 0)})
+    Example:
+      >>> complete([("conv1", 0, 1), ("conv1", 0, 2), ("conv1", 3, 1)], variants=2)
+      frozenset({('conv1', 0)})
     """
     there = set(keys)
     units = {(layer, channel) for layer, channel, _ in there}

@@ -123,8 +123,8 @@ class RunView:
         """Read finished images with all that belongs to them, one after the other.
 
         Args:
-            layer: whose; of every layer by default.
-            without: images that are left out.
+          layer: Whose; of every layer by default.
+          without: Images that are left out.
         """
         records = [row for row in self.records() if row.key not in without]
         for name in dict.fromkeys(row.layer for row in records):
@@ -175,21 +175,22 @@ def read_run(directory: str | os.PathLike[str]) -> RunView:
     """Open a run for reading; another process may be writing to it.
 
     Args:
-        directory: what was given to `open_run`.
+      directory: What was given to `open_run`.
 
     Returns:
-        A view of the run.
+      A view of the run.
 
     Raises:
-        FileNotFoundError: if there is no run.
-        ValueError: if its run.json is damaged.
+      FileNotFoundError: If there is no run.
+      ValueError: If its run.json is damaged.
 
-    >>> import tempfile
-    >>> from featvis_jax.results.store import open_run
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     open_run(directory, {"steps": 256}, environment={}).close()
-    ...     read_run(directory).configuration
-    {'steps': 256}
+    Example:
+      >>> import tempfile
+      >>> from featvis_jax.results.store import open_run
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     open_run(directory, {"steps": 256}, environment={}).close()
+      ...     read_run(directory).configuration
+      {'steps': 256}
     """
     manifest.read(Path(directory))
     return RunView(directory)

@@ -27,7 +27,7 @@ def calibrated(
       truth: Their shapes, and how large lesions are.
       seed: Of the pictures.
     """
-    shape = grader.places[0].image.shape[:-1]
+    shape = grader.sites[0].image.shape[:-1]
     asked = []
     for label, name in truth.names.items():
         own = grader.templates[name]

@@ -83,8 +83,8 @@ def read_channels(name: str, value: str, model: Model) -> Float32[np.ndarray, "*
     paths = value.split(",") if count > 1 else [value]
     if len(paths) not in (1, count):
         raise ValueError(
-            f"`{name}={value}`: {len(paths)} files; expected one with {count} volumes, or {count}, "
-            "one for each of the network's channels."
+            f"`{name}={value}`: {len(paths)} files; expected one file with {count} volumes, or "
+            f"{count} files, one for each of the network's channels."
         )
     with errors_of(name, value):
         each = count if len(paths) == 1 else 1
@@ -113,7 +113,7 @@ def _files(named: InputChannels, hold: Sequence[str]) -> dict[str, str]:
         name, _, path = part.partition(":")
         if len(named.names) == 1:
             raise ValueError(
-                f"`hold={part}`: the network takes one channel, and nothing would be left to "
+                f"`hold={part}`: the network has one input channel, so nothing would be left to "
                 "optimize: leave it out."
             )
         if not path or name not in named.names:
@@ -122,12 +122,12 @@ def _files(named: InputChannels, hold: Sequence[str]) -> dict[str, str]:
                 f"{', '.join(named.names)}, such as {named.names[0]}:scan.nii.gz."
             )
         if name in found:
-            raise ValueError(f"`hold={part}`: {name} is held at {found[name]} already.")
+            raise ValueError(f"`hold={part}`: {name} is already held at {found[name]}.")
         found[name] = path
     if found and len(found) == len(named.names):
         raise ValueError(
-            f"`hold={','.join(given)}`: holds every channel, and nothing would be left to "
-            "optimize: leave out those that the network should draw."
+            f"`hold={','.join(given)}`: holds every channel, so nothing would be left to "
+            "optimize: leave out the channels that should be drawn."
         )
     return found
 

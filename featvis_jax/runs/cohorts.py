@@ -39,11 +39,11 @@ _LOOKED_AT, _TOLD_OUTSIDE, _MOST_OUTSIDE = 2, 0.1, 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheOptions(Options):
-    """Where what is read from scans is kept."""
+    """Cache."""
 
     cache: str | None = option(
         None,
-        "Where rescaled volumes and synthetic cohorts are kept between runs; by default "
+        "Directory that keeps rescaled volumes and synthetic cohorts between runs; by default "
         "featvis_jax in $XDG_CACHE_HOME or ~/.cache.",
         belongs_to_run=False,
     )
@@ -51,25 +51,26 @@ class CacheOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CohortOptions(CacheOptions):
-    """A cohort."""
+    """The cohort."""
 
     cohort: str = option(
         "synthetic",
-        "A BIDS directory with participants.tsv, a TSV that lists paths and labels, or 'synthetic' "
-        "for the embedded cohort: MNI152 brains under random deformation.",
+        "A BIDS directory with participants.tsv, a TSV file that lists paths and labels, or "
+        "synthetic for generated people: the MNI152 brain under random deformations.",
     )
     pattern: str | None = option(
         None,
-        "Glob for the images below a `cohort` directory; T1w images at the usual BIDS places.",
+        "Glob pattern for the images in a `cohort` directory; by default T1w images where BIDS "
+        "puts them.",
     )
-    synthetic_subjects: int = option(40, "Subjects of the synthetic cohort.", least=5)
+    synthetic_subjects: int = option(40, "Number of people in the synthetic cohort.", least=5)
     synthetic_voxel_size_mm: float = option(
-        2.0, "Voxel size of the synthetic cohort.", least=FINEST_MM, most=COARSEST_MM
+        2.0, "Voxel size of the synthetic cohort, in mm.", least=FINEST_MM, most=COARSEST_MM
     )
     synthetic_group_difference: float = option(
         0.0,
-        "Share of the right frontal lobe's intensity that the synthetic group M lacks; the "
-        "synthetic stand-in for sex means nothing without it.",
+        "By how much, as a share, the right frontal lobe of the synthetic group M is darker; "
+        "with 0, sex means nothing in the synthetic cohort.",
         least=0.0,
         most=1.0,
     )
@@ -126,8 +127,8 @@ def cohort_of(options: CohortOptions) -> Cohort:
     """
     if options.pattern is not None and not Path(options.cohort).is_dir():
         raise ValueError(
-            f"`pattern={options.pattern}`: chooses the images of a directory, but "
-            f"`cohort={options.cohort}` is none; leave one of the two out."
+            f"`pattern={options.pattern}` selects images in a directory, but "
+            f"`cohort={options.cohort}` is not a directory; leave one of the two out."
         )
     if options.cohort != "synthetic":
         pattern = DEFAULT_PATTERN if options.pattern is None else options.pattern
@@ -198,8 +199,8 @@ def read(
     if cohort.unlisted:
         scans = named(str(scan.relative_to(path)) for scan in cohort.unlisted)
         tell(
-            f"{place}; left out, for want of a row in participants.tsv: {len(cohort.unlisted)} of "
-            f"the scans ({scans})"
+            f"{place}; left out because participants.tsv has no row for them: "
+            f"{len(cohort.unlisted)} of the scans ({scans})"
         )
     _tell_unoriented(cohort, place)
     return cohort
@@ -209,9 +210,9 @@ def _tell_unoriented(cohort: Cohort, place: str) -> None:
     """Say which scans do not tell how they are oriented."""
     if cohort.unoriented:
         tell(
-            f"{place}; {len(cohort.unoriented)} scans do not tell how they are oriented "
-            "(qform_code and sform_code are 0), and are taken for stored from right to left, back "
-            f"to front and bottom to top: {named(scan.name for scan in cohort.unoriented)}"
+            f"{place}; {len(cohort.unoriented)} scans do not say how they are oriented "
+            "(qform_code and sform_code are 0) and are assumed to be stored from right to left, "
+            f"back to front and bottom to top: {named(scan.name for scan in cohort.unoriented)}"
         )
 
 
@@ -261,7 +262,7 @@ def source_of(
     """
     if channels.is_colour:
         raise ValueError(
-            f"`{name}={path}`: scans have no colours, which the network takes: leave it out."
+            f"`{name}={path}`: the network takes colours, which scans do not have: leave it out."
         )
     found = _of_channels(name, path, channels)
     first, *others = (Grid(each.cohort.shape, each.cohort.affine) for each in found)
@@ -296,7 +297,7 @@ def _of_channels(name: str, path: str, channels: InputChannels) -> list[_Named]:
         if len(scans) != len(names):
             raise ValueError(
                 f"{told}: expected {len(names)} scans, one for each of the network's channels, "
-                f"joined with commas; got {len(scans)}."
+                f"separated by commas; got {len(scans)}."
             )
         with errors_of(name, path):
             cohorts = [single_scan(scan) for scan in scans]

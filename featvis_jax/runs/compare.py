@@ -27,25 +27,28 @@ _PARAMETERIZATIONS = ("pixels", "fourier", "laplacian", "cppn", *_OF_A_COHORT)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareOptions(ModelOptions, UnitOptions, RecipeOptions, ReferenceOptions, CohortOptions):
-    """What is compared."""
+    """The comparison."""
 
     strategies: tuple[str, ...] | None = option(
         None,
-        "Strategies to compare; + joins several into one, rotation_30+blur_0.5. All of them by "
-        "default:\n" + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
+        "Strategies to compare, all by default; + combines several into one, as in "
+        "rotation_30+blur_0.5:\n"
+        + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
     )
     parameterizations: tuple[str, ...] | None = option(
         None,
-        "Parameterizations to compare instead, or all; `cohort` gives the spectrum that phases "
-        "keep and the image that from_image and from_image_fourier start from. All have the part "
-        "of `regularization` that acts before the network.",
+        "Parameterizations to compare instead, or all. `cohort` provides the spectrum for phase "
+        "and the image that from_image and from_image_fourier start from. All use the part of "
+        "`regularization` that acts before the network.",
         choices=("all", *_PARAMETERIZATIONS),
     )
     regularization: str = option(
-        "lucid", "A strategy whose part before the network all `parameterizations` have."
+        "lucid", "A strategy; all `parameterizations` use its part before the network."
     )
-    spectrum_images: int = option(200, "Images of `cohort` for the mean spectrum.", least=1)
-    batch: int = option(16, "Most channels that run together.", least=1)
+    spectrum_images: int = option(
+        200, "Number of images of `cohort` for the mean spectrum.", least=1
+    )
+    batch: int = option(16, "Largest number of channels that run together.", least=1)
     out: str | None = option(None, "Directory for the results.")
 
 

@@ -1,7 +1,7 @@
 """Grading pictures from options to tables: do they show the lesion shape that was trained on?
 
 Every picture of the graded units is named rightly or is not (`featvis_jax.evaluation.grading`), by
-a judge of shapes that is trained here. Graded are the logits of classes that have a shape, and in
+a shape classifier that is trained here. Graded are the logits of classes that have a shape, and in
 other layers the channels that tell the classes apart best.
 """
 
@@ -115,8 +115,7 @@ def run(options: GradeOptions, *, given: Given = NOTHING) -> Grades:
     if bool(options.run) == bool(options.images):
         found = "both" if options.run else "neither"
         raise ValueError(
-            "`run` and `images`: expected one of the two, runs of ours or a directory of images; "
-            f"got {found}."
+            f"`run` and `images`: expected either runs or a directory of images; got {found}."
         )
     with jax.default_matmul_precision(options.precision):
         ready = job(options, given=given)
@@ -182,10 +181,10 @@ def _shape(options: GradeOptions, truth: Truth) -> str:
 
 
 def _grades(job: Job, pictures: Sequence[Picture]) -> Grades:
-    """Train the judge, and grade the pictures and what is known."""
+    """Train the classifier, and grade the pictures and what is known."""
     seed = job.options.seed
     grader, by_name = graders.make_grader(
-        job.truth, job.transfer, job.held_out, patches=job.options.judge_patches, seed=seed
+        job.truth, job.transfer, job.held_out, patches=job.options.classifier_patches, seed=seed
     )
     graded = _graded(job, pictures, grader, by_name)
     drawn = known(calibrated(grader, by_name, job.truth, seed=seed))
@@ -197,7 +196,7 @@ def _grades(job: Job, pictures: Sequence[Picture]) -> Grades:
         drawn,
         answers,
         task=job.task.name,
-        judge=grader.judge,
+        classifier=grader.classifier,
         about={
             "models": {
                 name: {"name": each.name, "weights_sha256": each.card["weights_sha256"]}
@@ -219,7 +218,7 @@ def _graded(
     """The grade of every picture."""
     truth = job.truth
     shapes = {truth.names[label]: shape for label, shape in truth.shapes.items()}
-    shape = grader.places[0].image.shape
+    shape = grader.sites[0].image.shape
     found = []
     for each in progress.each(pictures, "grading", unit="picture"):
         stopping.check()

@@ -1,4 +1,4 @@
-"""What a grading needs, checked before any judge is trained: runs, networks, people and units."""
+"""What a grading needs, checked before anything is trained: runs, networks, people and units."""
 
 from __future__ import annotations
 
@@ -31,45 +31,47 @@ MADE = ("scrambled", "real")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradeOptions(CohortOptions, PrecisionOptions):
-    """What is graded, and by whom."""
+    """The grading."""
 
     run: tuple[str, ...] = option(
-        (), "Run to grade; repeat for several, other seeds for example.", repeats=True
+        (), "Run to grade; repeat for several, such as other seeds.", repeats=True
     )
-    images: str | None = option(None, "Directory of .nii, .nii.gz or .npy images to grade instead.")
+    images: str | None = option(
+        None, "Directory of .nii, .nii.gz or .npy images to grade instead of runs."
+    )
     shape: str | None = option(
-        None, "What all of `images` should show; the task's shape by default."
+        None, "Shape that all `images` should show; that of the task by default."
     )
     task: str | None = option(None, f"What the network was trained on: {TASK_HELP}")
-    model: str | None = option(
-        None, f"The runs' network, where their flags do not tell: {MODEL_HELP}"
-    )
+    model: str | None = option(None, f"Network of the runs, if they do not name it: {MODEL_HELP}")
     transfer_model: str | None = option(
         None,
-        f"A network that was trained on the same task from another seed. {MODEL_HELP}",
+        f"A network trained on the same task from another seed. {MODEL_HELP}",
     )
     grid: str | None = option(
         None,
-        "A NIfTI file on the grid of the networks' input, for networks that do not tell where they "
-        "look; that of the runs by default.",
+        "A NIfTI file on the grid of the networks' input, for networks that have no affine of "
+        "their own; that of the runs by default.",
     )
     out: str | None = option(None, "Directory for the grades.")
     control: tuple[str, ...] = option(
         (),
-        "NAME=RUN: pictures of the same units that should not show the shape, of a network with "
-        "random weights or of one trained with shuffled labels; repeat for several.",
+        "NAME=RUN: pictures of the same units that should not show the shape, from a network with "
+        "random weights or one trained with shuffled labels; repeat for several.",
         repeats=True,
     )
     made_controls: tuple[str, ...] = option(
         MADE,
-        "Controls made here: the pictures with their phases scrambled, and real clean images.",
+        "Controls to make: the pictures with scrambled phases, and real images without lesions.",
         choices=MADE,
     )
-    best: int = option(5, "Channels of each layer but the logits.", least=1)
-    judge_patches: int = option(
-        12288, "Patches that the judge learns from, for every shape.", least=64
+    best: int = option(
+        5, "Channels to grade in each layer but the logits, the most selective first.", least=1
     )
-    seed: int = option(0, "Of patches, lesions and phases.", least=0)
+    classifier_patches: int = option(
+        12288, "Patches per shape that the shape classifier is trained on.", least=64
+    )
+    seed: int = option(0, "Seed of patches, lesions and phases.", least=0)
 
 
 class Given(NamedTuple):
@@ -117,7 +119,7 @@ class Job(NamedTuple):
 
 
 def job(options: GradeOptions, *, given: Given = NOTHING, lists: bool = False) -> Job:
-    """Check a grading, and find the units that are graded, before any judge is trained.
+    """Check a grading, and find the units that are graded, before any classifier is trained.
 
     Args:
       options: What to grade.
@@ -130,10 +132,10 @@ def job(options: GradeOptions, *, given: Given = NOTHING, lists: bool = False) -
     """
     for name in ("task", "transfer_model"):
         if getattr(options, name) is None:
-            raise ValueError(f"`{name}` is missing: docs/grading.md tells how pictures are graded.")
+            raise ValueError(f"`{name}` is missing: docs/grading.md explains how to grade.")
     task = given.task or named_task(str(options.task))
     if options.shape is not None and not options.images:
-        raise ValueError(f"`shape={options.shape}`: says what `images` show, and there are none.")
+        raise ValueError(f"`shape={options.shape}` says what `images` show: give them too.")
     if options.out is not None:
         refuse_foreign(Path(options.out), "scores.json", what="grades", before=FILES)
     runs = graded_pictures.open_runs(options.run)
@@ -192,7 +194,7 @@ def _model(
     """The network that the runs visualize."""
     spec = options.model or (graded_pictures.option_of(runs[0], "model") if runs else None)
     if spec is None:
-        raise ValueError("`model` is missing: the run does not say which network it is of.")
+        raise ValueError("`model` is missing: the run does not name its network.")
     model = _network("model", spec, given, grid)
     for run in runs:
         configuration = run.configuration
@@ -252,6 +254,6 @@ def _units(
     if not found:
         raise ValueError(
             f"`run={','.join(options.run)}`: none of its units detects a lesion; visualize the "
-            "logits, or the channels that --list_channels tells of."
+            "logits, or the channels that --list_channels lists."
         )
     return found

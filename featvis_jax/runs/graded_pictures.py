@@ -154,7 +154,7 @@ def of_directory(path: str, concept: str, grid: Grid) -> list[Picture]:
             f"{', '.join(_SUFFIXES)}."
         )
     for file in files:
-        _read(file, grid)  # One that is no good is told now, not after the judge has learned.
+        _read(file, grid)  # One that is no good is told now, not after the classifier has learned.
     return [
         Picture(
             file.name, "images", number, 1, concept, PICTURE, lambda file=file: _read(file, grid)

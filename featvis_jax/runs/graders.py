@@ -1,4 +1,4 @@
-"""What pictures are graded against: shapes of a task, held-out people, a judge, another network."""
+"""What pictures are graded against: shapes, held-out people, a shape classifier, a network."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
-from featvis_jax.evaluation.judge import train_judge
 from featvis_jax.evaluation.responses import Response, of_equal_area, shape_responses
-from featvis_jax.evaluation.transfer import detector, grounds, yardstick
+from featvis_jax.evaluation.shape_classifier import train_shape_classifier
+from featvis_jax.evaluation.transfer import detector, insertion_sites, yardstick
 from featvis_jax.models import Model
 from featvis_jax.options import say
 from featvis_jax.progress import announced
@@ -46,14 +46,14 @@ class HeldOut(NamedTuple):
     """Images of subjects that no network was trained on.
 
     Attributes:
-      judged: Of the subjects that the judge learns from.
-      tested: Of those that it is tested on.
+      training: Of the subjects that the classifier learns from.
+      testing: Of those that it is tested on.
       all: Of all of them.
       few: Of a few, for the real images that drive a unit most.
     """
 
-    judged: Source
-    tested: Source
+    training: Source
+    testing: Source
     all: Source
     few: Source
 
@@ -70,7 +70,7 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
         lesions nor voxel size.
     """
     if named.shape is None and named.name.split("_")[0] not in SHAPES:
-        raise ValueError(f"`task={named.name}`: it has no shape that a picture could show.")
+        raise ValueError(f"`task={named.name}`: the task has no shape that a picture could show.")
     drawn = model.card.get("data", {}).get("lesions", {})
     if drawn and named.shape is None and model.card["task"] != named.name:
         raise ValueError(
@@ -85,8 +85,8 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
     if not options:
         if model.affine is None:
             raise ValueError(
-                f"{model.name} tells no voxel size, and lesions are drawn in mm: give "
-                "`grid=FILE.nii.gz`, an image of its grid."
+                f"{model.name} has no voxel size, and lesions are drawn in mm: give "
+                "`grid=FILE.nii.gz`, an image on its grid."
             )
         options = {"voxel_size_mm": float(np.linalg.norm(model.affine[:3, 0]))}
     if named.name == "square_or_disc" and named.shape is None:
@@ -161,13 +161,13 @@ def logits_of(model: Model) -> str:
 def make_grader(
     truth: Truth, transfer: Model, held_out: HeldOut, *, patches: int, seed: int
 ) -> tuple[Grader, dict[str, Concept]]:
-    """The scores, with all that they are measured with; trains the judge of shapes.
+    """The scores, with all that they are measured with; trains the shape classifier.
 
     Args:
       truth: What pictures should show.
       transfer: The independent network.
       held_out: Whom it was not trained on.
-      patches: How many the judge learns from, for every shape.
+      patches: How many the classifier learns from, for every shape.
       seed: Of patches, lesions and phases.
 
     Returns:
@@ -186,12 +186,12 @@ def make_grader(
     nominal = float(np.mean(list(sizes.values())))
     images = {
         part: list(sources.spread(source, max_images=_PATCHED))
-        for part, source in (("judged", held_out.judged), ("tested", held_out.tested))
+        for part, source in (("training", held_out.training), ("testing", held_out.testing))
     }
-    with announced("training the judge of shapes", after_s=0):
-        judge = train_judge(
-            images["judged"],
-            images["tested"],
+    with announced("training the shape classifier", after_s=0):
+        classifier = train_shape_classifier(
+            images["training"],
+            images["testing"],
             outlines,
             [name for name in own if name in outlines],
             size=nominal,
@@ -200,8 +200,8 @@ def make_grader(
             seed=seed,
         )
     say(
-        f"The judge tells {', '.join(judge.classes)} apart with a balanced accuracy of "
-        f"{100 * judge.balanced_accuracy:.1f} % on patches of other subjects."
+        f"The shape classifier tells {', '.join(classifier.classes)} apart with a balanced "
+        f"accuracy of {100 * classifier.balanced_accuracy:.1f} % on patches of other subjects."
     )
     detect = detector(transfer.network, logits_of(transfer), batch_size=1 + 4 + 2 * _PLACES)
     by_name = {
@@ -213,8 +213,8 @@ def make_grader(
         for label in truth.shapes
     }
     rng = np.random.default_rng([seed, 4])
-    places = grounds(sources.spread(held_out.all, max_images=_PLACES), judge.side, rng)
-    return Grader(templates, judge, outlines, detect, places, seed), by_name
+    sites = insertion_sites(sources.spread(held_out.all, max_images=_PLACES), classifier.side, rng)
+    return Grader(templates, classifier, outlines, detect, sites, seed), by_name
 
 
 def responses(

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featvis_jax.evaluation.judge import Judge
 from featvis_jax.evaluation.responses import Response
+from featvis_jax.evaluation.shape_classifier import ShapeClassifier
 from featvis_jax.evaluation.summary import Graded, known_scores, rows, scores, summary
 from featvis_jax.results.encoding import encode_rows
 from featvis_jax.results.files import atomic_write_bytes
@@ -52,7 +52,7 @@ class Grades(NamedTuple):
         answers: Mapping[str, Sequence[Response]] | None,
         *,
         task: str,
-        judge: Judge,
+        classifier: ShapeClassifier,
         about: Mapping[str, Any],
     ) -> Grades:
         """Put grades together.
@@ -62,7 +62,7 @@ class Grades(NamedTuple):
           drawn: What is known of drawn pictures.
           answers: Of the network to lesions of every shape, by concept.
           task: Name of what the networks were trained on.
-          judge: The judge of shapes.
+          classifier: The shape classifier.
           about: What else was graded with, for scores.json.
         """
         found = {
@@ -70,8 +70,8 @@ class Grades(NamedTuple):
             "task": task,
             "known": known_scores(drawn),
             "judge": {
-                "classes": list(judge.classes),
-                "balanced_accuracy": judge.balanced_accuracy,
+                "classes": list(classifier.classes),
+                "balanced_accuracy": classifier.balanced_accuracy,
             },
             **about,
             "versions": versions(),

@@ -9,7 +9,12 @@ import optax
 from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.maximize import parameterizations
 from featvis_jax.maximize.drive import Drive, settling
-from featvis_jax.maximize.parameterizations import GROUNDS, INTENSITIES, Ground, Parameterization
+from featvis_jax.maximize.parameterizations import (
+    FIXED_CONTRASTS,
+    INTENSITIES,
+    FixedContrast,
+    Parameterization,
+)
 from featvis_jax.maximize.presets import CLOUDS, Strategy
 from featvis_jax.models import Model
 from featvis_jax.options import Options, errors_of, option
@@ -18,50 +23,53 @@ from featvis_jax.runs import channels
 # Of a scaled scan, the share of voxels that may lie beyond the range.
 _MOST_BEYOND = 0.05
 _BY_AFFINE = (
-    "It is laid onto the network's grid by its affine, whatever the order of its axes, and has to "
-    "cover it voxel by voxel; onto that of a network without one (see `grid`) as it is stored."
+    "It is placed on the network's grid by its affine, whatever the order of its axes, and has to "
+    "cover the grid voxel by voxel; for a network without an affine (see `grid`) it is taken as it "
+    "is stored."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageOptions(Options):
-    """What is optimized."""
+    """The image."""
 
     parameterization: str | Parameterization | None = option(
         None,
-        "How an image is written down (docs/parameterizations.md); by default fourier for "
-        "`regularization=driven` and pixels for all other strategies. All but pixels need one that "
-        "acts before the network: driven, lucid or none.",
+        "How the image is parameterized (docs/parameterizations.md); by default fourier for "
+        "`regularization=driven` and pixels for all other strategies. All but pixels need a "
+        "strategy that acts before the network: driven, lucid or none.",
         choices=("pixels", "fourier", "laplacian", "cppn", "phase"),
     )
     intensity: str | None = option(
         None,
-        "How the range is kept; a default for each of them. dark, bright and both: elements of "
-        "that polarity on an even ground, with a fixed `contrast` that they compete for.",
-        choices=(*INTENSITIES, *GROUNDS),
+        "How intensities are kept in range; the default depends on `parameterization`. With dark, "
+        "bright and both, elements of that polarity on an even background compete for a fixed "
+        "`contrast`.",
+        choices=(*INTENSITIES, *FIXED_CONTRASTS),
     )
     contrast: float | None = option(
         None,
-        "Of all elements on a ground, as a share of the range (root mean square); "
-        f"{Ground().contrast:g} by default.",
+        "Contrast of all elements with `intensity=dark`, bright or both: root mean square, as a "
+        f"share of the range; {FixedContrast().contrast:g} by default.",
     )
     start_image: str | None = option(
         None,
-        "NIfTI file to start from; for a network of several channels with as many volumes, or as "
-        "many files, joined with commas. " + _BY_AFFINE,
+        "NIfTI file to start from; for a network with several input channels, a file with as many "
+        "volumes, or as many files, separated by commas. " + _BY_AFFINE,
     )
     mask: str | None = option(
-        None, "NIfTI mask: nothing changes outside, in no channel. " + _BY_AFFINE
+        None, "NIfTI mask: nothing outside it changes, in any channel. " + _BY_AFFINE
     )
     hold: tuple[str, ...] | None = option(
         None,
-        "CHANNEL:FILE, or several joined with commas: hold an input channel at a NIfTI file, such "
-        "as T1w:scan.nii.gz, while the others are optimized beside it. It is laid onto the "
-        "network's grid as `start_image` is.",
+        "CHANNEL:FILE, or several separated by commas: keep an input channel fixed at a NIfTI "
+        "file, such as T1w:scan.nii.gz, while the other channels are optimized. The file is placed "
+        "on the network's grid like `start_image`.",
         repeats=True,
     )
     learning_rate: float | None = option(
-        None, "Of Adam (of NAdam for phase); by default what suits the start."
+        None,
+        "Learning rate of Adam (of NAdam for phase); the default depends on `parameterization`.",
     )
 
 
@@ -84,20 +92,20 @@ def start_image(model: Model, options: ImageOptions) -> np.ndarray | None:
     return np.clip(start, *model.intensity_range)
 
 
-def ground(
+def baseline(
     model: Model, start: np.ndarray | None, options: ImageOptions
 ) -> np.ndarray | float | None:
-    """What an image is without its figure; None where the options do not say.
+    """What clutter is measured from: the start image or the even background; None without either.
 
     Args:
       model: The network.
       start: The image to start from.
       options: What is optimized.
     """
-    if start is not None or options.intensity not in GROUNDS:
+    if start is not None or options.intensity not in FIXED_CONTRASTS:
         return start
     low, high = model.intensity_range
-    return low + GROUNDS[options.intensity].level * (high - low)
+    return low + FIXED_CONTRASTS[options.intensity].level * (high - low)
 
 
 def parameterization(
@@ -123,14 +131,17 @@ def parameterization(
     """
     made_of: dict[str, Any] = {"intensity_range": model.intensity_range}
     if options.intensity is not None:
-        made_of["intensity"] = GROUNDS.get(options.intensity, options.intensity)
+        made_of["intensity"] = FIXED_CONTRASTS.get(options.intensity, options.intensity)
     if options.contrast is not None:
-        if options.intensity not in GROUNDS:
+        if options.intensity not in FIXED_CONTRASTS:
             raise ValueError(
-                f"`contrast={options.contrast}`: says how much elements stand out from a ground, "
-                f"and `intensity={options.intensity}` has none: take one of {', '.join(GROUNDS)}."
+                f"`contrast={options.contrast}` is for elements on an even background, which "
+                f"`intensity={options.intensity}` does not have: give an `intensity` of "
+                f"{' or '.join(FIXED_CONTRASTS)}."
             )
-        made_of["intensity"] = GROUNDS[options.intensity]._replace(contrast=options.contrast)
+        made_of["intensity"] = FIXED_CONTRASTS[options.intensity]._replace(
+            contrast=options.contrast
+        )
     if isinstance(options.parameterization, Parameterization):
         return _finished(model, options.parameterization, start, options, variants=variants)
     name = options.parameterization or ("pixels" if strategy.drive is None else "fourier")
@@ -139,9 +150,9 @@ def parameterization(
     if name == "phase":
         if model.spectrum is None:
             raise ValueError(
-                "`parameterization=phase` keeps to the training images' mean spectrum, and the "
-                f"model {model.name} comes without one: give `reference=DIR`, a cohort whose scans "
-                "have one, or take fourier."
+                "`parameterization=phase` needs the mean spectrum of the training images, and the "
+                f"model {model.name} has none: give `reference=DIR`, a cohort to compute it from, "
+                "or take fourier."
             )
         chosen = parameterizations.phase(model.spectrum, **made_of)
     else:
@@ -190,8 +201,8 @@ def _refuse_other_range(given: str, image: np.ndarray, model: Model) -> None:
     told = f"{given}: intensities from {image.min():g} to {image.max():g}"
     if model.scale is None and beyond > 0:
         raise ValueError(
-            f"{told}; the network's images are in [{low:g}, {high:g}]: give `scaling`, by which it "
-            "is scaled as they were, or the range of a foreign network by `intensity_range`."
+            f"{told}; the network's images are in [{low:g}, {high:g}]: give `scaling`, so that it "
+            "is scaled as they were, or the range of a foreign network as `intensity_range`."
         )
     if beyond > _MOST_BEYOND:
         raise ValueError(

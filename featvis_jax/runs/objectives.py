@@ -14,40 +14,42 @@ from featvis_jax.options import Options, errors_of, option
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions(Options):
-    """What to maximize."""
+    """The objective."""
 
     objective: str | Objective = option(
         "channel",
-        "What to maximize: the mean of a channel; a channel at one place; the mean square of a "
-        "whole layer; a logit, alone or less the others; the mean along a vector over channels, "
-        "alone or weighted by the cosine with it.",
+        "What to maximize: the mean of a channel; a channel at one position (neuron); the mean "
+        "square of a whole layer; a logit, alone or minus the other logits; the mean projection "
+        "onto a vector of channels, alone or weighted by the cosine with it.",
         choices=(
             *("channel", "neuron", "layer", "logit", "logit_difference"),
             *("direction", "cosine_direction"),
         ),
     )
     position: tuple[int, ...] | None = option(
-        None, "Where on the layer's grid, for neuron; its centre by default."
+        None, "For neuron: position on the layer's grid; the centre by default."
     )
     other: int | None = option(
-        None, "The logit to tell from, for logit_difference; all by default."
+        None, "For logit_difference: the logit to subtract; the others by default."
     )
-    direction: str | None = option(None, "A .npy file with one number per channel, for directions.")
+    direction: str | None = option(
+        None, "For direction and cosine_direction: a .npy file with one number per channel."
+    )
     attention: str | None = option(
         None,
-        "A NIfTI mask: maximize the channel's mean under it. It is laid onto the network's grid by "
-        "its affine, as `mask` is.",
+        "A NIfTI mask: maximize the channel's mean inside it. Like `mask`, it is placed on the "
+        "network's grid by its affine.",
     )
     pooling: str | None = option(
         None,
-        "How an objective of many places weighs them: all alike, or the strongest most; by default "
-        "strongest for `regularization=driven` and mean for all other strategies.",
+        "How an objective weighs positions: all alike, or the strongest most; by default strongest "
+        "for `regularization=driven` and mean for all other strategies.",
         choices=("mean", "strongest"),
     )
-    sign: str = option("1", "-1 for what suppresses a unit.", choices=("1", "-1"))
-    variants: int = option(1, "Images of each unit, optimized together.", least=1)
+    sign: str = option("1", "-1 to show what suppresses a unit.", choices=("1", "-1"))
+    variants: int = option(1, "Number of images per unit, optimized together.", least=1)
     diversity: float | None = option(
-        None, "Weight that keeps a unit's variants apart; 1 by default.", least=0.0
+        None, "Weight of the term that keeps a unit's variants apart; 1 by default.", least=0.0
     )
 
     @property
@@ -111,13 +113,13 @@ def _refuse_idle(options: ObjectiveOptions) -> None:
     for name, wanted in readers.items():
         if getattr(options, name) is not None and options.objective not in wanted:
             raise ValueError(
-                f"`{name}` is for `objective={' or '.join(wanted)}`, and it is "
+                f"`{name}` is for `objective={' or '.join(wanted)}`, but the objective is "
                 f"{options.objective}: leave one of them out."
             )
     if options.objective in readers["direction"] and options.direction is None:
         raise ValueError(f"`objective={options.objective}` needs `direction=FILE.npy`.")
     if options.diversity is not None and options.variants == 1:
-        raise ValueError("`diversity` is about several variants of a unit: give `variants` too.")
+        raise ValueError("`diversity` needs several variants of a unit: give `variants` too.")
 
 
 def _direction(path: str | None) -> np.ndarray:

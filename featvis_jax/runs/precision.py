@@ -7,10 +7,11 @@ from featvis_jax.options import Options, option
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrecisionOptions(Options):
-    """How exactly products are computed."""
+    """Numerical precision."""
 
     precision: str | None = option(
         None,
-        "Of products on an accelerator. By default JAX's own choice: tensorfloat32 on recent GPUs.",
+        "Precision of convolutions and matrix products on an accelerator; JAX's own choice by "
+        "default: tensorfloat32 on recent GPUs.",
         choices=("float32", "tensorfloat32", "bfloat16"),
     )

@@ -22,13 +22,14 @@ from featvis_jax.results.store import RunView
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RealExamplesOptions(Options):
-    """Whose scans are shown beside the pictures."""
+    """Real scans beside the pictures."""
 
     real_examples: str | None = option(
         None,
-        "A cohort whose scans drive each channel most, shown on its page without subject ids. They "
-        "are participant data: off by default. Of several input channels the scans of each end in "
-        "its name: `channel_names=T1w,FLAIR` takes sub-*/anat/*_T1w.nii.gz and *_FLAIR.nii.gz.",
+        "A cohort; the page of each channel shows those of its scans that drive the channel most, "
+        "without subject ids. They are participant data, so none are shown by default. With "
+        "several input channels, the scans of each end in its name: `channel_names=T1w,FLAIR` "
+        "takes sub-*/anat/*_T1w.nii.gz and *_FLAIR.nii.gz.",
     )
 
 

@@ -20,45 +20,52 @@ from featvis_jax.runs.objectives import ObjectiveOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitOptions(Options):
-    """Which units."""
+    """Layers and channels."""
 
     layer: tuple[str, ...] | None = option(
-        None, "Layer; repeat for several, 'all' for every layer.", repeats=True
+        None, "Name of a layer; repeat for several, all for every layer.", repeats=True
     )
-    channels: str | Sequence[int] = option("all", "Channels: all, a range 0:8, or a list 1,5.")
+    channels: str | Sequence[int] = option(
+        "all", "Channels: all, a range such as 0:8, or a list such as 1,5."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeOptions(ObjectiveOptions, ImageOptions):
-    """What happens in a step of an ascent, and how often."""
+    """Optimization and regularization."""
 
     regularization: str = option(
         presets.DRIVEN,
-        "A strategy, or several joined with commas:\n"
+        "A regularization strategy, or several separated by commas:\n"
         + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
     )
-    steps: int = option(256, "Steps of the ascent.", least=1)
-    every: int = option(50, "The paper's transforms act every so many steps.", least=1)
-    penalty: str | Objective = option(
-        "none", "R(x), subtracted from f(x).", choices=tuple(penalties.PENALTIES)
+    steps: int = option(256, "Optimization steps.", least=1)
+    every: int = option(
+        50, "Number of steps between two applications of the paper's transforms.", least=1
     )
-    penalty_weight: float = option(10.0, "lambda, the weight of the penalty.", least=0.0)
+    penalty: str | Objective = option(
+        "none",
+        "Penalty R(x), which is subtracted from the objective f(x); total_variation is the mean "
+        "length of the image's gradient.",
+        choices=tuple(penalties.PENALTIES),
+    )
+    penalty_weight: float = option(10.0, "Weight of the penalty, lambda.", least=0.0)
     transparency: bool = option(
         False,
-        "Keep a second image of every unit, where the network was looking: the size of the "
-        "gradient, added up over all steps.",
+        "Keep a second image of every unit that shows where the network was looking: the size of "
+        "the gradient, summed over all steps.",
     )
     rematerialize: bool = option(
         False,
-        "Keep for the gradient no more than convolutions and products give, and compute the rest "
-        "again: less memory for deep networks.",
+        "Store only the outputs of convolutions and matrix products for the gradient and recompute "
+        "the rest: less memory for deep networks.",
     )
     config: str | None = option(
         None,
-        "Python file for all that no option says: it defines recipe(given, model, layer), is "
-        "handed the recipe that the options spell out, and returns the one to run.",
+        "Python file for whatever no option covers: it defines recipe(given, model, layer), which "
+        "gets the recipe that the options describe and returns the one to run.",
     )
-    seed: int = option(0, "Of all random draws.", least=0, most=2**32 - 1)
+    seed: int = option(0, "Seed of all random draws.", least=0, most=2**32 - 1)
 
 
 def chosen_layers(network: Network, options: UnitOptions) -> list[Layer]:
@@ -73,7 +80,7 @@ def chosen_layers(network: Network, options: UnitOptions) -> list[Layer]:
     """
     if not options.layer:
         names = ", ".join(layer.name for layer in network.layers)
-        raise ValueError(f"`layer` is missing; the model has {names}, and 'all' takes every one.")
+        raise ValueError(f"`layer` is missing: give one of {names}, or all for every layer.")
     if "all" in options.layer:
         return [layer for layer in network.layers if layer.has_weights]
     return [network.layer(name) for name in dict.fromkeys(options.layer)]
@@ -96,7 +103,7 @@ def chosen_channels(
     if objective.has_one_unit:
         if channels != "all":
             raise ValueError(
-                f"{told}: `objective={objective.objective}` is about a layer as a whole; leave "
+                f"{told}: `objective={objective.objective}` concerns the layer as a whole; leave "
                 "`channels` out."
             )
         return [0]
@@ -106,8 +113,8 @@ def chosen_channels(
         chosen = []
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
         raise ValueError(
-            f"{told}: layer {layer.name!r} has channels 0 to {count - 1}; expected all, a range "
-            f"such as 0:{min(8, count)}, or a list such as 0,{count - 1}."
+            f"{told}: layer {layer.name!r} has channels 0 to {count - 1}; expected all, a "
+            f"range such as 0:{min(8, count)}, or a list such as 0,{count - 1}."
         )
     return chosen
 
@@ -151,7 +158,7 @@ def recipe(
         every=options.every,
         steps=options.steps,
         intensity_range=model.intensity_range,
-        ground=images.ground(model, start, options),
+        baseline=images.baseline(model, start, options),
     )
     penalty = options.penalty
     if isinstance(penalty, str):
@@ -164,8 +171,8 @@ def recipe(
     if not fits and options.config is None:  # What the file makes of it is checked below.
         raise ValueError(
             f"`parameterization={options.parameterization}` with "
-            f"`regularization={regularization}`: {describe(strategy.projection)} acts on an "
-            "image's pixels after each step, and there are none to act on. Give "
+            f"`regularization={regularization}`: {describe(strategy.projection)} acts on pixels "
+            "after each step, and this parameterization has none. Give "
             "`regularization=lucid`, which acts before the network, or `regularization=none`."
         )
     pooling = "mean" if strategy.drive is None else "strongest"

@@ -95,7 +95,7 @@ def strongest(
         rows += [ReferenceRecord(layer, channel, float(value)) for channel, value in pairs]
     silent = sum(not row.reference > 0 for row in rows)
     if silent:
-        tell(f"`reference`: no image drives {silent} of {len(rows)} units: they have no strength")
+        tell(f"`reference`: no image drives {silent} of {len(rows)} units, which get no strength")
     return rows
 
 

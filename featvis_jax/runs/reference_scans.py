@@ -28,25 +28,28 @@ from featvis_jax.runs.tasks import named_task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceOptions(CacheOptions):
-    """Real scans, and how they are summed up."""
+    """Reference scans."""
 
     reference: str | None = option(
         None,
-        "A cohort, or one scan, that says how strongly real inputs drive each unit: pictures are "
-        "told beside the strongest of them. Of a network that looks for lesions they are seen with "
-        "and without. A foreign network has its spectrum and the range of its z-scores from there "
-        "(`scaling`). Of several input channels, the scans of each by its name (`channel_names`), "
-        "or one scan for each, joined with commas.",
+        "A cohort, or one scan, with which to measure how strongly real images drive each unit; "
+        "pictures are compared with the strongest response. A network that looks for lesions is "
+        "shown the images with and without lesions. A foreign network also gets its spectrum and "
+        "the range of its z-scores (`scaling`) from here. With several input channels, the scans "
+        "of each are found by its name (`channel_names`); or give one scan for each, separated by "
+        "commas.",
     )
-    reference_images: int = option(240, "Images of `reference`, spread over its people.", least=2)
+    reference_images: int = option(
+        240, "Number of images of `reference`, spread evenly over its people.", least=2
+    )
     reference_percentile: float = option(
         100.0,
-        "Of the responses to the images of `reference`, what counts as the strongest; above 0, at "
-        "most 100.",
+        "Percentile of the responses to `reference` that counts as the strongest; above 0, at most "
+        "100.",
     )
     reference_task: str | None = option(
         None,
-        "FILE.py:FUNCTION, the shape of the lesions that `model` looks for, where it is your own.",
+        "FILE.py:FUNCTION, the shape of the lesions that `model` looks for, if it is your own.",
     )
 
     def __post_init__(self) -> None:
@@ -176,9 +179,9 @@ def read(
     if found is None:
         if model.needs_range:
             raise ValueError(
-                f"`scaling={model.scaling}`: z-scores have no ends that are known beforehand; give "
-                "`reference=DIR`, a cohort whose scans tell, or `intensity_range=LOW,HIGH`, such "
-                "as -2,4."
+                f"`scaling={model.scaling}`: the range of z-scores is not known beforehand; give "
+                "`reference=DIR`, a cohort to take it from, or `intensity_range=LOW,HIGH`, such as "
+                "-2,4."
             )
         return model, None
     if model.scaling is None and model.told.intensity_range is None:
@@ -228,8 +231,8 @@ def spanned(
     low, high = (round(float(end), 3) for end in ends)
     if not low < high:
         raise ValueError(
-            f"the network's images of its scans have the intensity {low:g} alone; expected some "
-            "that differ: look at the scans and at `grid`."
+            f"all images of its scans have the single intensity {low:g}; expected several: look at "
+            "the scans and at `grid`."
         )
     return low, high
 
@@ -239,7 +242,7 @@ def _inputs(model: Model, options: ReferenceOptions, *, seed: int) -> Inputs | N
     if options.reference is None:
         for name in ("reference_images", "reference_percentile", "reference_task"):
             if getattr(options, name) != getattr(ReferenceOptions(), name):
-                raise ValueError(f"`{name}` is about the scans of `reference`, and there are none.")
+                raise ValueError(f"`{name}` concerns the scans of `reference`: give it too.")
         return None
     source = source_of(
         "reference",
@@ -271,7 +274,7 @@ def _task(
         if not told.get("lesions"):
             raise ValueError(
                 f"`reference_task={options.reference_task}`: the model {model.name!r} does "
-                "not tell how the lesions that it was trained on were drawn: leave it out."
+                "not record how the lesions of its training were drawn: leave it out."
             )
         if name != model.card.get("task"):
             raise ValueError(

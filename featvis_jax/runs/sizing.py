@@ -11,7 +11,7 @@ import jax
 from featvis_jax import memory
 from featvis_jax.maximize import ascent, planning
 from featvis_jax.maximize.layer import LayerProgram
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.progress import announced, duration
 
 # What trying may spend on compiling and trying layers, about; the others are then estimated.

@@ -10,8 +10,8 @@ from featvis_jax.options import errors_of
 
 TASK_HELP = (
     "FILE.py:FUNCTION for lesions of a shape of your own; label:COLUMN for a column of "
-    "participants.tsv, whose values are classes, or estimated where they are more than ten "
-    "different numbers; volumes only; or one of\n"
+    "participants.tsv, whose values are classes, or a number to estimate if there are more than "
+    "ten different numbers (volumes only); or one of\n"
     + "\n".join(f"{name}: {text}" for name, text in TASKS.items())
 )
 

@@ -15,10 +15,10 @@ from featvis_jax.results.tables import UnitRecord
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorboardOptions(Options):
-    """What is written for TensorBoard."""
+    """TensorBoard."""
 
     tensorboard: bool = option(
-        False, "Also write scalars and images for TensorBoard to tensorboard in `out`."
+        False, "Also write scalars and images for TensorBoard, to `out`/tensorboard."
     )
 
 

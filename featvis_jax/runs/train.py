@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from featvis_jax import stopping, training
+from featvis_jax.data.renamed import current_names
 from featvis_jax.models import Model, load
 from featvis_jax.options import say
 from featvis_jax.progress import Progress, announced
@@ -170,7 +171,9 @@ def _settings(job: Job, out: Path, threads: int | None) -> dict[str, Any]:
     }
     path = out / "settings.json"
     if path.exists():
-        manifest.refuse_mismatch(out, json.loads(path.read_bytes()), settings)
+        begun = json.loads(path.read_bytes())
+        old = current_names(begun) if isinstance(begun, dict) else begun
+        manifest.refuse_mismatch(out, old, settings)
     return settings
 
 

@@ -31,28 +31,39 @@ _LARGEST_SEED = 2**32 - 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskOptions(Options):
-    """What is learned."""
+    """The task."""
 
     task: str = option("square_lesion", f"What to learn: {TASK_HELP}")
     dims: str | int | None = option(
-        None, "Slices or volumes; 2, and 3 for sex and label:COLUMN.", choices=("2", "3")
+        None,
+        "2 for slices, 3 for volumes; by default 2, and 3 for sex and label:COLUMN.",
+        choices=("2", "3"),
     )
-    crop: tuple[int, ...] | None = option(None, "Size of an image in voxels, 140,192 for example.")
-    shuffle_labels: bool = option(False, "Labels without meaning: a control for pictures.")
+    crop: tuple[int, ...] | None = option(None, "Size of an image in voxels, such as 140,192.")
+    shuffle_labels: bool = option(
+        False, "Shuffle the labels, so that they mean nothing: a control for pictures."
+    )
     lesion_count: tuple[int, int] | None = option(
-        None, "Fewest and most lesions in an image; 1,5, and 3,6 for soft edges."
+        None, "Fewest and most lesions per image; by default 1,5, and 3,6 for soft edges."
     )
-    decoys: tuple[int, int] = option(
+    distractors: tuple[int, int] = option(
         (0, 0),
-        "Fewest and most lesions of other shapes that images of both classes have, 0,3 for "
-        "example: without any a network need not know the shape of a lesion.",
+        "Fewest and most lesions of other shapes in images of both classes, such as 0,3. Without "
+        "any, a network can succeed without knowing the shape of a lesion.",
     )
-    lesion_size_mm: tuple[float, float] = option((9.0, 17.0), "Smallest and largest lesion.")
+    lesion_size_mm: tuple[float, float] = option(
+        (9.0, 17.0), "Smallest and largest size of a lesion, in mm."
+    )
     lesion_contrast: float | None = option(
         None,
-        "Least difference from the tissue under a lesion; 0.3, and 0.4 for soft edges.",
+        "Smallest difference between a lesion and the tissue under it; by default 0.3, and 0.4 for "
+        "soft edges.",
     )
-    lesion_polarity: str = option("both", "Kind of contrast.", choices=("both", "bright", "dark"))
+    lesion_polarity: str = option(
+        "both",
+        "Whether lesions are brighter or darker than the tissue.",
+        choices=("both", "bright", "dark"),
+    )
 
     @property
     def rank(self) -> int:
@@ -80,24 +91,29 @@ class TaskOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleOptions(Options):
-    """How long and how fast it is learned."""
+    """The training schedule."""
 
-    steps: int = option(2000, "Most training steps.", least=1)
-    batch: int | None = option(None, "Images per step; 32 for slices, 8 for volumes.", least=1)
-    learning_rate: float | None = option(
-        None, "Adam's; 1e-3 for slices, 3e-4 for volumes.", least=0.0
+    steps: int = option(2000, "Largest number of training steps.", least=1)
+    batch: int | None = option(
+        None, "Images per step; by default 32 for slices and 8 for volumes.", least=1
     )
-    weight_decay: float = option(1e-4, "L2, added to the gradient.", least=0.0)
-    decay: str = option("cosine", "Course of the learning rate.", choices=("cosine", "constant"))
+    learning_rate: float | None = option(
+        None, "Learning rate of Adam; by default 1e-3 for slices and 3e-4 for volumes.", least=0.0
+    )
+    weight_decay: float = option(1e-4, "L2 penalty, added to the gradient.", least=0.0)
+    decay: str = option("cosine", "Schedule of the learning rate.", choices=("cosine", "constant"))
     evaluate_every: int = option(100, "Steps between evaluations.", least=1)
-    validation_images: int = option(1024, "Most images to stop by; 0 for all.", least=0)
-    patience: int = option(7, "Evaluations without progress before stopping.", least=1)
-    curriculum: int = option(600, "Steps until all lesions are hard; 0 for none.", least=0)
+    validation_images: int = option(
+        1024, "Largest number of images per evaluation; 0 for all.", least=0
+    )
+    patience: int = option(7, "Evaluations without improvement before the training stops.", least=1)
+    curriculum: int = option(
+        600, "Steps over which lesions become harder; 0 for hard ones from the start.", least=0
+    )
     microbatch: int | None = option(
         None,
-        "Images whose gradient is computed at once on a device; that of a batch is put together "
-        "from such parts. By default few on a CPU, and on a GPU its share of the batch, if that "
-        "fits.",
+        "Images whose gradient a device computes at once; the gradient of a batch is summed over "
+        "such parts. By default a few on a CPU, and on a GPU its share of the batch if that fits.",
         least=1,
     )
 
@@ -106,25 +122,29 @@ class ScheduleOptions(Options):
 class TrainOptions(
     TaskOptions, ScheduleOptions, CohortOptions, PrecisionOptions, TensorboardOptions
 ):
-    """How it is trained, and where to."""
+    """The training."""
 
-    out: str | None = option(None, "Directory for model, report and checkpoints.")
+    out: str | None = option(None, "Directory for the model, its report and checkpoints.")
     init: str | None = option(
         None,
-        "Start from the weights of this trained model, a directory or a zoo name; where it tells "
-        "other classes apart, from all but those of its linear head.",
+        "Trained model to start from, a directory or a zoo name; if its classes differ, all its "
+        "weights but those of the linear head are used.",
     )
-    seed: int = option(0, "Fixes split, weights, order and lesions.", least=0, most=_LARGEST_SEED)
+    seed: int = option(
+        0, "Seed of the split, the weights, the order and the lesions.", least=0, most=_LARGEST_SEED
+    )
     split_seed: int | None = option(
         None,
-        "Fixes the split instead of `seed`, for several trainings that hold out the same people.",
+        "Seed of the split, instead of `seed`, for trainings that hold out the same people.",
         least=0,
         most=_LARGEST_SEED,
     )
-    augment: bool = option(True, "Mirror, shift and re-tone the training images.")
+    augment: bool = option(
+        True, "Mirror and shift the training images, and vary their intensities."
+    )
     noise: float = option(
         0.0,
-        "Largest standard deviation of noise over training images, which lie on [0, 1].",
+        "Largest standard deviation of the noise added to training images, which are in [0, 1].",
         least=0.0,
     )
 
@@ -280,7 +300,7 @@ def job(options: TrainOptions) -> Job:
                 task.name,
                 task.shape,
                 lesion_options=options.lesion_options,
-                decoy_count=options.decoys,
+                distractor_count=options.distractors,
                 shuffle_labels=options.shuffle_labels,
             ),
             cohort,
@@ -292,8 +312,8 @@ def job(options: TrainOptions) -> Job:
         )
     if prepared.left_out:
         tell(
-            f"`task={options.task}`: {len(prepared.left_out)} of {len(cohort.subjects)} people are "
-            f"left out, without a value in {cohort.table}: {named(prepared.left_out)}"
+            f"`task={options.task}`: {len(prepared.left_out)} of {len(cohort.subjects)} people "
+            f"have no value in {cohort.table} and are left out: {named(prepared.left_out)}"
         )
     module = CNN(rank=options.rank, num_classes=len(prepared.class_names))
     found = Job(options, task, schedule, prepared, module)
@@ -312,7 +332,7 @@ def _check(job: Job) -> None:
     try:
         next(job.validation())
     except ValueError as error:
-        raise ValueError(f"No image to validate with can be made. {error}") from error
+        raise ValueError(f"No image can be made to validate with. {error}") from error
 
 
 def _parent(job: Job) -> TrainedModel | None:

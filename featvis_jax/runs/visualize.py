@@ -248,11 +248,11 @@ def layer_record(layer: Layer, network: Network) -> LayerRecord:
     """
     rank = len(network.image_shape) - 1
     whole = network.image_shape[:-1]
-    reach, stride = layer.receptive_field, layer.stride
+    field, stride = layer.receptive_field, layer.stride
     return LayerRecord(
         layer=layer.name,
         output_shape=layer.shape[:-1],
         channels=layer.channels,
-        receptive_field=whole if reach is None else (reach,) * rank,
+        receptive_field=whole if field is None else (field,) * rank,
         stride=whole if stride is None else (stride,) * rank,
     )

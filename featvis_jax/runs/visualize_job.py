@@ -26,9 +26,9 @@ Shard = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AscentOptions(UnitOptions, RecipeOptions, ReferenceOptions, PrecisionOptions):
-    """Which units are visualized, and how."""
+    """Batches."""
 
-    batch: str | int = option("auto", "Units per batch, or auto for the largest that fits.")
+    batch: str | int = option("auto", "Units per batch; auto takes the largest that fits.")
 
     @property
     def batch_size(self) -> int | None:
@@ -46,10 +46,10 @@ class AscentOptions(UnitOptions, RecipeOptions, ReferenceOptions, PrecisionOptio
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisualizeOptions(ModelOptions, AscentOptions, RealExamplesOptions, TensorboardOptions):
-    """All that a visualization can be told."""
+    """Results."""
 
     out: str | None = option(None, "Directory for the results.")
-    gallery: bool = option(True, "Whether to build the pages at the end.")
+    gallery: bool = option(True, "Build the pages at the end.")
 
 
 class Job(NamedTuple):

@@ -59,7 +59,7 @@ def scan(random: Random, *, most_edits: int = 4) -> bytes:
     """A NIfTI file with up to some edits: of header fields, of bytes, and of the packed bytes.
 
     Args:
-      random: makes all choices.
+      random: Makes all choices.
       most_edits: 0 gives a sound file of any version, byte order and type.
     """
     content = bytearray(_sound_scan(random))

@@ -253,7 +253,7 @@ def test_noise_lies_over_the_finished_examples(slices):
         np.testing.assert_array_equal(noisy["label"], clean["label"])
         difference = noisy["image"].astype(np.float64) - clean["image"]
         assert noisy["image"].dtype == np.float32
-        # The ground outside of the brain, where no lesion lies, is seen through noise too.
+        # The background outside of the brain, where no lesion lies, is seen through noise too.
         deviations += [float(each[:2].std()) for each in difference]
     # Drawn evenly between 0 and 0.2: 80 of them, each known from 40 voxels.
     assert min(deviations) < 0.03

@@ -51,7 +51,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-SPEC = {"shape", "lesion_options", "decoy_count", "shuffle_labels"}
+SPEC = {"shape", "lesion_options", "distractor_count", "shuffle_labels"}
 
 
 def prepare(name: str, cohort: Cohort, cache: Path, **options) -> preparation.Prepared:
@@ -426,7 +426,7 @@ def test_where_the_options_leave_no_room_the_search_ends_early(cohort, cache):
         ("sex", {"rank": 2}, r"'sex' takes whole volumes: use 3 dimensions"),
         ("label:sex", {"rank": 2}, r"'label:sex' takes whole volumes: use 3 dimensions"),
         ("label:sex", {"shuffle_labels": True}, "Only labels of lesion tasks can be shuffled"),
-        ("label:sex", {"decoy_count": (0, 2)}, "takes no decoys"),
+        ("label:sex", {"distractor_count": (0, 2)}, "takes no distractors"),
         ("square_lesion", {"lesion_options": {"count": (0, 1)}}, r"count is \(0, 1\)"),
     ],
 )
@@ -491,13 +491,13 @@ def test_square_or_disc_differs_in_the_outline_only(slices, cache):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-def test_decoys_are_in_both_images_of_a_pair(slices, cohort, cache, rank):
+def test_distractors_are_in_both_images_of_a_pair(slices, cohort, cache, rank):
     options = {"size_mm": (9.0, 9.0), "count": (1, 1), "min_contrast": 0.1}
     prepared = prepare(
         *("square_lesion", slices if rank == 2 else cohort, cache),
-        **{"rank": rank, "decoy_count": (1, 2), "lesion_options": options},
+        **{"rank": rank, "distractor_count": (1, 2), "lesion_options": options},
     )
-    assert prepared.description["decoys"] == [1, 2]
+    assert prepared.description["distractors"] == [1, 2]
     task = prepared.task
     assert isinstance(task, tasks.LesionTask)
     for seed in range(4):
@@ -514,14 +514,14 @@ def test_decoys_are_in_both_images_of_a_pair(slices, cohort, cache, rank):
 
 @pytest.mark.parametrize("rank", [2, 3])
 @pytest.mark.parametrize(
-    ("name", "decoy_count"),
+    ("name", "distractor_count"),
     [("square_lesion", (0, 0)), ("square_lesion", (1, 2)), ("square_or_disc", (0, 0))],
 )
-def test_a_card_tells_how_lesions_were_drawn(slices, cohort, cache, rank, name, decoy_count):
+def test_a_card_tells_how_lesions_were_drawn(slices, cohort, cache, rank, name, distractor_count):
     options = {"size_mm": (6.0, 9.0), "min_contrast": 0.1}
     prepared = prepare(
         *(name, slices if rank == 2 else cohort, cache),
-        **{"rank": rank, "decoy_count": decoy_count, "lesion_options": options},
+        **{"rank": rank, "distractor_count": distractor_count, "lesion_options": options},
     )
     card = json.loads(json.dumps(prepared.description))
     task = tasks.described_task(name, card, rank=rank)
@@ -532,6 +532,17 @@ def test_a_card_tells_how_lesions_were_drawn(slices, cohort, cache, rank, name, 
             for each in (prepared.task, task)
         ]
         np.testing.assert_array_equal(*made)
+
+
+def test_a_card_of_version_0_1_calls_distractors_decoys(slices, cache):
+    options = {"lesion_options": {"size_mm": (6.0, 9.0), "min_contrast": 0.1}}
+    prepared = prepare("square_lesion", slices, cache, rank=2, distractor_count=(1, 2), **options)
+    old = dict(prepared.description)
+    old["decoys"] = old.pop("distractors")
+    now, before = (
+        tasks.described_task("square_lesion", each, rank=2) for each in (prepared.description, old)
+    )
+    assert before.distractor_count == now.distractor_count == (1, 2)
 
 
 def test_a_card_without_lesions_or_with_a_shape_of_ones_own_gives_no_task(cohort, cache):
@@ -545,14 +556,14 @@ def test_a_card_without_lesions_or_with_a_shape_of_ones_own_gives_no_task(cohort
 @pytest.mark.parametrize(
     ("name", "count", "told"),
     [
-        ("square_lesion", (3, 1), "decoy_count is"),
-        ("sex", (0, 2), "takes no decoys"),
-        ("square_or_disc", (0, 2), "takes no decoys"),
+        ("square_lesion", (3, 1), "distractor_count is"),
+        ("sex", (0, 2), "takes no distractors"),
+        ("square_or_disc", (0, 2), "takes no distractors"),
     ],
 )
-def test_decoys_that_make_no_sense_are_refused(cohort, cache, name, count, told):
+def test_distractors_that_make_no_sense_are_refused(cohort, cache, name, count, told):
     with pytest.raises(ValueError, match=told):
-        prepare(name, cohort, cache, decoy_count=count)
+        prepare(name, cohort, cache, distractor_count=count)
 
 
 def test_shuffled_labels_tell_nothing_and_leave_the_images_alone(slices, cache):

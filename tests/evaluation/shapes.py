@@ -72,4 +72,4 @@ UNSEEN: Mapping[str, Shape] = {
 """Shapes and wrong figures by which nothing was tuned."""
 
 TUNED: Mapping[str, Shape] = {"heart": _shape(_heart), "hexagon": _shape(_hexagon)}
-"""Shapes that were looked at while the judge was made."""
+"""Shapes that were looked at while the classifier was made."""

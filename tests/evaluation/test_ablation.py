@@ -7,7 +7,7 @@ import pytest
 
 from featvis_jax.evaluation.ablation import as_many_others, silenced
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 SHAPE = (40, 44, 1)
 MODULE = CNN(rank=2, features=(3, 4, 4, 4, 5))

@@ -14,7 +14,7 @@ from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.sources import Slices, Source, Volumes
 from featvis_jax.evaluation.examples import receptive_box, top_examples
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 SHAPES = {2: (14, 12), 3: (11, 10, 9)}
 MEAN, STD = 0.4, 0.25

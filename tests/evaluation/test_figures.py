@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featvis_jax.evaluation.concepts import TEMPLATES, template
-from featvis_jax.evaluation.figures import REACH, of_template, overlap, random_figure
+from featvis_jax.evaluation.figures import RADIUS, of_template, overlap, random_figure
 
 
 def box(*sides: float):
@@ -20,7 +20,7 @@ def test_figures_have_one_area_and_are_centred(rank, rng):
     areas = []
     for _ in range(12):
         raster = random_figure(rng, rank, TEMPLATES["square"]).raster
-        cell = 2 * REACH / len(raster)
+        cell = 2 * RADIUS / len(raster)
         assert raster.min() >= 0 and raster.max() <= 1
         areas.append(raster.sum() * cell**rank)
         places = (np.indices(raster.shape) - (len(raster) - 1) / 2) * cell

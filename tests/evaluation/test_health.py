@@ -11,14 +11,16 @@ from scipy import ndimage
 from featvis_jax.evaluation.health import UNIFORM_SHARE, flatness, status
 from featvis_jax.maximize import ascent, objectives, parameterizations, presets
 from featvis_jax.maximize.layer import visualize
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 # Rises, and rests from the third quarter on.
 SETTLED = np.tanh(np.linspace(0.0, 8.0, 40)).astype(np.float32)
 RANKS = pytest.mark.parametrize("spatial", [(32, 34), (24, 25, 26)], ids=["2-D", "3-D"])
 
 
-def judge(image, *, start=None, trace=SETTLED, rise=1.0, finite=True, between=(0.0, 1.0), border=0):
+def status_of(
+    image, *, start=None, trace=SETTLED, rise=1.0, finite=True, between=(0.0, 1.0), border=0
+):
     return status(
         image,
         start=noise(image.shape, seed=7) if start is None else start,
@@ -68,7 +70,7 @@ def test_a_target_that_is_known_says_what_a_picture_is_worth():
             assert status(image, **{**found, "objective_trace": rising}) == expected
     # A unit that stays below 0 is not driven, whatever it was asked for.
     assert status(blobs(spatial), **options, response=-0.9, target=-1.0) == "weak"
-    # One small figure on an even ground is no grey level.
+    # One small figure on an even background is no grey level.
     dot = np.full((*spatial, 1), 0.5, np.float32)
     dot[16, 16] = 1.0
     assert status(dot, **options, response=2.0, target=2.0) == "driven"
@@ -85,10 +87,10 @@ def test_a_target_that_is_known_says_what_a_picture_is_worth():
 @RANKS
 def test_a_pattern_that_the_objective_followed_is_alive(spatial):
     for image in (checkerboard(spatial, 0.2), blobs(spatial), stripes(spatial)):
-        assert judge(image) == "alive"
+        assert status_of(image) == "alive"
         # Behind as much noise too, and in each of two contrasts.
-        assert judge(image + noise(image.shape, amplitude=0.05) - 0.5) == "alive"
-        assert judge(np.concatenate([image, noise(image.shape)], axis=-1)) == "alive"
+        assert status_of(image + noise(image.shape, amplitude=0.05) - 0.5) == "alive"
+        assert status_of(np.concatenate([image, noise(image.shape)], axis=-1)) == "alive"
 
 
 @RANKS
@@ -99,51 +101,51 @@ def test_noise_alone_is_noise(spatial, seed):
         np.clip(noise((*spatial, 1), seed=seed, amplitude=5.0), 0, 1),
         np.random.default_rng(seed).random((*spatial, 2), np.float32),
     ):
-        assert judge(image) == "noise"
+        assert status_of(image) == "noise"
 
 
 @RANKS
 def test_what_the_ascent_started_from_is_not_its_work(spatial):
     start = blobs(spatial)
     # Another contrast and grey level of the start, and noise on it.
-    assert judge(0.3 * start + 0.6, start=start) == "noise"
+    assert status_of(0.3 * start + 0.6, start=start) == "noise"
     faint = noise(start.shape, amplitude=0.05) - 0.5
-    assert judge(start + faint, start=start) == "noise"
-    assert judge(start + stripes(spatial) - 0.5, start=start) == "alive"
+    assert status_of(start + faint, start=start) == "noise"
+    assert status_of(start + stripes(spatial) - 0.5, start=start) == "alive"
 
 
 @RANKS
 def test_a_start_that_never_moved_is_unmoved(spatial):
     for start in (noise((*spatial, 1)), blobs(spatial), checkerboard(spatial, 0.3)):
-        assert judge(start, start=start) == "unmoved"
-        assert judge(start + 1e-3, start=start) == "unmoved"
+        assert status_of(start, start=start) == "unmoved"
+        assert status_of(start + 1e-3, start=start) == "unmoved"
 
 
 @RANKS
 def test_an_objective_that_did_not_rise_is_unmoved(spatial):
     image = stripes(spatial)
-    assert judge(image, rise=0.0) == "unmoved"
-    assert judge(image, rise=-1.0) == "unmoved"
+    assert status_of(image, rise=0.0) == "unmoved"
+    assert status_of(image, rise=-1.0) == "unmoved"
     fluctuating = np.random.default_rng(0).standard_normal(200)
-    assert judge(image, trace=fluctuating, rise=1.0) == "unmoved"
-    assert judge(image, trace=SETTLED.repeat(5) + 0.01 * fluctuating, rise=1.0) == "alive"
+    assert status_of(image, trace=fluctuating, rise=1.0) == "unmoved"
+    assert status_of(image, trace=SETTLED.repeat(5) + 0.01 * fluctuating, rise=1.0) == "alive"
 
 
 @RANKS
 def test_an_objective_that_still_rises_is_unsettled(spatial):
     image = stripes(spatial)
     for steps in (4, 20, 256):
-        assert judge(image, trace=np.linspace(-1.0, 2.0, steps)) == "unsettled"
-        assert judge(image, trace=np.linspace(0.0, 1.0, steps) ** 3) == "unsettled"
+        assert status_of(image, trace=np.linspace(-1.0, 2.0, steps)) == "unsettled"
+        assert status_of(image, trace=np.linspace(0.0, 1.0, steps) ** 3) == "unsettled"
     # A projection now and then throws it back.
     sawtooth = np.tanh(np.arange(200) / 20) - 0.1 * (1 - np.arange(200) % 50 / 50)
-    assert judge(image, trace=sawtooth) == "alive"
+    assert status_of(image, trace=sawtooth) == "alive"
 
 
 @RANKS
 def test_a_flat_image_is_uniform_whatever_its_grey_level(spatial):
     for level in (0.0, 0.3, 1.0):
-        assert judge(np.full((*spatial, 1), level, np.float32)) == "uniform"
+        assert status_of(np.full((*spatial, 1), level, np.float32)) == "uniform"
 
 
 @RANKS
@@ -154,25 +156,25 @@ def test_the_limit_is_two_percent_of_the_intensity_range(spatial):
         start = low + (high - low) * noise((*spatial, 1), amplitude=0.3)
         for factor, expected in [(0.99, "uniform"), (1.03, "alive")]:
             image = checkerboard(spatial, factor * step, middle=(low + high) / 2)
-            assert judge(image, start=start, between=(low, high)) == expected
+            assert status_of(image, start=start, between=(low, high)) == expected
 
 
 @RANKS
 def test_a_unit_whose_objective_never_changed_is_dead_whatever_its_image(spatial):
     constant = np.full(40, -0.25, np.float32)
-    assert judge(checkerboard(spatial, 0.2), trace=constant) == "dead"
-    assert judge(np.zeros((*spatial, 1), np.float32), trace=constant) == "dead"
+    assert status_of(checkerboard(spatial, 0.2), trace=constant) == "dead"
+    assert status_of(np.zeros((*spatial, 1), np.float32), trace=constant) == "dead"
     constant[7] = np.nextafter(constant[7], np.float32(1))
-    assert judge(checkerboard(spatial, 0.2), trace=constant) != "dead"
+    assert status_of(checkerboard(spatial, 0.2), trace=constant) != "dead"
 
 
 @RANKS
 def test_divergence_comes_before_everything_else(spatial):
     trace = np.full(12, np.nan, np.float32)
     image = np.zeros((*spatial, 1), np.float32)
-    assert judge(image, trace=trace, rise=np.nan, finite=False) == "diverged"
+    assert status_of(image, trace=trace, rise=np.nan, finite=False) == "diverged"
     trace[:5] = 1.0
-    assert judge(checkerboard(spatial, 0.2), trace=trace, finite=False) == "diverged"
+    assert status_of(checkerboard(spatial, 0.2), trace=trace, finite=False) == "diverged"
 
 
 @RANKS
@@ -181,15 +183,15 @@ def test_the_border_is_left_out_and_nothing_more(spatial):
     inner = (slice(2, -2),) * len(spatial)
     framed = checkerboard(spatial, 0.4)
     framed[inner] = image[inner]
-    assert judge(framed) == "alive"
-    assert judge(framed, border=1) == "alive"
-    assert judge(framed, border=2) == "uniform"
+    assert status_of(framed) == "alive"
+    assert status_of(framed, border=1) == "alive"
+    assert status_of(framed, border=2) == "uniform"
     # The other way round: a pattern within a flat frame.
     image[inner] = checkerboard(spatial, 0.4)[inner]
-    assert judge(image, border=2) == "alive"
+    assert status_of(image, border=2) == "alive"
     # A border that would leave nothing is ignored.
     for border in (min(spatial) // 2, 100):
-        assert judge(framed, border=border) == "alive"
+        assert status_of(framed, border=border) == "alive"
 
 
 @RANKS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from featvis_jax.data.lesions import Lesions, bar, decoys, disc, gaussian, square
+from featvis_jax.data.lesions import Lesions, bar, disc, distractors, gaussian, square
 from featvis_jax.evaluation import responses
 from featvis_jax.evaluation.concepts import TEMPLATES
 from featvis_jax.evaluation.responses import of_equal_area, shape_responses
@@ -88,21 +88,23 @@ def test_a_network_of_two_shapes_is_asked_for_one_against_the_other(rng):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-def test_decoys_are_of_another_outline(rank):
+def test_distractors_are_of_another_outline(rank):
     axis = np.arange(40.0)
     grid = np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
     center = np.full(rank, 19.5)
     for shape in (square, disc, gaussian):
-        found = decoys(shape, rank)
+        found = distractors(shape, rank)
         assert len(found) == rank + 1
-        for decoy in found:
-            mask, own = decoy(grid, center, 12.0), shape(grid, center, 12.0)
+        for distractor in found:
+            mask, own = distractor(grid, center, 12.0), shape(grid, center, 12.0)
             overlap = 2 * (mask * own).sum() / (mask.sum() + own.sum())
             assert overlap < 0.95
             # But for the grid, on which a bar is a voxel narrower or wider.
             assert mask.sum() == pytest.approx(12.0**rank, rel=0.2)
     # Bars lie along every axis.
-    bars = [each(grid, center, 12.0) for each in decoys(square, rank) if each.__name__ == "bar"]
+    bars = [
+        each(grid, center, 12.0) for each in distractors(square, rank) if each.__name__ == "bar"
+    ]
     lengths = [
         [int(each.any(axis=tuple({*range(rank)} - {k})).sum()) for k in range(rank)]
         for each in bars

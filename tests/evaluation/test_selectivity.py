@@ -8,7 +8,7 @@ from scipy import stats
 from featvis_jax.evaluation.selectivity import Selective, class_effects, most_selective
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.network import Network
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 
 @pytest.mark.parametrize("shape", [(34, 36, 1), (34, 35, 36, 1)])

@@ -8,7 +8,7 @@ from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.transfer import (
     Yardstick,
     detector,
-    grounds,
+    insertion_sites,
     insertion_test,
     insertions,
     lead,
@@ -31,34 +31,34 @@ def test_a_square_inserts_and_noise_does_not(rank, rng):
     shape = (40, 44, 42)[:rank]
     picture = np.full((*shape, 1), 0.5, np.float32)
     picture[tuple(slice(10, 17) for _ in shape)] = 1.0
-    places = grounds(brains(10, rank, rng), side, rng)
+    sites = insertion_sites(brains(10, rank, rng), side, rng)
 
     def brightest(images: np.ndarray) -> np.ndarray:
         return np.array(
             [ndimage.uniform_filter(image[..., 0], 7).max() for image in images], np.float64
         )
 
-    pasted = insertions(picture, places, side, rng)
+    pasted = insertions(picture, sites, side, rng)
     assert pasted.patched.shape == (10, *shape, 1)
     effect, p = insertion_test(brightest(pasted.patched), brightest(pasted.scrambled))
     assert effect > 0.1 and p < 0.01
     noise = phase_scrambled(picture, rng)
-    pasted = insertions(noise, places, side, rng)
+    pasted = insertions(noise, sites, side, rng)
     assert insertion_test(brightest(pasted.patched), brightest(pasted.scrambled))[1] > 0.01
     # Nothing changes but where the patch lies.
-    for ground, image in zip(places, pasted.patched, strict=True):
-        changed = np.argwhere((image != ground.image)[..., 0])
+    for site, image in zip(sites, pasted.patched, strict=True):
+        changed = np.argwhere((image != site.image)[..., 0])
         assert (changed.max(axis=0) - changed.min(axis=0) < side).all()
-        assert abs(changed.mean(axis=0) - ground.center).max() < 1.5
+        assert abs(changed.mean(axis=0) - site.center).max() < 1.5
 
 
 def test_noise_is_significant_as_often_as_it_should_be(rng):
     # Each place gets a patch of its own: what one of them does by accident is not counted often.
     weights = rng.standard_normal((40, 44))
-    places = grounds(brains(12, 2, rng), 8, rng)
+    sites = insertion_sites(brains(12, 2, rng), 8, rng)
     found = []
     for _ in range(100):
-        pasted = insertions(rng.standard_normal((40, 44, 1)), places, 8, rng)
+        pasted = insertions(rng.standard_normal((40, 44, 1)), sites, 8, rng)
         values = [(stack[..., 0] * weights).sum(axis=(1, 2)) for stack in pasted]
         found.append(insertion_test(*values)[1] < 0.05)
     assert sum(found) <= stats.binom.ppf(0.999, 100, 0.05)
@@ -100,7 +100,7 @@ def test_a_detector_gives_the_networks_logits(rng):
     import jax
 
     from featvis_jax.nn.cnn import CNN
-    from featvis_jax.nn.taps import linen_network
+    from featvis_jax.nn.tracing import linen_network
 
     module = CNN(rank=2, features=(2, 3, 3, 3, 3))
     variables = jax.jit(module.init)(jax.random.key(0), jax.numpy.zeros((40, 44, 1)))
@@ -114,7 +114,7 @@ def test_a_detector_gives_the_networks_logits(rng):
 
 def test_images_without_a_brain_have_no_room():
     with pytest.raises(ValueError, match="has room for a patch of 12"):
-        grounds([np.zeros((20, 20, 1), np.float32)], 12, np.random.default_rng(0))
+        insertion_sites([np.zeros((20, 20, 1), np.float32)], 12, np.random.default_rng(0))
 
 
 def test_a_yardstick_is_a_ruler():

@@ -115,7 +115,7 @@ REFUSED = {
     "colour of four": ("contrasts", ["--channel_names=rgb"], ["rgb stands for 3 channels"]),
     "no channel": ("contrasts", [NAMED, "--hold={place}/t1.nii.gz"], ["expected CHANNEL:FILE"]),
     "other channel": ("contrasts", [NAMED, "--hold=PD:x.nii"], ["--hold=PD:x.nii", *NAMES]),
-    "twice": ("contrasts", [NAMED, HELD, HELD], ["T1w is held at", "already"]),
+    "twice": ("contrasts", [NAMED, HELD, HELD], ["T1w is already held at"]),
     "all": (
         "slices",
         ["--hold=channel0:{place}/t1.nii.gz,channel1:{place}/t1.nii.gz"],
@@ -127,13 +127,13 @@ REFUSED = {
     "few starts": (
         "contrasts",
         ["--start_image={place}/t1.nii.gz,{place}/flair.nii.gz"],
-        ["2 files; expected one with 4 volumes, or 4"],
+        ["2 files; expected one file with 4 volumes, or 4"],
     ),
     "few volumes": ("contrasts", ["--start_image={place}/t1.nii.gz"], ["holds 1 volumes", "4"]),
     "scans in colour": (
         "colour",
         ["--channel_names=rgb", "--real_examples={place}/cohort"],
-        ["scans have no colours"],
+        ["takes colours, which scans do not have"],
     ),
     "no such contrast": (
         "slices",

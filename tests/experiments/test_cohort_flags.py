@@ -133,8 +133,8 @@ def test_scans_without_a_row_are_told_once(outcomes, place):
     assert status == 0, errors
     assert json.loads(output)[0] == 3
     (line,) = errors.splitlines()
-    assert line.startswith(f"--cohort={place / 'unlisted'}: 3 participants; left out, for want of")
-    assert "a row in participants.tsv: 2 of the scans" in line
+    assert line.startswith(f"--cohort={place / 'unlisted'}: 3 participants; left out because")
+    assert "participants.tsv has no row for them: 2 of the scans" in line
     assert "sub-0004" in line
     assert "sub-0005" in line
     assert outcomes["folder"][2] == ""
@@ -144,8 +144,8 @@ def test_scans_that_tell_no_orientation_are_told_once(outcomes, place):
     status, _, errors = outcomes["unoriented"]
     assert status == 0, errors
     (line,) = errors.splitlines()
-    assert "5 scans do not tell how they are oriented" in line
-    assert "taken for stored from right to left, back to front and bottom to top" in line
+    assert "5 scans do not say how they are oriented" in line
+    assert "assumed to be stored from right to left, back to front and bottom to top" in line
 
 
 @pytest.mark.parametrize("name", READ)

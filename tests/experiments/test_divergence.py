@@ -9,7 +9,7 @@ import pytest
 from featvis_jax.maximize import ascent, objectives, parameterizations
 from featvis_jax.maximize.layer import visualize
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 FAULTY = 17
 SHAPE = (40, 40, 1)

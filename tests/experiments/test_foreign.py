@@ -15,7 +15,7 @@ from experiments.benchmarks import arithmetic, foreign, plain_flax
 from experiments.benchmarks.measuring import Row, chosen
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"

@@ -93,7 +93,7 @@ def outcomes(drive, place, runs, ring, cohort_flags):
     pointer.mkdir()
     (pointer / "odd.npy").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     # Another cohort by its name; its first subjects are those that the networks were trained on.
-    cohort = ["--synthetic_subjects=10", *cohort_flags[1:], "--judge_patches=128"]
+    cohort = ["--synthetic_subjects=10", *cohort_flags[1:], "--classifier_patches=128"]
     common = [*cohort, "--task=square_lesion", f"--transfer_model={network}:network"]
     run = f"--run={runs['run']}"
     commands = {
@@ -181,7 +181,7 @@ def test_images_of_any_tool_are_graded_alike(outcomes, place):
 
 
 def test_what_does_not_fit_is_refused(outcomes, refused, runs, place):
-    refused(outcomes["nothing"], ["--run", "--images", "expected one of the two"])
+    refused(outcomes["nothing"], ["--run", "--images", "expected either runs or a directory"])
     refused(outcomes["wrong_model"], ["--run", str(runs["random"]), "weights"])
     refused(outcomes["wrong_control"], ["--control=random", "NAME=RUN"])
     refused(outcomes["wrong_shape"], ["--shape=ring", "square"])
@@ -202,7 +202,7 @@ def test_python_grades_with_objects_and_writes_nothing(place, outcomes, cohort_f
         task="square_lesion",
         transfer_model=transfer,
         made_controls=(),
-        judge_patches=128,
+        classifier_patches=128,
         synthetic_subjects=10,
         synthetic_voxel_size_mm=4,
         cache=str(place / "cache"),
@@ -216,7 +216,9 @@ def test_python_grades_with_objects_and_writes_nothing(place, outcomes, cohort_f
 
 
 def test_python_is_told_of_options_and_networks_by_their_names(tmp_path):
-    with pytest.raises(ValueError, match=r"^`run` and `images`: expected one of the two"):
+    with pytest.raises(
+        ValueError, match=r"^`run` and `images`: expected either runs or a directory"
+    ):
         grade((), task="square_lesion", transfer_model="square-lesion")
     with pytest.raises(FileNotFoundError, match=r"^`transfer_model=square-lesoin`: .*Did you mean"):
         grade((), images=str(tmp_path), task="square_lesion", transfer_model="square-lesoin")

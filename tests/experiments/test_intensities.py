@@ -122,17 +122,21 @@ REFUSED = {
     "no range": (
         "volumes",
         ["--scaling=zscore"],
-        ["--scaling=zscore: z-scores have no ends", "give --reference=DIR", "--intensity_range="],
+        [
+            "--scaling=zscore: the range of z-scores is not known",
+            "give --reference=DIR",
+            "--intensity_range=",
+        ],
     ),
     "0 to 1 of z-scores": (
         "volumes",
         ["--scaling=zscore_nonzero", "--intensity_range=0,1", COHORT],
-        ["--intensity_range=0,1: z-scores, which --scaling=zscore_nonzero asks for, lie around 0"],
+        ["--intensity_range=0,1: the z-scores of --scaling=zscore_nonzero lie around 0"],
     ),
     "-2 to 4 of 0..1": (
         "volumes",
         ["--scaling=unit", "--intensity_range=-2,4"],
-        ["--intensity_range=-2,4: --scaling=unit brings scans to 0..1"],
+        ["--intensity_range=-2,4: --scaling=unit scales scans to 0..1"],
     ),
     "no order": (
         "volumes",
@@ -157,12 +161,12 @@ REFUSED = {
     "phase of nobody": (
         "volumes",
         ["--parameterization=phase"],
-        ["--parameterization=phase keeps to", "give --reference=DIR, a cohort whose scans"],
+        ["--parameterization=phase needs", "give --reference=DIR, a cohort to compute it from"],
     ),
     "scanner's units": (
         "volumes",
         [SINGLE],
-        ["--start_image={place}/cohort/sub-0", "give --scaling, by which it is scaled"],
+        ["--start_image={place}/cohort/sub-0", "give --scaling, so that it is scaled"],
     ),
     "narrow": (
         "volumes",

@@ -102,4 +102,4 @@ def test_layers_are_listed(drive):
     assert lines[0].split()[:2] == ["layer", "operator"]
     assert [line.split()[0] for line in lines[1:3]] == ["conv1", "pool1"]
     assert refused["status"] == 2
-    assert refused["errors"].startswith("Error: --model=nobody: no model of the zoo")
+    assert refused["errors"].startswith("Error: --model=nobody: there is no such model in the zoo")

@@ -152,7 +152,9 @@ def test_an_onnx_file_and_weights_of_pytorch(tmp_path):
     arrays["logits.bias"] = np.zeros(2, np.float32)
     path = tmp_path / "weights.safetensors"
     save_file(arrays, path)
-    with pytest.raises(ValueError, match="weights do not tell the grid: give `input_shape`"):
+    with pytest.raises(
+        ValueError, match="weights alone do not say how large images are: give `input_shape`"
+    ):
         models.load(str(path))
     model = models.load(str(path), input_shape=(40, 44, 1))
     image = jnp.zeros((40, 44, 1))
@@ -288,26 +290,28 @@ def test_what_is_no_model_is_refused_with_the_way_out(tmp_path):
         models.load(path)
     with pytest.raises(ValueError, match="expected it to define a function 'absent'"):
         models.load(path + ":absent")
-    with pytest.raises(ValueError, match=r"this is no network: got int; expected \(Linen module"):
+    with pytest.raises(
+        ValueError, match=r"this is not a network: got int; expected \(Linen module"
+    ):
         models.load(path + ":wrong")
-    with pytest.raises(ValueError, match=r"this is no network: .*mine\.py:\d+: Scope"):
+    with pytest.raises(ValueError, match=r"this is not a network: .*mine\.py:\d+: Scope"):
         models.load(path + ":narrow")
     with pytest.raises(ValueError, match=r"broken\(\) failed with KeyError"):
         models.load(path + ":broken")
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
         models.load(str(tmp_path / "absent.onnx"))
     for name, told in {
-        "absent": r"no model of the zoo and no file .*\. It takes.*your-network\.md tells",
+        "absent": r"no such model in the zoo, file .*\. Expected.*See docs/your-network\.md",
         "square_lesions": r"\. Did you mean square-lesion\?",
-        str(tmp_path): "a directory without a model",
-        str(tmp_path / "scan.nii"): "a file of no kind that is known here",
+        str(tmp_path): "a directory that holds neither a model",
+        str(tmp_path / "scan.nii"): "a file of an unknown kind",
     }.items():
         if name.endswith(".nii"):
             Path(name).touch()
         with pytest.raises(FileNotFoundError, match=told):
             models.load(name)
     (tmp_path / "net.pt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"net\.pt`: PyTorch has not written this file"):
+    with pytest.raises(ValueError, match=r"net\.pt`: not a file that PyTorch wrote"):
         models.load(str(tmp_path / "net.pt"))
     with pytest.raises(FileNotFoundError, match=r"`model=.*absent\.pt2`: there is no such file"):
         models.load(str(tmp_path / "absent.pt2"))

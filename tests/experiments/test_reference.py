@@ -190,7 +190,7 @@ def test_a_unit_that_no_real_input_drives_has_no_strength_and_other_intensities_
     outcomes, root
 ):
     errors = outcomes["foreign"]["errors"]
-    assert "no image drives 1 of 3 units: they have no strength" in errors
+    assert "no image drives 1 of 3 units, which get no strength" in errors
     assert "intensities from 0 to 1, those of the network from -3 to 2" in errors
     records = read_run(root / "foreign").records()
     assert [record.strength is None for record in records] == [False, True, False]
@@ -207,7 +207,7 @@ def test_what_cannot_be_used_is_refused(outcomes, refused, root):
     refused(outcomes["missing"], ["--reference", str(root / "nobody")])
     told = [f"--reference={root / 'beside'}: its voxels lie up to 1.5 mm beside"]
     refused(outcomes["beside"], [*told, "resample the cohort"])
-    refused(outcomes["idle"], ["--reference_images is about the scans of --reference"])
+    refused(outcomes["idle"], ["--reference_images concerns the scans of --reference"])
     refused(outcomes["task"], ["--reference_task=", "was trained on 'square_lesion'"])
 
 

@@ -170,7 +170,7 @@ def labelled(place, drive, cohort_flags):
 def test_the_values_of_a_column_are_classes_and_people_without_one_are_left_out(labelled, place):
     outcome, out = labelled["site"], place / "labelled-runs" / "site"
     assert outcome["status"] == 0, outcome["errors"]
-    told = f"--task=label:site: 1 of 19 people are left out, without a value in {place}"
+    told = f"--task=label:site: 1 of 19 people have no value in {place}"
     assert told in outcome["errors"]
     assert "sub-0019" in outcome["errors"]
     assert "\n  true north: " in outcome["output"]

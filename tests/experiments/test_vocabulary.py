@@ -23,7 +23,12 @@ ASKED = {
     "suppressing": ["--sign=-1", "--channels=2"],
     "variants": ["--variants=2", "--channels=1,2", "--diversity=2"],
     "fourier": ["--parameterization=fourier", "--intensity=affine", "--channels=2"],
-    "ground": ["--parameterization=fourier", "--intensity=dark", "--contrast=0.2", "--channels=2"],
+    "fixed contrast": [
+        "--parameterization=fourier",
+        "--intensity=dark",
+        "--contrast=0.2",
+        "--channels=2",
+    ],
     "phase": ["--parameterization=phase", "--channels=2"],
     "accentuation": ["--start_image={place}/image.nii", "--mask={place}/mask.nii", "--channels=2"],
     "accentuation of LAS": [
@@ -68,7 +73,10 @@ REFUSED = {
         ["--parameterization=phase", "--regularization=tv_0.1"],
         "Give --regularization=lucid",
     ),
-    "contrast without a ground": (["--contrast=0.1"], "take one of dark, bright, both"),
+    "contrast without a polarity": (
+        ["--contrast=0.1"],
+        "give an --intensity of dark or bright or both",
+    ),
     "no contrast": (["--intensity=both", "--contrast=0"], "the contrast in (0, 1]"),
     "lonely diversity": (["--diversity=1"], "give --variants too"),
     "range": (["--intensity_range=1,0"], "LOW < HIGH"),

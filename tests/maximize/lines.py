@@ -16,7 +16,7 @@ from featvis_jax.maximize import (
 from featvis_jax.maximize.ascent import Recipe, State
 from featvis_jax.maximize.objectives import Unit
 from featvis_jax.maximize.parameterizations import pixels
-from featvis_jax.nn.taps import Layer, Network
+from featvis_jax.nn.tracing import Layer, Network
 
 # For programs that take longer to compile than to run.
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

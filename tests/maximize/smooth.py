@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from featvis_jax.nn.taps import Network, linen_network
+from featvis_jax.nn.tracing import Network, linen_network
 
 
 class Smooth(nn.Module):

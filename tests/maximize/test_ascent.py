@@ -23,7 +23,7 @@ from featvis_jax.maximize.ascent import Recipe, State
 from featvis_jax.maximize.objectives import Objective, Unit
 from featvis_jax.maximize.parameterizations import Parameterization, pixels
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import Network, linen_network
+from featvis_jax.nn.tracing import Network, linen_network
 from tests.maximize.lines import (
     QUICK_JIT,
     RANKS,

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import nnx
 
 from featvis_jax.maximize import ascent, objectives, parameterizations
-from featvis_jax.nn.taps import linen_network, nnx_network
+from featvis_jax.nn.tracing import linen_network, nnx_network
 
 GRIDS = pytest.mark.parametrize("grid", [(14, 12), (8, 7, 9)], ids=["2-D", "3-D"])
 

@@ -16,7 +16,7 @@ from featvis_jax import memory
 from featvis_jax.maximize import ascent, objectives, parameterizations, planning
 from featvis_jax.maximize.layer import LayerProgram
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHANNELS = [0, 3, 4, 7, 8, 9, 11, 12, 13, 15]  # Ten, which eight devices do not divide.

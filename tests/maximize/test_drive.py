@@ -13,7 +13,7 @@ from featvis_jax.maximize.layer import LayerProgram, visualize
 from featvis_jax.maximize.objectives import Unit
 from featvis_jax.maximize.planning import Batch
 from featvis_jax.maximize.recipe import Recipe
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 from tests.maximize.smooth import smooth_network
 
 pytestmark = pytest.mark.optax  # Adam mixes dtypes.

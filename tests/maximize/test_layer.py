@@ -25,7 +25,7 @@ from featvis_jax.maximize.ascent import Recipe
 from featvis_jax.maximize.layer import LayerProgram, visualize
 from featvis_jax.maximize.objectives import Objective
 from featvis_jax.maximize.recipe import check_units
-from featvis_jax.nn.taps import Network, linen_network
+from featvis_jax.nn.tracing import Network, linen_network
 
 STEPS = 9
 # Channels of the layer "second".

@@ -11,7 +11,7 @@ from jax import lax
 from featvis_jax.maximize import ascent, objectives, penalties, transforms
 from featvis_jax.maximize.objectives import Unit
 from featvis_jax.maximize.parameterizations import fourier, pixels
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 from tests.maximize.lines import assert_same_bits, bounds, make_recipe, start
 from tests.maximize.test_rising import cnn_network
 

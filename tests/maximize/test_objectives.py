@@ -12,7 +12,7 @@ from featvis_jax.maximize import objectives, parameterizations, penalties
 from featvis_jax.maximize.ascent import Recipe, check
 from featvis_jax.maximize.objectives import Objective, Unit, channel
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import Layer, Network, linen_network
+from featvis_jax.nn.tracing import Layer, Network, linen_network
 
 # Compiling takes nearly all of the time here, and what is compiled runs once.
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

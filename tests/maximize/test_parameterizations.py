@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from featvis_jax.maximize import parameterizations
 from featvis_jax.maximize.parameterizations import (
-    GROUNDS,
-    Ground,
+    FIXED_CONTRASTS,
+    FixedContrast,
     Parameterization,
     mean_magnitude_spectrum,
     pixels,
@@ -149,14 +149,16 @@ def test_every_parameterization_has_an_example():
     assert public == {*EXAMPLES, "holding"}
 
 
-@pytest.mark.parametrize("intensity", [*parameterizations.INTENSITIES, *GROUNDS.values()], ids=str)
+@pytest.mark.parametrize(
+    "intensity", [*parameterizations.INTENSITIES, *FIXED_CONTRASTS.values()], ids=str
+)
 @EVERY
 def test_images_keep_to_the_range_whichever_way(name, intensity):
     # One rank is enough for what the others share; every other test has both.
     rank = 3 if intensity == "sigmoid" else 2
     shape, keys = SHAPE[rank], jax.random.split(jax.random.key(3), 2)
-    if name == "from_image" and isinstance(intensity, Ground):
-        pytest.skip("no image is such a ground")
+    if name == "from_image" and isinstance(intensity, FixedContrast):
+        pytest.skip("no image has a fixed contrast")
     made = EXAMPLES[name](rank, intensity=intensity, intensity_range=(0.1, 0.9))
 
     def mean_square(louder, key):
@@ -178,7 +180,9 @@ def test_images_keep_to_the_range_whichever_way(name, intensity):
     if intensity == "affine" and name != "inside":
         np.testing.assert_allclose(images.min(axis=range(1, images.ndim)), 0.1, atol=1e-6)
         np.testing.assert_allclose(images.max(axis=range(1, images.ndim)), 0.9, atol=1e-6)
-    assert intensity == "clip" or f"intensity={intensity!r}" in made.description
+    # A fixed contrast is recorded as runs on disk have it.
+    recorded = repr(intensity).replace("FixedContrast", "Ground")
+    assert intensity == "clip" or f"intensity={recorded}" in made.description
     assert made.is_image == (intensity == "clip" and name in ("pixels", "inside"))
 
 
@@ -203,10 +207,19 @@ def test_what_can_be_made_of_an_image_gives_it_back(name, rank):
     ("options", "message"),
     [
         ({"intensity": "tanh"}, "intensity is 'tanh'; expected one of clip, sigmoid, affine, or a"),
-        ({"intensity": Ground("grey")}, "the ground's polarity is 'grey'; expected one of dark, b"),  # pyright: ignore
-        ({"intensity": Ground(level=1.2)}, "the ground has level 1.2 and contrast 0.12; expected"),
-        ({"intensity": Ground(contrast=0)}, "the ground has level 0.6 and contrast 0; expected"),
-        ({"intensity": Ground("dark", level=0)}, "nothing in the range is darker than a ground of"),
+        ({"intensity": FixedContrast("grey")}, "the polarity is 'grey'; expected one of dark, b"),  # pyright: ignore
+        (
+            {"intensity": FixedContrast(level=1.2)},
+            "the background has level 1.2 and the contrast is 0.12; expected",
+        ),
+        (
+            {"intensity": FixedContrast(contrast=0)},
+            "the background has level 0.6 and the contrast is 0; expected",
+        ),
+        (
+            {"intensity": FixedContrast("dark", level=0)},
+            "nothing in the range is darker than a background of",
+        ),
         ({"intensity_range": (1.0, 0.0)}, r"intensity_range is \(1.0, 0.0\); expected two finite"),
         ({"noise": 1.5}, r"noise is 1.5; expected a share of the range in \[0, 1\]"),
     ],
@@ -217,38 +230,38 @@ def test_options_out_of_bounds_are_refused(make, options, message):
         factory(**options)
 
 
-@pytest.mark.parametrize("ground", GROUNDS.values(), ids=str)
+@pytest.mark.parametrize("intensity", FIXED_CONTRASTS.values(), ids=str)
 @RANK
-def test_a_ground_has_its_contrast_and_polarity(ground, rank):
+def test_a_fixed_contrast_is_that_of_the_image_and_has_its_polarity(intensity, rank):
     raw = np.random.default_rng(rank).normal(size=SHAPE[rank])
     low, high = -2.0, 6.0
     found = {
         louder: np.asarray(
-            bounds("pixels", ground, (low, high)).bring(jnp.asarray(louder * raw, jnp.float32))
+            bounds("pixels", intensity, (low, high)).bring(jnp.asarray(louder * raw, jnp.float32))
         )
         for louder in (1, 300)
     }
     figure = {"dark": np.minimum(raw, 0), "bright": np.maximum(raw, 0), "both": raw}[
-        ground.polarity
+        intensity.polarity
     ]
     loudness = np.sqrt(np.square(figure).mean())
-    expected = low + 8 * (ground.level + ground.contrast * figure / loudness)
+    expected = low + 8 * (intensity.level + intensity.contrast * figure / loudness)
     np.testing.assert_allclose(found[1], expected.clip(low, high), atol=1e-5)
     # However loud the raw image is: contrast is a budget.
     np.testing.assert_allclose(found[300], found[1], atol=1e-5)
 
 
-def test_a_ground_without_figures_is_even():
-    bring = bounds("pixels", Ground("dark"), (0.0, 1.0)).bring
+def test_a_background_without_figures_is_even():
+    bring = bounds("pixels", FixedContrast("dark"), (0.0, 1.0)).bring
     image, gradient = jax.value_and_grad(lambda raw: bring(raw).sum())(jnp.ones((4, 5, 1)))
     assert float(image) == pytest.approx(20 * 0.6)
     assert np.isfinite(gradient).all()
 
 
-def test_no_image_is_made_on_a_ground():
+def test_no_image_is_made_with_a_fixed_contrast():
     with pytest.raises(ValueError, match="cannot be made of an image: use pixels, fourier or lap"):
         parameterizations.from_image(
-            picture(2), parameterizations.fourier(intensity=Ground("dark"))
+            picture(2), parameterizations.fourier(intensity=FixedContrast("dark"))
         )
 
 

@@ -16,7 +16,7 @@ from featvis_jax.maximize.ascent import Recipe
 from featvis_jax.maximize.planning import Batch
 from featvis_jax.maximize.sharding import ShardedAscent
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 GIB = 2**30
 

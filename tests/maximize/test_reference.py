@@ -10,7 +10,7 @@ from featvis_jax.maximize.objectives import channel
 from featvis_jax.maximize.reference import Asked, reference_responses, unit_responses
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.network import Network
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 SHAPES = {2: (14, 13, 1), 3: (11, 10, 9, 1)}
 

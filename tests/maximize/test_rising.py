@@ -16,7 +16,7 @@ from featvis_jax.maximize import ascent, objectives, parameterizations
 from featvis_jax.maximize.objectives import Objective, Unit
 from featvis_jax.maximize.parameterizations import Parameterization
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import Network, linen_network
+from featvis_jax.nn.tracing import Network, linen_network
 
 SHAPES = {2: (28, 30, 1), 3: (28, 29, 30, 1)}
 STEPS = 3

@@ -13,9 +13,9 @@ from featvis_jax.maximize import ascent, objectives, parameterizations, penaltie
 from featvis_jax.maximize.drive import Drive
 from featvis_jax.maximize.layer import visualize
 from featvis_jax.maximize.objectives import Unit
-from featvis_jax.maximize.parameterizations import Ground
+from featvis_jax.maximize.parameterizations import FixedContrast
 from featvis_jax.maximize.recipe import Recipe
-from featvis_jax.nn.taps import function_network
+from featvis_jax.nn.tracing import function_network
 
 SPATIAL = {2: (12, 14), 3: (8, 9, 7)}
 CHANNELS = {2: 3, 3: 4}
@@ -113,7 +113,7 @@ def test_a_penalty_is_the_mean_of_what_it_is_of_each_channel(name, rank):
     np.testing.assert_allclose(value, np.mean(each), rtol=1e-5)
 
 
-INTENSITIES = ["clip", "sigmoid", "affine", Ground("dark"), Ground("both", level=0.5)]
+INTENSITIES = ["clip", "sigmoid", "affine", FixedContrast("dark"), FixedContrast("both", level=0.5)]
 MADE = {
     "pixels": parameterizations.pixels,
     "fourier": parameterizations.fourier,

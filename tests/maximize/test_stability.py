@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from featvis_jax.maximize.objectives import Unit, channel
 from featvis_jax.maximize.stability import moved_objective
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 SHAPES = {2: (24, 26, 1), 3: (16, 18, 17, 1)}
 

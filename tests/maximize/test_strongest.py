@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from featvis_jax.maximize import objectives
 from featvis_jax.maximize.objectives import Unit, channel, strongest
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 
 UNIT = Unit(jnp.int32(1))
 IMAGE = jnp.zeros((8, 9, 1))

@@ -14,7 +14,7 @@ from featvis_jax.maximize import (
 )
 from featvis_jax.maximize.layer import visualize
 from featvis_jax.maximize.parameterizations import Parameterization, pixels
-from featvis_jax.nn.taps import linen_network
+from featvis_jax.nn.tracing import linen_network
 from tests.maximize.lines import (
     QUICK_JIT,
     RANKS,

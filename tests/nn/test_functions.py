@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from featvis_jax.nn.programs import fast
-from featvis_jax.nn.taps import function_network
+from featvis_jax.nn.tracing import function_network
 
 SHAPE = (8, 9, 1)
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from featvis_jax.maximize import ascent, objectives, parameterizations
 from featvis_jax.maximize.layer import visualize
-from featvis_jax.nn.taps import linen_network, nnx_network
+from featvis_jax.nn.tracing import linen_network, nnx_network
 
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SHAPE = (14, 13, 2)

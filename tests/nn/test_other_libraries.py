@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
-from featvis_jax.nn.taps import function_network
+from featvis_jax.nn.tracing import function_network
 
 SHAPE = (12, 11, 10, 1)
 

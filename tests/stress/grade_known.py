@@ -3,9 +3,9 @@
     python -m tests.stress.grade_known --count=20
     python -m tests.stress.grade_known --shapes=square,disc --volumes
 
-Trains a judge for every shape as `experiments.grade` does, on heads of smooth noise, and asks it
-about perfect pictures and about every other kind. The bars: 95 % of the perfect ones of a shape, at
-most 10 % of any other kind and 5 % of all of them.
+Trains a classifier for every shape as `experiments.grade` does, on heads of smooth noise, and asks
+it about perfect pictures and about every other kind. The bars: 95 % of the perfect ones of a shape,
+at most 10 % of any other kind and 5 % of all of them.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from featvis_jax.data.lesions import SHAPES, Shape
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.figures import of_template, overlap
 from featvis_jax.evaluation.grading import MAJORITY
-from featvis_jax.evaluation.judge import judge_image, train_judge
 from featvis_jax.evaluation.known_pictures import NEAR, PLUS, known_picture, wrong_kinds
+from featvis_jax.evaluation.shape_classifier import classify, train_shape_classifier
 from tests.evaluation.shapes import TUNED, UNSEEN
 
 # Grids and sizes of lesions in voxels, as the shipped models have them.
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--shapes", default="", help="Some of them, separated by commas.")
     parser.add_argument("--volumes", action="store_true", help="In three dimensions.")
     parser.add_argument("--count", type=int, default=20, help="Pictures of every kind.")
-    parser.add_argument("--patches", type=int, default=12288, help="That a judge learns from.")
+    parser.add_argument("--patches", type=int, default=12288, help="That a classifier learns from.")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     shapes = {**SHAPES, "plus": PLUS, **UNSEEN, **TUNED}
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _reaches(name: str, shapes: dict[str, Shape], flags: argparse.Namespace) -> bool:
-    """Whether the judge of a shape reaches all bars."""
+    """Whether the classifier of a shape reaches all bars."""
     grid, sizes = _VOLUME if flags.volumes else _SLICE
     rank, started = len(grid), time.monotonic()
     own = concepts.template(shapes[name])
@@ -69,7 +69,7 @@ def _reaches(name: str, shapes: dict[str, Shape], flags: argparse.Namespace) -> 
     rng = np.random.default_rng([flags.seed, 1])
     heads = [tissue(rng, grid) for _ in range(_SUBJECTS)]
     half = _SUBJECTS // 2
-    judge = train_judge(
+    classifier = train_shape_classifier(
         heads[:half],
         heads[half:],
         outlines,
@@ -93,15 +93,15 @@ def _reaches(name: str, shapes: dict[str, Shape], flags: argparse.Namespace) -> 
         for each in range(flags.count):
             rng = np.random.default_rng([flags.seed, number, each])
             image = known_picture(rng, draw, grid, (sizes[0] * side, sizes[1] * side))
-            verdict = judge_image(judge, image, own, size=size)
-            seen.append(verdict.shares[name] > MAJORITY)
+            prediction = classify(classifier, image, own, size=size)
+            seen.append(prediction.shares[name] > MAJORITY)
         shares[kind] = float(np.mean(seen))
     perfect = shares.pop("")
     mean, most = float(np.mean(list(shares.values()))), max(shares, key=shares.__getitem__)
     print(
-        f"{name} in {rank} dimensions: judge trained in {trained:.0f} s, right in "
-        f"{100 * judge.balanced_accuracy:.0f} % of patches; perfect {100 * perfect:.0f} %, wrong "
-        f"{100 * mean:.1f} %, at most {100 * shares[most]:.0f} % ({most})"
+        f"{name} in {rank} dimensions: classifier trained in {trained:.0f} s, right in "
+        f"{100 * classifier.balanced_accuracy:.0f} % of patches; perfect {100 * perfect:.0f} %, "
+        f"wrong {100 * mean:.1f} %, at most {100 * shares[most]:.0f} % ({most})"
     )
     print("   " + ", ".join(f"{kind} {100 * share:.0f}" for kind, share in shares.items()))
     sys.stdout.flush()

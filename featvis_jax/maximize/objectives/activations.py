@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from featvis_jax.maximize.objectives.base import Objective, Unit, Value
 from featvis_jax.maximize.objectives.constancy import MeanCheck
-from featvis_jax.nn.taps import Layer, Network
+from featvis_jax.nn.tracing import Layer, Network
 from featvis_jax.types import Activations, Image, Scalar
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Activations, Image, Scalar
 
 VARIANTS = "variants"

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from featvis_jax.nn.network import Layer, Variables
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Image
 
 # Of the deviation within a channel: what the mean of a channel without a normalization moves by,
@@ -39,7 +39,7 @@ class MeanCheck(NamedTuple):
 
     Example:
       >>> from flax import linen as nn
-      >>> from featvis_jax.nn.taps import linen_network
+      >>> from featvis_jax.nn.tracing import linen_network
       >>> module = nn.Sequential([nn.Conv(4, (3, 3)), nn.InstanceNorm()])
       >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 12, 10, 1)))
       >>> network = linen_network(module, variables, (12, 10, 1))
@@ -85,8 +85,8 @@ def _may_be(network: Network, layer: Layer) -> bool:
         return False
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return False  # Only shapes are asked for.
-    reach = layer.receptive_field
-    if reach is not None and 2 * reach < min(network.image_shape[:-1]):
+    field = layer.receptive_field
+    if field is not None and 2 * field < min(network.image_shape[:-1]):
         return False
     image = jax.ShapeDtypeStruct(network.image_shape, jnp.float32)
     program = jax.make_jaxpr(network.activations, static_argnums=2)(

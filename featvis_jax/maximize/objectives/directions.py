@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from featvis_jax.maximize.objectives.base import Check, Numbers, Objective, Unit, fingerprint
 from featvis_jax.maximize.objectives.constancy import MeanCheck
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Activations, Image, Scalar
 
 

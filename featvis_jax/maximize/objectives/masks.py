@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from featvis_jax.maximize.objectives.activations import grid_of, own_channel
 from featvis_jax.maximize.objectives.base import Numbers, Objective, Unit, fingerprint
-from featvis_jax.nn.taps import Network
+from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Activations, Image, Scalar
 
 
@@ -84,7 +84,7 @@ def on_layer(mask: Numbers, network: Network, layer: str) -> Float[np.ndarray, "
     Example:
       >>> import jax
       >>> from featvis_jax.nn.cnn import CNN
-      >>> from featvis_jax.nn.taps import linen_network
+      >>> from featvis_jax.nn.tracing import linen_network
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
       >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))
       >>> network = linen_network(module, variables, (40, 44, 1))
@@ -102,10 +102,10 @@ def on_layer(mask: Numbers, network: Network, layer: str) -> Float[np.ndarray, "
             "resample the mask to the image."
         )
     for axis, (inputs, outputs) in enumerate(zip(image_grid, grid, strict=True)):
-        reach, stride = target.receptive_field, target.stride or inputs / outputs
+        field, stride = target.receptive_field, target.stride or inputs / outputs
         span = (outputs - 1) * stride
-        if reach is not None and span + reach <= inputs:
-            first = (reach - 1) / 2
+        if field is not None and span + field <= inputs:
+            first = (field - 1) / 2
         else:
             first = (inputs - 1 - span) / 2
         centres = first + stride * np.arange(outputs)

@@ -7,9 +7,9 @@ that share of the range.
 """
 
 from featvis_jax.maximize.parameterizations.base import (
-    GROUNDS,
+    FIXED_CONTRASTS,
     INTENSITIES,
-    Ground,
+    FixedContrast,
     Intensity,
     Parameterization,
     Parameters,
@@ -25,9 +25,9 @@ from featvis_jax.maximize.parameterizations.spectral import (
 )
 
 __all__ = [
-    "GROUNDS",
+    "FIXED_CONTRASTS",
     "INTENSITIES",
-    "Ground",
+    "FixedContrast",
     "Intensity",
     "Parameterization",
     "Parameters",

@@ -9,8 +9,8 @@ becomes intensities:
 * ``"sigmoid"``: a logistic function with the same slope in the middle. Never quite black or white.
 * ``"affine"``: stretched, so that the darkest voxel is at the lower end and the brightest at the
   upper. Contrast costs nothing, and nothing is cut off.
-* a `Ground`: an even ground, and as much contrast on it as is allowed. Contrast is what everything
-  in the image competes for.
+* a `FixedContrast`: an even background and a fixed amount of contrast on it, for which everything
+  in the image competes.
 
 Each channel of an image is brought into the range by itself, as if it were alone.
 """
@@ -33,11 +33,11 @@ Parameters = PyTree[Array]
 INTENSITIES = ("clip", "sigmoid", "affine")
 
 
-class Ground(NamedTuple):
-    """An even ground from which elements stand out, all of them together by a fixed contrast.
+class FixedContrast(NamedTuple):
+    """An even background from which elements stand out, all of them together by a fixed contrast.
 
         figure = max(raw, 0), or -max(-raw, 0) for "dark", or raw for "both"
-        image  = ground + contrast * figure / root mean square of figure, cut off at the range
+        image  = level + contrast * figure / root mean square of figure, cut off at the range
 
     in each channel.
 
@@ -49,12 +49,12 @@ class Ground(NamedTuple):
 
     Attributes:
       polarity: "dark", "bright" or "both".
-      level: Of the ground, from 0, the lower end of the range, to 1, the upper.
-      contrast: Root mean square of the difference from the ground, as a share of the range, before
-        what is beyond the range is cut off. In (0, 1].
+      level: Of the background, from 0, the lower end of the range, to 1, the upper.
+      contrast: Root mean square of the difference from the background, as a share of the range,
+        before what is beyond the range is cut off. In (0, 1].
 
     Example:
-      >>> bring = bounds("pixels", Ground("dark", level=0.6, contrast=0.1), (0.0, 1.0)).bring
+      >>> bring = bounds("pixels", FixedContrast("dark", level=0.6, contrast=0.1), (0, 1)).bring
       >>> image = bring(jnp.array([[-2.0], [5.0], [0.0], [0.0]]))
       >>> [round(float(x), 2) for x in image.ravel()]
       [0.4, 0.6, 0.6, 0.6]
@@ -65,13 +65,13 @@ class Ground(NamedTuple):
     contrast: float = 0.12
 
 
-Intensity = Literal["clip", "sigmoid", "affine"] | Ground
-GROUNDS = {
-    "dark": Ground("dark", level=0.6),
-    "bright": Ground("bright", level=0.4),
-    "both": Ground("both", level=0.5),
+Intensity = Literal["clip", "sigmoid", "affine"] | FixedContrast
+FIXED_CONTRASTS = {
+    "dark": FixedContrast("dark", level=0.6),
+    "bright": FixedContrast("bright", level=0.4),
+    "both": FixedContrast("both", level=0.5),
 }
-"""Grounds with room for their polarity, by its name."""
+"""By the name of the polarity, on a background that leaves room for it."""
 
 # A sigmoid reaches its ends nowhere: what starts there is started this share within them.
 _MARGIN = 0.005
@@ -133,7 +133,7 @@ class Bounds(NamedTuple):
       high: Highest intensity.
       bring: ``raw image -> image``.
       undo: ``image -> raw image`` that comes out as it, as nearly as the range allows; ``None``
-        on a ground, where no other image can.
+        with a `FixedContrast`, which no other image has.
       arguments: Of the description.
     """
 
@@ -149,16 +149,18 @@ class Bounds(NamedTuple):
         return None if undo is None else lambda image: write(undo(image))
 
 
-def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, float]) -> Bounds:
+def bounds(
+    factory: str, intensity: str | FixedContrast, intensity_range: tuple[float, float]
+) -> Bounds:
     """Check a range and the way into it.
 
     Args:
       factory: Name of the parameterization, for errors.
-      intensity: One of `INTENSITIES`, or a `Ground`.
+      intensity: One of `INTENSITIES`, or a `FixedContrast`.
       intensity_range: Lowest and highest intensity, usually those of the training images.
 
     Raises:
-      ValueError: The range is empty or not finite, there is no such way, or no such ground.
+      ValueError: The range is empty or not finite, there is no such way, or no such contrast.
 
     Example:
       >>> image = bounds("pixels", "affine", (0.0, 1.0)).bring(jnp.array([[[-0.1], [0.0], [0.3]]]))
@@ -171,14 +173,15 @@ def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, 
             f"{factory}: intensity_range is {intensity_range}; expected two finite numbers, "
             "low < high."
         )
-    arguments = f"intensity={intensity!r}, intensity_range={intensity_range}"
-    if isinstance(intensity, Ground):
-        bring_onto = _onto_ground(factory, intensity, low, high)
-        return Bounds(low, high, bring_onto, None, arguments)
+    # Runs on disk record a fixed contrast by its first name; by another they could not go on.
+    recorded = repr(intensity).replace(FixedContrast.__name__, "Ground")
+    arguments = f"intensity={recorded}, intensity_range={intensity_range}"
+    if isinstance(intensity, FixedContrast):
+        return Bounds(low, high, _fixed(factory, intensity, low, high), None, arguments)
     if intensity not in INTENSITIES:
         raise ValueError(
             f"{factory}: intensity is {intensity!r}; expected one of {', '.join(INTENSITIES)}, or "
-            "a Ground."
+            "a FixedContrast."
         )
     width, middle = high - low, (low + high) / 2
 
@@ -204,9 +207,11 @@ def bounds(factory: str, intensity: str | Ground, intensity_range: tuple[float, 
     return Bounds(low, high, bring, undo, arguments)
 
 
-def _onto_ground(factory: str, ground: Ground, low: float, high: float) -> Callable[[Image], Image]:
-    """How raw images come onto a ground."""
-    polarity, level, contrast = ground
+def _fixed(
+    factory: str, intensity: FixedContrast, low: float, high: float
+) -> Callable[[Image], Image]:
+    """How raw images get a fixed contrast."""
+    polarity, level, contrast = intensity
     figures: dict[str, Callable[[Image], Image]] = {
         "dark": lambda raw: -jax.nn.relu(-raw),
         "bright": jax.nn.relu,
@@ -214,23 +219,22 @@ def _onto_ground(factory: str, ground: Ground, low: float, high: float) -> Calla
     }
     if polarity not in figures:
         raise ValueError(
-            f"{factory}: the ground's polarity is {polarity!r}; expected one of "
-            f"{', '.join(figures)}."
+            f"{factory}: the polarity is {polarity!r}; expected one of {', '.join(figures)}."
         )
     if not 0 <= level <= 1 or not 0 < contrast <= 1:
         raise ValueError(
-            f"{factory}: the ground has level {level} and contrast {contrast}; expected shares of "
-            "the range, the level in [0, 1] and the contrast in (0, 1]."
+            f"{factory}: the background has level {level} and the contrast is {contrast}; expected "
+            "shares of the range, the level in [0, 1] and the contrast in (0, 1]."
         )
     if (polarity, level) in (("dark", 0), ("bright", 1)):
         raise ValueError(
-            f"{factory}: nothing in the range is {polarity}er than a ground of level {level:g}; "
-            "expected a level that leaves room."
+            f"{factory}: nothing in the range is {polarity}er than a background of level "
+            f"{level:g}; expected a level that leaves room."
         )
 
     def bring(raw: Image) -> Image:
         figure = figures[polarity](raw)
-        # The small number is for an image of nothing but ground.
+        # The small number is for an image of nothing but background.
         spatial = tuple(range(raw.ndim - 1))
         loudness = jnp.sqrt(jnp.mean(jnp.square(figure), axis=spatial, keepdims=True) + 1e-12)
         return jnp.clip(low + (high - low) * (level + contrast * figure / loudness), low, high)

@@ -110,7 +110,7 @@ def from_image(
     if encode is None:
         raise ValueError(
             f"from_image: {parameterization.description} cannot be made of an image: use pixels, "
-            "fourier or laplacian, and no ground."
+            "fourier or laplacian, without a fixed contrast."
         )
     contrast = np.ptp(values, axis=tuple(range(values.ndim - 1)), keepdims=True)
 

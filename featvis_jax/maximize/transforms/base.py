@@ -41,8 +41,8 @@ class AffineMap(NamedTuple):
     input at ``matrix @ (y - c) + offset + c``.
 
     Attributes:
-        matrix: linear part, shape ``(rank, rank)``.
-        offset: shift in voxels, shape ``(rank,)``.
+      matrix: Linear part, shape ``(rank, rank)``.
+      offset: Shift in voxels, shape ``(rank,)``.
     """
 
     matrix: Float[Array, "rank rank"]
@@ -69,12 +69,12 @@ class Geometry(NamedTuple):
     """How a geometric transform draws its map, and how it wants to be resampled.
 
     Attributes:
-        draw: ``(key, spatial shape) -> AffineMap``.
-        interpolation: "nearest", "linear" or "cubic"; None where the map lands on voxels and any
-            of them gives the same image.
-        fill: the value outside the image; None where nothing outside is ever read.
-        diagonal: whether the linear part is diagonal, so that axes can be resampled one by one.
-        stretch: bound on how much the map enlarges any length; 1 for shifts and rotations.
+      draw: ``(key, spatial shape) -> AffineMap``.
+      interpolation: "nearest", "linear" or "cubic"; None where the map lands on voxels and any
+        of them gives the same image.
+      fill: The value outside the image; None where nothing outside is ever read.
+      diagonal: Whether the linear part is diagonal, so that axes can be resampled one by one.
+      stretch: Bound on how much the map enlarges any length; 1 for shifts and rotations.
     """
 
     draw: DrawAffine
@@ -92,12 +92,12 @@ class DescribedTransform:
     identity of the function inside, so that they serve as static arguments of `jax.jit`.
 
     Attributes:
-        name: name of the factory.
-        options: the factory's options, by name, as hashable values.
-        apply: the transform itself.
-        differentiable: whether a useful gradient with respect to the image exists.
-        parts: the transforms that a combinator holds, in order.
-        geometry: how the affine map is drawn, for those that only move voxels about.
+      name: Name of the factory.
+      options: The factory's options, by name, as hashable values.
+      apply: The transform itself.
+      differentiable: Whether a useful gradient with respect to the image exists.
+      parts: The transforms that a combinator holds, in order.
+      geometry: How the affine map is drawn, for those that only move voxels about.
     """
 
     name: str
@@ -108,7 +108,7 @@ class DescribedTransform:
     geometry: Geometry | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __call__(self, key: Key, image: Image, step: Step) -> Image:
-        """Applies the transform to one unbatched image."""
+        """Apply the transform to one unbatched image."""
         return self.apply(key, image, step)
 
     def __str__(self) -> str:
@@ -127,15 +127,15 @@ def describe(transform: Transform) -> str:
     """Names a transform, and its options where it states them.
 
     Args:
-        transform: any transform.
+      transform: Any transform.
 
     Returns:
-        For a transform of this package the call that makes it; for any other function its name.
+      For a transform of this package the call that makes it; for any other function its name.
 
     Example:
-        >>> from featvis_jax.maximize.transforms import chain, clip
-        >>> describe(chain(clip(high=0.6)))
-        'chain(clip(low=0.0, high=0.6))'
+      >>> from featvis_jax.maximize.transforms import chain, clip
+      >>> describe(chain(clip(high=0.6)))
+      'chain(clip(low=0.0, high=0.6))'
     """
     if isinstance(transform, DescribedTransform):
         return transform.description
@@ -143,21 +143,21 @@ def describe(transform: Transform) -> str:
 
 
 def is_differentiable(transform: Transform) -> bool:
-    """Tells whether a gradient with respect to the image passes through a transform.
+    """Tell whether a gradient with respect to the image passes through a transform.
 
     Combinators are looked into: they have a gradient when all their parts have one. A plain
     function states nothing and is taken at its word, as JAX would differentiate it.
 
     Args:
-        transform: any transform.
+      transform: Any transform.
 
     Returns:
-        False when the transform, or one inside it, is declared to have no useful gradient.
+      False when the transform, or one inside it, is declared to have no useful gradient.
 
     Example:
-        >>> from featvis_jax.maximize.transforms import chain, clip, every, median
-        >>> is_differentiable(chain(clip(), every(50, median())))
-        False
+      >>> from featvis_jax.maximize.transforms import chain, clip, every, median
+      >>> is_differentiable(chain(clip(), every(50, median())))
+      False
     """
     if isinstance(transform, DescribedTransform):
         return transform.differentiable and all(map(is_differentiable, transform.parts))
@@ -165,18 +165,18 @@ def is_differentiable(transform: Transform) -> bool:
 
 
 def is_identity(transform: Transform) -> bool:
-    """Tells whether a transform is known to do nothing, as a chain of nothing does.
+    """Tell whether a transform is known to do nothing, as a chain of nothing does.
 
     Args:
-        transform: any transform.
+      transform: Any transform.
 
     Returns:
-        True for `identity()` and for combinators that hold nothing else.
+      True for `identity()` and for combinators that hold nothing else.
 
     Example:
-        >>> from featvis_jax.maximize.transforms import chain, clip, identity
-        >>> is_identity(chain(identity())), is_identity(chain(clip()))
-        (True, False)
+      >>> from featvis_jax.maximize.transforms import chain, clip, identity
+      >>> is_identity(chain(identity())), is_identity(chain(clip()))
+      (True, False)
     """
     if not isinstance(transform, DescribedTransform):
         return False
@@ -186,7 +186,7 @@ def is_identity(transform: Transform) -> bool:
 
 
 def without_gradient(name: str, function: Callable[[Image], Image]) -> Callable[[Image], Image]:
-    """Makes differentiation of a function an error that says what to do instead.
+    """Make differentiation of a function an error that says what to do instead.
 
     Selections and thresholds have a derivative almost everywhere, which says nothing about what
     the function does; a silent one would send an ascent anywhere.

@@ -17,7 +17,7 @@ def check_number(
     high: float = math.inf,
     open_low: bool = False,
 ) -> float:
-    """Returns a finite number of the allowed range as a float, or raises ValueError."""
+    """Return a finite number of the allowed range as a float, or raise ValueError."""
     allowed = f"a finite number in {'(' if open_low else '['}{low:g}, {high:g}]"
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise ValueError(f"{factory}: {name}={value!r}; expected {allowed}")
@@ -29,7 +29,7 @@ def check_number(
 
 
 def check_integer(factory: str, name: str, value: Any, *, low: int) -> int:
-    """Returns an integer of at least `low`, or raises ValueError."""
+    """Return an integer of at least `low`, or raise ValueError."""
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < low:
         raise ValueError(f"{factory}: {name}={value!r}; expected an integer of at least {low}")
@@ -37,7 +37,7 @@ def check_integer(factory: str, name: str, value: Any, *, low: int) -> int:
 
 
 def check_choice(factory: str, name: str, value: Any, allowed: Collection[str]) -> str:
-    """Returns a value that is one of the allowed words, or raises ValueError."""
+    """Return a value that is one of the allowed words, or raise ValueError."""
     if value not in allowed:
         raise ValueError(f"{factory}: {name}={value!r}; expected one of {', '.join(allowed)}")
     return value
@@ -52,7 +52,7 @@ def check_numbers(
     high: float = math.inf,
     open_low: bool = False,
 ) -> tuple[float, ...]:
-    """Returns a sequence of at least one number of the allowed range, or raises ValueError."""
+    """Return a sequence of at least one number of the allowed range, or raise ValueError."""
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise ValueError(f"{factory}: {name}={values!r}; expected a sequence of numbers, not empty")
     return tuple(
@@ -62,7 +62,7 @@ def check_numbers(
 
 
 def check_one_of(factory: str, **alternatives: Any) -> None:
-    """Raises ValueError unless exactly one of several options is given."""
+    """Raise ValueError unless exactly one of several options is given."""
     given = [name for name, value in alternatives.items() if value is not None]
     if len(given) != 1:
         raise ValueError(

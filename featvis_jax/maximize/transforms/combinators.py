@@ -27,15 +27,15 @@ __all__ = ["chain", "every", "from_step", "identity", "sometimes"]
 
 
 def identity() -> DescribedTransform:
-    """Returns the image unchanged.
+    """Return the image unchanged.
 
     Returns:
-        A transform of any image.
+      A transform of any image.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> float(identity()(jax.random.key(0), jnp.full((2, 2, 1), 0.5), 0).sum())
-        2.0
+      >>> import jax, jax.numpy as jnp
+      >>> float(identity()(jax.random.key(0), jnp.full((2, 2, 1), 0.5), 0).sum())
+      2.0
     """
     return DescribedTransform("identity", (), _keep)
 
@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
 
 def chain(*transforms: Transform) -> DescribedTransform:
-    """Applies transforms in sequence, each with a key of its own.
+    """Apply transforms in sequence, each with a key of its own.
 
     The transform at position i gets ``fold_in(key, i)``, so that appending one leaves the draws of
     those before it unchanged. Neighbours that only move voxels about, and agree on interpolation
@@ -56,20 +56,20 @@ def chain(*transforms: Transform) -> DescribedTransform:
     one of them moves out of the grid comes back when the next moves it in again.
 
     Args:
-        *transforms: any transforms; none makes the identity.
+      *transforms: Any transforms; none makes the identity.
 
     Returns:
-        A transform of the images that all of them take.
+      A transform of the images that all of them take.
 
     Raises:
-        ValueError: where one of them is not callable.
+      ValueError: Where one of them is not callable.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from featvis_jax.maximize.transforms import clip, noise
-        >>> wobble = chain(noise(standard_deviation=0.1), clip(high=0.6))
-        >>> bool(wobble(jax.random.key(0), jnp.full((4, 4, 1), 0.6), 0).max() <= 0.6)
-        True
+      >>> import jax, jax.numpy as jnp
+      >>> from featvis_jax.maximize.transforms import clip, noise
+      >>> wobble = chain(noise(standard_deviation=0.1), clip(high=0.6))
+      >>> bool(wobble(jax.random.key(0), jnp.full((4, 4, 1), 0.6), 0).max() <= 0.6)
+      True
     """
     for position, transform in enumerate(transforms):
         _check_callable(f"chain: transform {position}", transform)
@@ -89,28 +89,28 @@ def chain(*transforms: Transform) -> DescribedTransform:
 
 
 def every(period: int, transform: Transform) -> DescribedTransform:
-    """Applies a transform after every `period` finished steps, and nothing in between.
+    """Apply a transform after every `period` finished steps, and nothing in between.
 
     It fires when ``(step + 1) % period == 0``, and otherwise skips the work (`jax.lax.cond`), also
     under `jax.vmap` over images and keys as long as the step is not batched.
 
     Args:
-        period: number of steps from one application to the next, at least 1.
-        transform: what to apply.
+      period: Number of steps from one application to the next, at least 1.
+      transform: What to apply.
 
     Returns:
-        A transform of the images that `transform` takes.
+      A transform of the images that `transform` takes.
 
     Raises:
-        ValueError: where the period is no positive integer, or `transform` is not callable.
+      ValueError: Where the period is no positive integer, or `transform` is not callable.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from featvis_jax.maximize.transforms import clip
-        >>> image = jnp.ones((2, 2, 1))
-        >>> sometimes_dark = every(50, clip(high=0.25))
-        >>> [float(sometimes_dark(jax.random.key(0), image, step).max()) for step in (48, 49, 50)]
-        [1.0, 0.25, 1.0]
+      >>> import jax, jax.numpy as jnp
+      >>> from featvis_jax.maximize.transforms import clip
+      >>> image = jnp.ones((2, 2, 1))
+      >>> sometimes_dark = every(50, clip(high=0.25))
+      >>> [float(sometimes_dark(jax.random.key(0), image, step).max()) for step in (48, 49, 50)]
+      [1.0, 0.25, 1.0]
     """
     period = check_integer("every", "period", period, low=1)
     _check_callable("every: transform", transform)
@@ -123,24 +123,24 @@ def every(period: int, transform: Transform) -> DescribedTransform:
 
 
 def from_step(first: int, transform: Transform) -> DescribedTransform:
-    """Applies a transform at step `first` and at every later one.
+    """Apply a transform at step `first` and at every later one.
 
     Args:
-        first: index of the first step, counted from 0, that the transform applies to.
-        transform: what to apply.
+      first: Index of the first step, counted from 0, that the transform applies to.
+      transform: What to apply.
 
     Returns:
-        A transform of the images that `transform` takes.
+      A transform of the images that `transform` takes.
 
     Raises:
-        ValueError: where the first step is negative, or `transform` is not callable.
+      ValueError: Where the first step is negative, or `transform` is not callable.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from featvis_jax.maximize.transforms import clip
-        >>> late = from_step(2, clip(high=0.25))
-        >>> [float(late(jax.random.key(0), jnp.ones((2, 2, 1)), step).max()) for step in (1, 2)]
-        [1.0, 0.25]
+      >>> import jax, jax.numpy as jnp
+      >>> from featvis_jax.maximize.transforms import clip
+      >>> late = from_step(2, clip(high=0.25))
+      >>> [float(late(jax.random.key(0), jnp.ones((2, 2, 1)), step).max()) for step in (1, 2)]
+      [1.0, 0.25]
     """
     first = check_integer("from_step", "first", first, low=0)
     _check_callable("from_step: transform", transform)
@@ -152,27 +152,27 @@ def from_step(first: int, transform: Transform) -> DescribedTransform:
 
 
 def sometimes(probability: float, transform: Transform) -> DescribedTransform:
-    """Applies a transform with a given probability, decided anew for every image and step.
+    """Apply a transform with a given probability, decided anew for every image and step.
 
     The decision belongs to the image's key. Under `jax.vmap` over keys both outcomes are therefore
     computed and one is selected: wrap cheap transforms in this, and costly ones in `every`.
 
     Args:
-        probability: chance of applying the transform, in [0, 1].
-        transform: what to apply.
+      probability: Chance of applying the transform, in [0, 1].
+      transform: What to apply.
 
     Returns:
-        A transform of the images that `transform` takes.
+      A transform of the images that `transform` takes.
 
     Raises:
-        ValueError: where the probability lies outside [0, 1], or `transform` is not callable.
+      ValueError: Where the probability lies outside [0, 1], or `transform` is not callable.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from featvis_jax.maximize.transforms import clip
-        >>> never = sometimes(0.0, clip(high=0.25))
-        >>> float(never(jax.random.key(0), jnp.ones((2, 2, 1)), 0).max())
-        1.0
+      >>> import jax, jax.numpy as jnp
+      >>> from featvis_jax.maximize.transforms import clip
+      >>> never = sometimes(0.0, clip(high=0.25))
+      >>> float(never(jax.random.key(0), jnp.ones((2, 2, 1)), 0).max())
+      1.0
     """
     probability = check_number("sometimes", "probability", probability, low=0, high=1)
     _check_callable("sometimes: transform", transform)
@@ -200,7 +200,7 @@ def _check_callable(what: str, transform: object) -> None:
 
 
 def fused(transforms: Sequence[Transform]) -> tuple[Group, ...]:
-    """Gathers neighbours whose affine maps compose; all others stay alone."""
+    """Gather neighbours whose affine maps compose; all others stay alone."""
     groups: list[Group] = []
     for position, transform in enumerate(transforms):
         geometry = transform.geometry if isinstance(transform, DescribedTransform) else None
@@ -218,7 +218,7 @@ def fused(transforms: Sequence[Transform]) -> tuple[Group, ...]:
 
 
 def _agree(first: Geometry, second: Geometry) -> bool:
-    """Tells whether one resampling does what both ask for."""
+    """Tell whether one resampling does what both ask for."""
     return (
         first.interpolation is None
         or second.interpolation is None
@@ -234,7 +234,7 @@ def _draw_with_own_key(geometry: Geometry, position: int) -> DrawAffine:
 
 
 def _compose(first: Geometry, second: Geometry) -> Geometry:
-    """Composes two maps, `first` being applied to the image before `second`."""
+    """Compose two maps, `first` being applied to the image before `second`."""
 
     def draw(key: Key, shape: tuple[int, ...]) -> AffineMap:
         return second.draw(key, shape).after(first.draw(key, shape))

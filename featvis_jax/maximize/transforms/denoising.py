@@ -26,7 +26,7 @@ _Field = tuple[Image, ...]
 def total_variation(
     *, weight: float = 0.1, iterations: int = 50, method: str = "chambolle"
 ) -> DescribedTransform:
-    r"""Removes variation from an image and keeps its edges and its mean.
+    r"""Remove variation from an image and keep its edges and its mean.
 
     With ``method="chambolle"``, p starts at 0 and, with :math:`\tau = 1/2d` in d dimensions,
 
@@ -38,28 +38,28 @@ def total_variation(
     of the number of iterations: 20 are as good as 40 of Chambolle's, 200 as good as thousands.
 
     Args:
-        weight: w in units of intensity, at least 0; 0 is the identity.
-        iterations: K, at least 1.
-        method: "chambolle" or "fgp".
+      weight: w in units of intensity, at least 0; 0 is the identity.
+      iterations: K, at least 1.
+      method: "chambolle" or "fgp".
 
     Returns:
-        A transform of images of any rank; channels are denoised apart. The gradient through it
-        keeps the field p of every iteration: K times the rank images.
+      A transform of images of any rank; channels are denoised apart. The gradient through it
+      keeps the field p of every iteration: K times the rank images.
 
     Raises:
-        ValueError: where an option is out of range.
+      ValueError: Where an option is out of range.
 
     References:
-        Chambolle, An algorithm for total variation minimization and applications, JMIV 2004.
-        Beck, Teboulle, Fast gradient-based algorithms for constrained total variation image
-        denoising and deblurring problems, IEEE TIP 2009.
+      Chambolle, An algorithm for total variation minimization and applications, JMIV 2004.
+      Beck, Teboulle, Fast gradient-based algorithms for constrained total variation image
+      denoising and deblurring problems, IEEE TIP 2009.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> noisy = jax.random.uniform(jax.random.key(0), (16, 16, 1))
-        >>> smooth = total_variation(weight=10.0, iterations=200)(jax.random.key(0), noisy, 0)
-        >>> bool(smooth.std() < 0.05 * noisy.std())
-        True
+      >>> import jax, jax.numpy as jnp
+      >>> noisy = jax.random.uniform(jax.random.key(0), (16, 16, 1))
+      >>> smooth = total_variation(weight=10.0, iterations=200)(jax.random.key(0), noisy, 0)
+      >>> bool(smooth.std() < 0.05 * noisy.std())
+      True
     """
     weight = check_number("total_variation", "weight", weight, low=0)
     iterations = check_integer("total_variation", "iterations", iterations, low=1)

@@ -23,17 +23,17 @@ __all__ = ["gather_affine"]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def gather_affine(image: Image, affine: AffineMap, interpolation: str, stretch: float) -> Image:
-    """Reads an image, taken to be 0 outside its grid, through an affine map.
+    """Read an image, taken to be 0 outside its grid, through an affine map.
 
     Args:
-        image: what to read from.
-        affine: where each voxel of the output is read; it gets no gradient.
-        interpolation: "nearest", "linear" or "cubic".
-        stretch: bound on how much the map enlarges any length, 1 for a rotation. It limits where
-            the gradient is looked for.
+      image: What to read from.
+      affine: Where each voxel of the output is read; it gets no gradient.
+      interpolation: "nearest", "linear" or "cubic".
+      stretch: Bound on how much the map enlarges any length, 1 for a rotation. It limits where
+        the gradient is looked for.
 
     Returns:
-        An image of the same shape and dtype.
+      An image of the same shape and dtype.
     """
     del stretch
     shape = image.shape[:-1]

@@ -36,7 +36,7 @@ def rotate(
     interpolation: Interpolation = "linear",
     fill: float = 0.0,
 ) -> DescribedTransform:
-    r"""Rotates by a random angle about the centre of the grid.
+    r"""Rotate by a random angle about the centre of the grid.
 
     In 2-D the angle is uniform within :math:`\pm` `max_degrees`; positive angles turn the second
     axis towards the first, as `scipy.ndimage.rotate` does. In 3-D the axis is uniform on the
@@ -44,25 +44,25 @@ def rotate(
     up to `max_degrees`: the Haar measure restricted to rotations of at most that angle.
 
     Args:
-        max_degrees: largest angle, in [0, 180].
-        degrees: instead of it, angles of which one is drawn, each with equal chance; in 3-D about
-            a uniform axis. Repeat an angle to make it likelier.
-        interpolation: "nearest", "linear" or "cubic".
-        fill: intensity outside the image.
+      max_degrees: Largest angle, in [0, 180].
+      degrees: Instead of it, angles of which one is drawn, each with equal chance; in 3-D about
+        a uniform axis. Repeat an angle to make it likelier.
+      interpolation: "nearest", "linear" or "cubic".
+      fill: Intensity outside the image.
 
     Returns:
-        A transform of 2-D and 3-D images.
+      A transform of 2-D and 3-D images.
 
     Raises:
-        ValueError: where an option is out of range, or not one of `max_degrees` and `degrees` is
-            given; and for images that are neither 2-D nor 3-D.
+      ValueError: Where an option is out of range, or not one of `max_degrees` and `degrees` is
+        given; and for images that are neither 2-D nor 3-D.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> corner = jnp.zeros((3, 3, 1)).at[0, 0].set(1.0)
-        >>> turned = rotate(degrees=[90])(jax.random.key(0), corner, 0)
-        >>> jnp.argwhere(turned[..., 0] > 0.99).tolist()
-        [[2, 0]]
+      >>> import jax, jax.numpy as jnp
+      >>> corner = jnp.zeros((3, 3, 1)).at[0, 0].set(1.0)
+      >>> turned = rotate(degrees=[90])(jax.random.key(0), corner, 0)
+      >>> jnp.argwhere(turned[..., 0] > 0.99).tolist()
+      [[2, 0]]
     """
     check_one_of("rotate", max_degrees=max_degrees, degrees=degrees)
     check_choice("rotate", "interpolation", interpolation, INTERPOLATIONS)
@@ -102,27 +102,27 @@ def scale(
     interpolation: Interpolation = "linear",
     fill: float = 0.0,
 ) -> DescribedTransform:
-    """Scales about the centre of the grid by one random factor for all axes.
+    """Scale about the centre of the grid by one random factor for all axes.
 
     Args:
-        low: smallest factor, above 0; a factor above 1 enlarges.
-        high: largest factor, at least `low`; the factor is uniform between them.
-        factors: instead of both, factors of which one is drawn, each with equal chance.
-        interpolation: "nearest", "linear" or "cubic".
-        fill: intensity outside the image.
+      low: Smallest factor, above 0; a factor above 1 enlarges.
+      high: Largest factor, at least `low`; the factor is uniform between them.
+      factors: Instead of both, factors of which one is drawn, each with equal chance.
+      interpolation: "nearest", "linear" or "cubic".
+      fill: Intensity outside the image.
 
     Returns:
-        A transform of images of any rank.
+      A transform of images of any rank.
 
     Raises:
-        ValueError: where an option is out of range, or neither `low` and `high` nor `factors` are
-            given.
+      ValueError: Where an option is out of range, or neither `low` and `high` nor `factors` are
+        given.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> halved = scale(factors=[0.5], interpolation="nearest")
-        >>> halved(jax.random.key(0), jnp.ones((4, 4, 1)), 0).sum().item()
-        4.0
+      >>> import jax, jax.numpy as jnp
+      >>> halved = scale(factors=[0.5], interpolation="nearest")
+      >>> halved(jax.random.key(0), jnp.ones((4, 4, 1)), 0).sum().item()
+      4.0
     """
     check_one_of("scale", low=low, factors=factors)
     check_one_of("scale", high=high, factors=factors)
@@ -158,24 +158,24 @@ def scale(
 
 
 def flip(*, axes: Sequence[int] = (0,), probability: float = 0.5) -> DescribedTransform:
-    """Mirrors the image along given axes, each with its own draw.
+    """Mirror the image along given axes, each with its own draw.
 
     Args:
-        axes: spatial axes that may be mirrored; axis 0 of an image in canonical orientation runs
-            from left to right.
-        probability: chance of mirroring each of them, in [0, 1].
+      axes: Spatial axes that may be mirrored; axis 0 of an image in canonical orientation runs
+        from left to right.
+      probability: Chance of mirroring each of them, in [0, 1].
 
     Returns:
-        A transform of images that have those axes.
+      A transform of images that have those axes.
 
     Raises:
-        ValueError: where an option is out of range; and for images without such an axis.
+      ValueError: Where an option is out of range; and for images without such an axis.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> mirrored = flip(probability=1.0)(jax.random.key(0), jnp.arange(3.0).reshape(3, 1, 1), 0)
-        >>> mirrored.ravel().tolist()
-        [2.0, 1.0, 0.0]
+      >>> import jax, jax.numpy as jnp
+      >>> mirrored = flip(probability=1.0)(jax.random.key(0), jnp.arange(3.0).reshape(3, 1, 1), 0)
+      >>> mirrored.ravel().tolist()
+      [2.0, 1.0, 0.0]
     """
     probability = check_number("flip", "probability", probability, low=0, high=1)
     axes = tuple(check_integer("flip", "axes", axis, low=0) for axis in axes)

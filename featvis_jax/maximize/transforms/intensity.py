@@ -18,7 +18,7 @@ __all__ = ["clip", "jitter", "noise", "normalize"]
 def jitter(
     *, strength: float = 1.0, mode: str = "factor", per_channel: bool = False
 ) -> DescribedTransform:
-    r"""Changes the brightness of the whole image by one random number.
+    r"""Change the brightness of the whole image by one random number.
 
     With strength b and the image x:
 
@@ -32,27 +32,27 @@ def jitter(
       means by brightness.
 
     Args:
-        strength: b, at least 0, at which modes "factor" and "shift" are the identity; above 0 in
-            mode "literal".
-        mode: "factor", "literal" or "shift".
-        per_channel: whether each channel has a random number of its own, as contrasts do that a
-            scanner scales one by one; colours stay what they are without.
+      strength: b, at least 0, at which modes "factor" and "shift" are the identity; above 0 in
+        mode "literal".
+      mode: "factor", "literal" or "shift".
+      per_channel: Whether each channel has a random number of its own, as contrasts do that a
+        scanner scales one by one; colours stay what they are without.
 
     Returns:
-        A transform of images on [0, 1], of any rank.
+      A transform of images on [0, 1], of any rank.
 
     Raises:
-        ValueError: where an option is out of range.
+      ValueError: Where an option is out of range.
 
     References:
-        Eitel, Melkonyan, Ritter, Feature visualization for convolutional neural network models
-        trained on neuroimaging data, 2022, section 3.2.
+      Eitel, Melkonyan, Ritter, Feature visualization for convolutional neural network models
+      trained on neuroimaging data, 2022, section 3.2.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> brighter = jitter(strength=0.5)(jax.random.key(0), jnp.full((2, 2, 1), 0.5), 0)
-        >>> bool((brighter >= 0.25).all() & (brighter <= 0.75).all())
-        True
+      >>> import jax, jax.numpy as jnp
+      >>> brighter = jitter(strength=0.5)(jax.random.key(0), jnp.full((2, 2, 1), 0.5), 0)
+      >>> bool((brighter >= 0.25).all() & (brighter <= 0.75).all())
+      True
     """
     check_choice("jitter", "mode", mode, ("factor", "literal", "shift"))
     strength = check_number("jitter", "strength", strength, low=0, open_low=mode == "literal")
@@ -74,22 +74,22 @@ def jitter(
 
 
 def clip(*, low: float = 0.0, high: float = 1.0) -> DescribedTransform:
-    """Limits intensities to a range.
+    """Limit intensities to a range.
 
     Args:
-        low: smallest intensity.
-        high: largest intensity, above `low`.
+      low: Smallest intensity.
+      high: Largest intensity, above `low`.
 
     Returns:
-        A transform of images of any rank.
+      A transform of images of any rank.
 
     Raises:
-        ValueError: where the range is empty or not finite.
+      ValueError: Where the range is empty or not finite.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> clip(high=0.6)(jax.random.key(0), jnp.array([[-1.0], [0.5], [2.0]]), 0).ravel().tolist()
-        [0.0, 0.5, 0.6000000238418579]
+      >>> import jax, jax.numpy as jnp
+      >>> clip(high=0.6)(jax.random.key(0), jnp.array([[-1.0], [0.5], [2.0]]), 0).ravel().tolist()
+      [0.0, 0.5, 0.6000000238418579]
     """
     low = check_number("clip", "low", low)
     high = check_number("clip", "high", high, low=low, open_low=True)
@@ -102,22 +102,22 @@ def clip(*, low: float = 0.0, high: float = 1.0) -> DescribedTransform:
 
 
 def noise(*, standard_deviation: float = 0.1) -> DescribedTransform:
-    """Adds Gaussian noise, drawn anew for every voxel and step.
+    """Add Gaussian noise, drawn anew for every voxel and step.
 
     Args:
-        standard_deviation: in units of intensity, at least 0.
+      standard_deviation: In units of intensity, at least 0.
 
     Returns:
-        A transform of images of any rank; it does not clip.
+      A transform of images of any rank; it does not clip.
 
     Raises:
-        ValueError: where the standard deviation is negative or not finite.
+      ValueError: Where the standard deviation is negative or not finite.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> noisy = noise(standard_deviation=0.1)(jax.random.key(0), jnp.zeros((64, 64, 1)), 0)
-        >>> round(float(noisy.std()), 2)
-        0.1
+      >>> import jax, jax.numpy as jnp
+      >>> noisy = noise(standard_deviation=0.1)(jax.random.key(0), jnp.zeros((64, 64, 1)), 0)
+      >>> round(float(noisy.std()), 2)
+      0.1
     """
     standard_deviation = check_number("noise", "standard_deviation", standard_deviation, low=0)
 
@@ -131,26 +131,26 @@ def noise(*, standard_deviation: float = 0.1) -> DescribedTransform:
 def normalize(
     *, mean: float | Sequence[float] = 0.0, standard_deviation: float | Sequence[float] = 1.0
 ) -> DescribedTransform:
-    """Subtracts a mean and divides by a standard deviation, for networks that expect it.
+    """Subtract a mean and divide by a standard deviation, for networks that expect it.
 
     The networks of this package do so themselves. It belongs at the end of a robustness chain, as
     every other transform is meant for intensities on [0, 1].
 
     Args:
-        mean: what is subtracted; of several channels one number for all, or one for each.
-        standard_deviation: what is then divided by, above 0; likewise.
+      mean: What is subtracted; of several channels one number for all, or one for each.
+      standard_deviation: What is then divided by, above 0; likewise.
 
     Returns:
-        A transform of images of any rank.
+      A transform of images of any rank.
 
     Raises:
-        ValueError: where an option is out of range; and for images of another number of channels.
+      ValueError: Where an option is out of range; and for images of another number of channels.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> centred = normalize(mean=0.5, standard_deviation=0.25)
-        >>> centred(jax.random.key(0), jnp.array([[0.25], [1.0]]), 0).ravel().tolist()
-        [-1.0, 2.0]
+      >>> import jax, jax.numpy as jnp
+      >>> centred = normalize(mean=0.5, standard_deviation=0.25)
+      >>> centred(jax.random.key(0), jnp.array([[0.25], [1.0]]), 0).ravel().tolist()
+      [-1.0, 2.0]
     """
     options = {"mean": mean, "standard_deviation": standard_deviation}
     checked: dict[str, float | tuple[float, ...]] = {}

@@ -29,16 +29,16 @@ def geometric(
     *,
     apply: Callable[[Key, Image, Step], Image] | None = None,
 ) -> DescribedTransform:
-    """Makes a transform of what draws its affine map.
+    """Make a transform of what draws its affine map.
 
     Args:
-        name: name of the factory.
-        options: the factory's options; those that are None were not given.
-        geometry: how the map is drawn and the image resampled.
-        apply: a faster way to the same image, where there is one.
+      name: Name of the factory.
+      options: The factory's options; those that are None were not given.
+      geometry: How the map is drawn and the image resampled.
+      apply: A faster way to the same image, where there is one.
 
     Returns:
-        The transform.
+      The transform.
     """
 
     def apply_map(key: Key, image: Image, step: Step) -> Image:
@@ -50,15 +50,15 @@ def geometric(
 
 
 def resample(image: Image, affine: AffineMap, geometry: Geometry) -> Image:
-    """Reads an image through an affine map.
+    """Read an image through an affine map.
 
     Args:
-        image: what to read from.
-        affine: where each voxel of the output is read.
-        geometry: the interpolation, the fill and what is known about the map.
+      image: What to read from.
+      affine: Where each voxel of the output is read.
+      geometry: The interpolation, the fill and what is known about the map.
 
     Returns:
-        An image of the same shape and dtype.
+      An image of the same shape and dtype.
     """
     interpolation = geometry.interpolation or "nearest"
     fill = 0.0 if geometry.fill is None else geometry.fill
@@ -86,14 +86,14 @@ def axis_weights(
     """Weights with which the voxels of one axis make its values at given coordinates.
 
     Args:
-        coordinates: where to read, in voxels.
-        size: number of voxels along the axis.
-        interpolation: "nearest", "linear" or "cubic".
-        limits: first and last voxel that may be read; what a kernel asks for beyond them it gets
-            from them. Without limits, it gets 0 beyond the axis.
+      coordinates: Where to read, in voxels.
+      size: Number of voxels along the axis.
+      interpolation: "nearest", "linear" or "cubic".
+      limits: First and last voxel that may be read; what a kernel asks for beyond them it gets
+        from them. Without limits, it gets 0 beyond the axis.
 
     Returns:
-        A matrix, one row for each coordinate.
+      A matrix, one row for each coordinate.
     """
     first, weights = taps(coordinates, interpolation)
     matrix = jnp.zeros((coordinates.shape[0], size), coordinates.dtype)
@@ -107,7 +107,7 @@ def axis_weights(
 
 
 def resample_axes(image: Image, weights: Sequence[Float[Array, "..."]]) -> Image:
-    """Multiplies each spatial axis of an image by a square matrix of weights."""
+    """Multiply each spatial axis of an image by a square matrix of weights."""
     for axis, matrix in enumerate(weights):
         # Full precision: an accelerator's default would round intensities to 8 to 10 bits.
         moved = jnp.tensordot(

@@ -4,7 +4,7 @@ The cubic is the one with a = -0.5, of third order, which `jax.image` uses too; 
 without antialiasing has a = -0.75 and rings more.
 
 References:
-    Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 1981.
+  Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 1981.
 """
 
 from typing import Literal
@@ -27,11 +27,11 @@ def taps(
     """The voxels that make the values at coordinates along one axis.
 
     Args:
-        coordinates: where to read, in voxels.
-        interpolation: "nearest", "linear" or "cubic".
+      coordinates: Where to read, in voxels.
+      interpolation: "nearest", "linear" or "cubic".
 
     Returns:
-        The index of the first voxel read, and the weights of it and of those that follow.
+      The index of the first voxel read, and the weights of it and of those that follow.
     """
     if interpolation == "nearest":
         return jnp.floor(coordinates + 0.5).astype(jnp.int32), [jnp.ones_like(coordinates)]
@@ -54,12 +54,12 @@ def kernel(
     """The weight of a voxel in the value at a coordinate, along one axis.
 
     Args:
-        coordinates: where is read, in voxels.
-        voxels: index of the voxel whose weight is asked for, as a float.
-        interpolation: "nearest", "linear" or "cubic".
+      coordinates: Where is read, in voxels.
+      voxels: Index of the voxel whose weight is asked for, as a float.
+      interpolation: "nearest", "linear" or "cubic".
 
     Returns:
-        The weight that `taps` gives to this voxel, 0 where it is not read.
+      The weight that `taps` gives to this voxel, 0 where it is not read.
     """
     if interpolation == "nearest":
         return (jnp.floor(coordinates + 0.5) == voxels).astype(coordinates.dtype)

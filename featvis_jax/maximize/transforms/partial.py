@@ -12,33 +12,33 @@ __all__ = ["in_part"]
 
 
 def in_part(key: Key, image: Image, step: Step, transform: Transform, share: Scalar) -> Image:
-    """Applies a share of a transform, which is data: another share compiles nothing.
+    """Apply a share of a transform, which is data: another share compiles nothing.
 
     Of what moves voxels about that share of the way is gone: half of a rotation by 10 degrees is
     one by 5. Of all else the change is scaled, which makes half of a noise one of half the standard
     deviation. The draws are those of the whole transform.
 
     Args:
-        key: the transform's key.
-        image: one unbatched image.
-        step: index of the step.
-        transform: any transform.
-        share: in [0, 1].
+      key: The transform's key.
+      image: One unbatched image.
+      step: Index of the step.
+      transform: Any transform.
+      share: In [0, 1].
 
     Returns:
-        An image of the same shape.
+      An image of the same shape.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from featvis_jax.maximize.transforms import noise, scale
-        >>> key, image = jax.random.key(0), jnp.zeros((64, 64, 1))
-        >>> half = in_part(key, image, 0, noise(standard_deviation=0.2), jnp.float32(0.5))
-        >>> round(float(half.std()), 2)
-        0.1
-        >>> square = image.at[16:48, 16:48].set(1.0)
-        >>> whole = in_part(key, square, 0, scale(factors=[0.5]), jnp.float32(0.0))
-        >>> bool(jnp.allclose(whole, square))
-        True
+      >>> import jax, jax.numpy as jnp
+      >>> from featvis_jax.maximize.transforms import noise, scale
+      >>> key, image = jax.random.key(0), jnp.zeros((64, 64, 1))
+      >>> half = in_part(key, image, 0, noise(standard_deviation=0.2), jnp.float32(0.5))
+      >>> round(float(half.std()), 2)
+      0.1
+      >>> square = image.at[16:48, 16:48].set(1.0)
+      >>> whole = in_part(key, square, 0, scale(factors=[0.5]), jnp.float32(0.0))
+      >>> bool(jnp.allclose(whole, square))
+      True
     """
     if isinstance(transform, DescribedTransform):
         if transform.geometry is not None:

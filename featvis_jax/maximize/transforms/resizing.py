@@ -39,30 +39,30 @@ def resize(
     onto_grid: str = "resample",
     fill: float = 0.0,
 ) -> DescribedTransform:
-    """Resizes the image to a given size, and brings it back onto its grid.
+    """Resize the image to a given size, and bring it back onto its grid.
 
     Args:
-        size: number of voxels along each axis, or one number for all axes.
-        factor: instead of it, the size as a multiple of each side, above 0.
-        interpolation: "nearest", "linear" or "cubic".
-        antialias: whether to average while making the image smaller, instead of skipping voxels.
-        onto_grid: "resample" resizes a second time, to the old size, and keeps the scale of the
-            image; "crop" cuts off what is too large, or pads, about the centre, so that the image
-            has been enlarged or made smaller.
-        fill: intensity of the padding where ``onto_grid="crop"`` makes the image smaller.
+      size: Number of voxels along each axis, or one number for all axes.
+      factor: Instead of it, the size as a multiple of each side, above 0.
+      interpolation: "nearest", "linear" or "cubic".
+      antialias: Whether to average while making the image smaller, instead of skipping voxels.
+      onto_grid: "resample" resizes a second time, to the old size, and keeps the scale of the
+        image; "crop" cuts off what is too large, or pads, about the centre, so that the image
+        has been enlarged or made smaller.
+      fill: Intensity of the padding where ``onto_grid="crop"`` makes the image smaller.
 
     Returns:
-        A transform of images of any rank; of one rank where `size` names every axis.
+      A transform of images of any rank; of one rank where `size` names every axis.
 
     Raises:
-        ValueError: where an option is out of range, or not one of `size` and `factor` is given;
-            and for images of another rank than `size`.
+      ValueError: Where an option is out of range, or not one of `size` and `factor` is given;
+        and for images of another rank than `size`.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> coarse = resize(factor=0.5, interpolation="nearest")
-        >>> coarse(jax.random.key(0), jnp.arange(4.0).reshape(4, 1), 0).ravel().tolist()
-        [1.0, 1.0, 3.0, 3.0]
+      >>> import jax, jax.numpy as jnp
+      >>> coarse = resize(factor=0.5, interpolation="nearest")
+      >>> coarse(jax.random.key(0), jnp.arange(4.0).reshape(4, 1), 0).ravel().tolist()
+      [1.0, 1.0, 3.0, 3.0]
     """
     check_one_of("resize", size=size, factor=factor)
     check_choice("resize", "interpolation", interpolation, INTERPOLATIONS)
@@ -114,7 +114,7 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: Interpolation = "linear",
 ) -> DescribedTransform:
-    r"""Cuts a random box out of the image and enlarges it to the whole grid.
+    r"""Cut a random box out of the image and enlarge it to the whole grid.
 
     In 2-D the box has an area of U(`area`) times the image's, its width over its height is
     log-uniform within `ratio`, and its place is uniform. In 3-D, with V voxels,
@@ -124,23 +124,23 @@ def random_resized_crop(
     does, the largest central box within `ratio`.
 
     Args:
-        area: smallest and largest part of the image's area or volume, in (0, 1].
-        ratio: smallest and largest ratio of the sides, above 0.
-        interpolation: "nearest", "linear" or "cubic"; nothing beyond the box is read.
+      area: Smallest and largest part of the image's area or volume, in (0, 1].
+      ratio: Smallest and largest ratio of the sides, above 0.
+      interpolation: "nearest", "linear" or "cubic"; nothing beyond the box is read.
 
     Returns:
-        A transform of 2-D and 3-D images.
+      A transform of 2-D and 3-D images.
 
     Raises:
-        ValueError: where an option is out of range; and for images that are neither 2-D nor 3-D.
+      ValueError: Where an option is out of range; and for images that are neither 2-D nor 3-D.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> zoomed = random_resized_crop(area=(0.25, 0.25))
-        >>> ramp = jnp.arange(16.0).reshape(16, 1, 1) * jnp.ones((1, 16, 1))
-        >>> image = zoomed(jax.random.key(0), ramp, 0)
-        >>> bool(image.max() - image.min() < 10)
-        True
+      >>> import jax, jax.numpy as jnp
+      >>> zoomed = random_resized_crop(area=(0.25, 0.25))
+      >>> ramp = jnp.arange(16.0).reshape(16, 1, 1) * jnp.ones((1, 16, 1))
+      >>> image = zoomed(jax.random.key(0), ramp, 0)
+      >>> bool(image.max() - image.min() < 10)
+      True
     """
     name = "random_resized_crop"
     check_choice(name, "interpolation", interpolation, INTERPOLATIONS)
@@ -169,19 +169,19 @@ def random_resized_crop(
 def draw_crop(
     key: Key, shape: tuple[int, ...], area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Float[Array, " rank"], Float[Array, " rank"]]:
-    """Draws the box of a random resized crop.
+    """Draw the box of a random resized crop.
 
     Args:
-        key: random key.
-        shape: sides of the image, two or three.
-        area: smallest and largest part of the image's area or volume.
-        ratio: smallest and largest ratio of the sides.
+      key: Random key.
+      shape: Sides of the image, two or three.
+      area: Smallest and largest part of the image's area or volume.
+      ratio: Smallest and largest ratio of the sides.
 
     Returns:
-        The first voxel of the box and its sides, as whole numbers in floats.
+      The first voxel of the box and its sides, as whole numbers in floats.
 
     Raises:
-        ValueError: for images that are neither 2-D nor 3-D.
+      ValueError: For images that are neither 2-D nor 3-D.
     """
     rank = len(shape)
     if rank not in (2, 3):

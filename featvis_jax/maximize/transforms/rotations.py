@@ -13,21 +13,21 @@ _NEWTON_STEPS = 6
 
 
 def draw_rotation(key: Key, rank: int, max_radians: float | Scalar) -> Float[Array, "rank rank"]:
-    """Draws a rotation: uniform in its angle in 2-D, and in 3-D from the Haar measure.
+    """Draw a rotation: uniform in its angle in 2-D, and in 3-D from the Haar measure.
 
     In 3-D the axis is uniform on the sphere, and the angle is what the uniform distribution over
     all rotations gives where it is restricted to angles of at most `max_radians`.
 
     Args:
-        key: random key.
-        rank: number of spatial axes, 2 or 3.
-        max_radians: largest angle, in [0, pi].
+      key: Random key.
+      rank: Number of spatial axes, 2 or 3.
+      max_radians: Largest angle, in [0, pi].
 
     Returns:
-        A rotation matrix.
+      A rotation matrix.
 
     Raises:
-        ValueError: for images that are neither 2-D nor 3-D.
+      ValueError: For images that are neither 2-D nor 3-D.
     """
     angle_key, axis_key = jax.random.split(key)
     uniform = jax.random.uniform(angle_key)
@@ -42,15 +42,15 @@ def rotation_by(angle: Scalar, axis_key: Key, rank: int) -> Float[Array, "rank r
     """Rotation matrix for an angle in radians, in 3-D about a uniformly random axis.
 
     Args:
-        angle: in radians.
-        axis_key: random key for the axis.
-        rank: number of spatial axes, 2 or 3.
+      angle: In radians.
+      axis_key: Random key for the axis.
+      rank: Number of spatial axes, 2 or 3.
 
     Returns:
-        A rotation matrix.
+      A rotation matrix.
 
     Raises:
-        ValueError: for images that are neither 2-D nor 3-D.
+      ValueError: For images that are neither 2-D nor 3-D.
     """
     if rank == 2:
         cosine, sine = jnp.cos(angle), jnp.sin(angle)
@@ -66,11 +66,11 @@ def restricted_haar_angle(uniform: Scalar, max_radians: float | Scalar) -> Scala
     Solves :math:`\theta - \sin\theta = u (\theta_m - \sin\theta_m)` by Newton's method.
 
     Args:
-        uniform: u, uniform on [0, 1].
-        max_radians: theta_m, in [0, pi].
+      uniform: u, uniform on [0, 1].
+      max_radians: theta_m, in [0, pi].
 
     Returns:
-        theta, in radians.
+      theta, in radians.
     """
     target = uniform * _angle_minus_sine(jnp.asarray(max_radians))
     angle = jnp.cbrt(6 * target)

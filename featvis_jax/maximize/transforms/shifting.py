@@ -27,27 +27,27 @@ def translate(
     max_voxels: int | None = None,
     fill: float = 0.0,
 ) -> DescribedTransform:
-    """Shifts the image by a random whole number of voxels along each axis.
+    """Shift the image by a random whole number of voxels along each axis.
 
     Args:
-        max_fraction: largest shift as a fraction of each side, in [0, 1]. The shift is uniform up
-            to it, then rounded.
-        max_voxels: instead of it, the largest shift in voxels; every whole number up to it, to
-            either side, is equally likely.
-        fill: intensity outside the image.
+      max_fraction: Largest shift as a fraction of each side, in [0, 1]. The shift is uniform up
+        to it, then rounded.
+      max_voxels: Instead of it, the largest shift in voxels; every whole number up to it, to
+        either side, is equally likely.
+      fill: Intensity outside the image.
 
     Returns:
-        A transform of images of any rank. Alone it copies voxels and interpolates nothing.
+      A transform of images of any rank. Alone it copies voxels and interpolates nothing.
 
     Raises:
-        ValueError: where an option is out of range, or not one of `max_fraction` and `max_voxels`
-            is given.
+      ValueError: Where an option is out of range, or not one of `max_fraction` and `max_voxels`
+        is given.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> moved = translate(max_voxels=1)(jax.random.key(1), jnp.ones((3, 3, 1)), 0)
-        >>> moved[..., 0].tolist()
-        [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+      >>> import jax, jax.numpy as jnp
+      >>> moved = translate(max_voxels=1)(jax.random.key(1), jnp.ones((3, 3, 1)), 0)
+      >>> moved[..., 0].tolist()
+      [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
     """
     check_one_of("translate", max_fraction=max_fraction, max_voxels=max_voxels)
     fill = check_number("translate", "fill", fill)
@@ -92,23 +92,23 @@ def translate(
 
 
 def roll(*, max_voxels: int) -> DescribedTransform:
-    """Shifts the image by a random whole number of voxels, what leaves entering opposite.
+    """Shift the image by a random whole number of voxels, what leaves entering opposite.
 
     Args:
-        max_voxels: largest shift along each axis; every whole number up to it, to either side, is
-            equally likely.
+      max_voxels: Largest shift along each axis; every whole number up to it, to either side, is
+        equally likely.
 
     Returns:
-        A transform of images whose sides are at least `max_voxels` long.
+      A transform of images whose sides are at least `max_voxels` long.
 
     Raises:
-        ValueError: where an option is out of range; and for images that are too small.
+      ValueError: Where an option is out of range; and for images that are too small.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> rolled = roll(max_voxels=2)(jax.random.key(0), jnp.arange(5.0).reshape(5, 1), 0)
-        >>> sorted(rolled.ravel().tolist())
-        [0.0, 1.0, 2.0, 3.0, 4.0]
+      >>> import jax, jax.numpy as jnp
+      >>> rolled = roll(max_voxels=2)(jax.random.key(0), jnp.arange(5.0).reshape(5, 1), 0)
+      >>> sorted(rolled.ravel().tolist())
+      [0.0, 1.0, 2.0, 3.0, 4.0]
     """
     max_voxels = check_integer("roll", "max_voxels", max_voxels, low=0)
 
@@ -129,23 +129,23 @@ def roll(*, max_voxels: int) -> DescribedTransform:
 
 
 def pad_and_crop(*, padding: int, mode: str = "constant", fill: float = 0.0) -> DescribedTransform:
-    """Pads every side and cuts an image of the old size out of the result at a random place.
+    """Pad every side and cut an image of the old size out of the result at a random place.
 
     Args:
-        padding: voxels added on each side.
-        mode: "constant", "edge", "reflect", "symmetric" or "wrap", as in `numpy.pad`.
-        fill: intensity of the padding in mode "constant".
+      padding: Voxels added on each side.
+      mode: "constant", "edge", "reflect", "symmetric" or "wrap", as in `numpy.pad`.
+      fill: Intensity of the padding in mode "constant".
 
     Returns:
-        A transform of images of any rank.
+      A transform of images of any rank.
 
     Raises:
-        ValueError: where an option is out of range.
+      ValueError: Where an option is out of range.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> pad_and_crop(padding=2)(jax.random.key(0), jnp.ones((5, 5, 1)), 0).shape
-        (5, 5, 1)
+      >>> import jax, jax.numpy as jnp
+      >>> pad_and_crop(padding=2)(jax.random.key(0), jnp.ones((5, 5, 1)), 0).shape
+      (5, 5, 1)
     """
     padding = check_integer("pad_and_crop", "padding", padding, low=0)
     modes = ("constant", "edge", "reflect", "symmetric", "wrap")
@@ -164,7 +164,7 @@ def pad_and_crop(*, padding: int, mode: str = "constant", fill: float = 0.0) -> 
 
 
 def _shift(image: Image, axis: int, shift: Int[Array, ""], limit: int, **padding: Any) -> Image:
-    """Moves an image along one axis by at most `limit` voxels into padding of a given kind."""
+    """Move an image along one axis by at most `limit` voxels into padding of a given kind."""
     widths = [(0, 0)] * image.ndim
     widths[axis] = (limit, limit)
     padded = jnp.pad(image, widths, **padding)

@@ -26,27 +26,27 @@ _TRUNCATE = 4.0
 def gaussian_blur(
     *, sigma: float | Callable[[Step], float | Scalar], radius: int | None = None
 ) -> DescribedTransform:
-    r"""Convolves with a Gaussian, :math:`w_i \propto e^{-i^2 / 2 \sigma^2}` along each axis.
+    r"""Convolve with a Gaussian, :math:`w_i \propto e^{-i^2 / 2 \sigma^2}` along each axis.
 
     Args:
-        sigma: standard deviation in voxels, at least 0; or a schedule, step -> sigma, such as
-            `optax.linear_schedule` makes.
-        radius: number of voxels to either side that are summed over. By default 4 sigma, as in
-            `scipy.ndimage.gaussian_filter`; with a schedule it must be given, since shapes are
-            fixed before any step is known: 4 times the largest sigma loses nothing.
+      sigma: Standard deviation in voxels, at least 0; or a schedule, step -> sigma, such as
+        `optax.linear_schedule` makes.
+      radius: Number of voxels to either side that are summed over. By default 4 sigma, as in
+        `scipy.ndimage.gaussian_filter`; with a schedule it must be given, since shapes are
+        fixed before any step is known: 4 times the largest sigma loses nothing.
 
     Returns:
-        A transform of images of any rank. Its gradient is a blur too; sigma gets none.
+      A transform of images of any rank. Its gradient is a blur too; sigma gets none.
 
     Raises:
-        ValueError: where sigma is negative, or a schedule comes without a radius.
+      ValueError: Where sigma is negative, or a schedule comes without a radius.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> impulse = jnp.zeros((5, 5, 1)).at[2, 2].set(1.0)
-        >>> blurred = gaussian_blur(sigma=0.5)(jax.random.key(0), impulse, 0)
-        >>> round(float(blurred[2, 2, 0]), 4), round(float(blurred.sum()), 4)
-        (0.6187, 1.0)
+      >>> import jax, jax.numpy as jnp
+      >>> impulse = jnp.zeros((5, 5, 1)).at[2, 2].set(1.0)
+      >>> blurred = gaussian_blur(sigma=0.5)(jax.random.key(0), impulse, 0)
+      >>> round(float(blurred[2, 2, 0]), 4), round(float(blurred.sum()), 4)
+      (0.6187, 1.0)
     """
     if not callable(sigma):
         sigma = check_number("gaussian_blur", "sigma", sigma, low=0)
@@ -75,32 +75,32 @@ def gaussian_blur(
 def bilateral(
     *, sigma_space: float = 1.0, sigma_intensity: float = 0.1, half_width: int = 2
 ) -> DescribedTransform:
-    r"""Averages over a window, with weights that fall with distance and with contrast.
+    r"""Average over a window, with weights that fall with distance and with contrast.
 
     .. math:: u(x) = \frac{\sum_s w_s f(x + s)}{\sum_s w_s}, \quad
         w_s = e^{-|s|^2 / 2 \sigma_S^2} e^{-(f(x + s) - f(x))^2 / 2 \sigma_R^2}
 
     Args:
-        sigma_space: sigma_S in voxels, above 0.
-        sigma_intensity: sigma_R in units of intensity, above 0.
-        half_width: the window reaches this many voxels from its centre, at least 1.
+      sigma_space: sigma_S in voxels, above 0.
+      sigma_intensity: sigma_R in units of intensity, above 0.
+      half_width: The window reaches this many voxels from its centre, at least 1.
 
     Returns:
-        A transform of images of any rank. Its gradient recomputes the weights instead of keeping
-        an image for each voxel of the window.
+      A transform of images of any rank. Its gradient recomputes the weights instead of keeping
+      an image for each voxel of the window.
 
     Raises:
-        ValueError: where an option is out of range.
+      ValueError: Where an option is out of range.
 
     References:
-        Tomasi, Manduchi, Bilateral filtering for gray and color images, ICCV 1998.
+      Tomasi, Manduchi, Bilateral filtering for gray and color images, ICCV 1998.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> step_edge = jnp.repeat(jnp.array([0.0, 1.0]), 3).reshape(6, 1)
-        >>> filtered = bilateral(sigma_intensity=0.1)(jax.random.key(0), step_edge, 0)
-        >>> bool(jnp.allclose(filtered, step_edge, atol=1e-6))
-        True
+      >>> import jax, jax.numpy as jnp
+      >>> step_edge = jnp.repeat(jnp.array([0.0, 1.0]), 3).reshape(6, 1)
+      >>> filtered = bilateral(sigma_intensity=0.1)(jax.random.key(0), step_edge, 0)
+      >>> bool(jnp.allclose(filtered, step_edge, atol=1e-6))
+      True
     """
     sigma_space = check_number("bilateral", "sigma_space", sigma_space, low=0, open_low=True)
     sigma_intensity = check_number(
@@ -138,25 +138,25 @@ def bilateral(
 
 
 def median(*, size: int = 3) -> DescribedTransform:
-    """Replaces every voxel by the median of a box around it.
+    """Replace every voxel by the median of a box around it.
 
     It has no useful gradient: the derivative of a selection says which voxel was selected. Use it
     in the projection slot; differentiating it raises.
 
     Args:
-        size: side of the box in voxels, odd; 1 is the identity.
+      size: Side of the box in voxels, odd; 1 is the identity.
 
     Returns:
-        A transform of images of any rank.
+      A transform of images of any rank.
 
     Raises:
-        ValueError: where the size is even or below 1.
+      ValueError: Where the size is even or below 1.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> impulse = jnp.zeros((5, 5, 1)).at[2, 2].set(1.0)
-        >>> float(median(size=3)(jax.random.key(0), impulse, 0).max())
-        0.0
+      >>> import jax, jax.numpy as jnp
+      >>> impulse = jnp.zeros((5, 5, 1)).at[2, 2].set(1.0)
+      >>> float(median(size=3)(jax.random.key(0), impulse, 0).max())
+      0.0
     """
     size = check_integer("median", "size", size, low=1)
     if size % 2 == 0:
@@ -176,7 +176,7 @@ def median(*, size: int = 3) -> DescribedTransform:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _blur_axis(image: Image, weights: Float[Array, " reach"], axis: int) -> Image:
-    """Convolves one axis with a symmetric kernel, given from its centre outwards.
+    """Convolve one axis with a symmetric kernel, given from its centre outwards.
 
     Shifted copies are multiplied and added: on a CPU that is ten times faster than a convolution
     of one channel.

@@ -54,7 +54,7 @@ def switching_bilateral(
     noise_threshold: float = 5 / 255,
     sigma_intensity: float = 40 / 255,
 ) -> DescribedTransform:
-    r"""Replaces noisy voxels by a bilateral average about a reference median.
+    r"""Replace noisy voxels by a bilateral average about a reference median.
 
     Let lo and hi be the two middle orthant medians. Where :math:`hi - lo > \rho` there is a strong
     edge, and the reference is the one of them nearer to the mean along the edge: of the window's
@@ -72,29 +72,29 @@ def switching_bilateral(
     differentiating it raises. Large images are filtered slab by slab to save memory.
 
     Args:
-        half_width: N, even, at least 2; the window has 2N + 1 voxels a side.
-        edge_threshold: rho, intensity contrast of a strong edge, above 0.
-        impulse_threshold: T1 in units of intensity, at least `noise_threshold`.
-        noise_threshold: T2 in units of intensity, at least 0.
-        sigma_intensity: sigma_R in units of intensity, above 0.
+      half_width: N, even, at least 2; the window has 2N + 1 voxels a side.
+      edge_threshold: Rho, intensity contrast of a strong edge, above 0.
+      impulse_threshold: T1 in units of intensity, at least `noise_threshold`.
+      noise_threshold: T2 in units of intensity, at least 0.
+      sigma_intensity: sigma_R in units of intensity, above 0.
 
     Returns:
-        A transform of 2-D and 3-D images on [0, 1]; the authors' constants, on [0, 255], were
-        divided by 255.
+      A transform of 2-D and 3-D images on [0, 1]; the authors' constants, on [0, 255], were
+      divided by 255.
 
     Raises:
-        ValueError: where an option is out of range; and for images that are neither 2-D nor 3-D.
+      ValueError: Where an option is out of range; and for images that are neither 2-D nor 3-D.
 
     References:
-        Lin, Tsai, Chiu, Switching bilateral filter with a texture/noise detector for universal
-        noise removal, ICASSP 2010, https://doi.org/10.1109/ICASSP.2010.5495475
+      Lin, Tsai, Chiu, Switching bilateral filter with a texture/noise detector for universal
+      noise removal, ICASSP 2010, https://doi.org/10.1109/ICASSP.2010.5495475
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> impulse = jnp.full((9, 9, 1), 0.4).at[4, 4].set(1.0)
-        >>> filtered = switching_bilateral()(jax.random.key(0), impulse, 0)
-        >>> round(float(filtered[4, 4, 0]), 6)
-        0.400077
+      >>> import jax, jax.numpy as jnp
+      >>> impulse = jnp.full((9, 9, 1), 0.4).at[4, 4].set(1.0)
+      >>> filtered = switching_bilateral()(jax.random.key(0), impulse, 0)
+      >>> round(float(filtered[4, 4, 0]), 6)
+      0.400077
     """
     name = "switching_bilateral"
     half_width = check_integer(name, "half_width", half_width, low=2)
@@ -133,7 +133,7 @@ def switching_bilateral(
 def _by_slabs(
     function: Callable[[Padded], Image], padded: Padded, shape: tuple[int, ...], margin: int
 ) -> Image:
-    """Applies a local function to slabs of an image, whose temporaries are then small."""
+    """Apply a local function to slabs of an image, whose temporaries are then small."""
     thickness = min(shape[0], max(_THINNEST_SLAB, -(-shape[0] // _SLABS)))
 
     def fill_slab(i: Int[Array, ""], result: Image) -> Image:
@@ -147,7 +147,7 @@ def _by_slabs(
 
 
 def _filter(padded: Padded, constants: _Constants) -> Image:
-    """Filters an image that comes with a margin of one half-width."""
+    """Filter an image that comes with a margin of one half-width."""
     margin = constants.half_width
     rank = padded.ndim - 1
     shape = tuple(size - 2 * margin for size in padded.shape[:-1])
@@ -212,7 +212,7 @@ def _reference(padded: Padded, constants: _Constants) -> tuple[Image, Mask]:
 
 
 def _sort(images: list[Image]) -> list[Image]:
-    """Sorts images voxel by voxel (odd-even mergesort, for a power of two of them)."""
+    """Sort images voxel by voxel (odd-even mergesort, for a power of two of them)."""
     if len(images) == 1:
         return images
     half = len(images) // 2
@@ -220,7 +220,7 @@ def _sort(images: list[Image]) -> list[Image]:
 
 
 def _merge(images: list[Image]) -> list[Image]:
-    """Merges two sorted halves."""
+    """Merge two sorted halves."""
     if len(images) == 2:
         return [jnp.minimum(*images), jnp.maximum(*images)]
     even, odd = _merge(images[::2]), _merge(images[1::2])

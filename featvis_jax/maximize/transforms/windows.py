@@ -19,7 +19,7 @@ Mask = Bool[Array, "*spatial channels"]
 
 
 def pad_edges(image: Image, width: int) -> Padded:
-    """Repeats the voxels of the edge outwards, `width` voxels on every spatial side."""
+    """Repeat the voxels of the edge outwards, `width` voxels on every spatial side."""
     return jnp.pad(image, [(width, width)] * (image.ndim - 1) + [(0, 0)], mode="edge")
 
 
@@ -42,11 +42,11 @@ def box_median(padded: Padded, size: int) -> Image:
     work everywhere.
 
     Args:
-        padded: an image with a margin.
-        size: side of the box in voxels, odd, so that there is a middle value.
+      padded: An image with a margin.
+      size: Side of the box in voxels, odd, so that there is a middle value.
 
     Returns:
-        An image whose sides are ``size - 1`` shorter.
+      An image whose sides are ``size - 1`` shorter.
     """
     rank = padded.ndim - 1
     bits = 8 * padded.dtype.itemsize

@@ -3,7 +3,7 @@
 A network becomes a program once, and all that the ascent wants of it is done to that program:
 
     trace      a function, Flax module or ONNX graph into one flat program whose layers are marked
-    reach      which voxels each of its values depends on
+    fields     which voxels each of its values depends on
     parts      the one channel, or the one place, that is wanted of a layer, followed back to the
                operations that make it; what lies behind the layer is never computed
     fast       convolutions and poolings by operations that are fast on CPU

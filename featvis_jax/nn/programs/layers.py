@@ -18,7 +18,7 @@ from featvis_jax.nn.programs.cuts import Cut, Part, Source
 from featvis_jax.nn.programs.fast import apply_fast
 from featvis_jax.nn.programs.flat import Flat, Marked
 from featvis_jax.nn.programs.parts import Plan
-from featvis_jax.nn.programs.reach import places, spans, summary
+from featvis_jax.nn.programs.receptive_fields import places, spans, summary
 from featvis_jax.types import Image
 
 _HIDDEN = (
@@ -194,14 +194,14 @@ def _layers(
             refused.append((name, f"no axis of its shape {shape[lanes:]} is known to be channels."))
             continue
         readings[name] = reading
-        reach = summary(of_axes, image_shape[:-1])
+        field = summary(of_axes, image_shape[:-1])
         layers.append(
             Layer(
                 name=name,
                 operator=marked.operator or "value",
                 shape=tuple(shape[axis] for axis in (*reading.grid, reading.channel)),
-                receptive_field=reach.receptive_field if reading.grid else None,
-                stride=reach.stride if reading.grid else None,
+                receptive_field=field.size if reading.grid else None,
+                stride=field.stride if reading.grid else None,
                 has_weights=marked.has_weights,
             )
         )

@@ -11,7 +11,7 @@ from jax.extend import core
 
 from featvis_jax.nn.programs.cuts import Cut, Part, Sources, filled
 from featvis_jax.nn.programs.evaluate import Apply
-from featvis_jax.nn.programs.reach_rules import is_elementwise
+from featvis_jax.nn.programs.receptive_field_rules import is_elementwise
 
 Compute = Callable[[Sequence[Any], Sources, Apply], Sequence[Any]]
 

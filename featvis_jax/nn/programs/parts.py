@@ -20,7 +20,7 @@ from featvis_jax.nn.programs.cuts import Part, Sources, hull, take
 from featvis_jax.nn.programs.evaluate import Apply, as_it_is
 from featvis_jax.nn.programs.flat import flattened
 from featvis_jax.nn.programs.part_rules import Pulled, pulled_back
-from featvis_jax.nn.programs.reach_rules import is_elementwise
+from featvis_jax.nn.programs.receptive_field_rules import is_elementwise
 
 
 class _Step(NamedTuple):

@@ -14,17 +14,17 @@ def build_pages(runs: Sequence[RunView], *, out: Path | None = None, volumes: bo
     """Build the gallery of one run, or the comparison of several.
 
     Args:
-        runs: one or more; other processes may be writing to them.
-        out: directory of the pages; by default inside the first run.
-        volumes: whether pages of 3-D images offer a 3-D viewer, in the gallery of one run.
+      runs: One or more; other processes may be writing to them.
+      out: Directory of the pages; by default inside the first run.
+      volumes: Whether pages of 3-D images offer a 3-D viewer, in the gallery of one run.
 
     Returns:
-        The index, to be opened from the disk.
+      The index, to be opened from the disk.
 
     Raises:
-        RunInUse: if another process is building the same pages.
-        ValueError: if a file of a run is damaged, or the runs cannot be compared.
-        OSError: if a page cannot be written.
+      RunInUse: If another process is building the same pages.
+      ValueError: If a file of a run is damaged, or the runs cannot be compared.
+      OSError: If a page cannot be written.
     """
     if len(runs) > 1:
         return build_comparison(runs, out=out)

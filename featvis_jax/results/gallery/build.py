@@ -23,25 +23,26 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
     """Build the pages of a run, finished or half done, from its directory alone.
 
     Args:
-        run: the run; another process may be writing to it.
-        out: directory of the pages; by default `gallery` inside the run.
-        volumes: whether pages of 3-D images offer a 3-D viewer, for about one byte and a third per
-            voxel and channel.
+      run: The run; another process may be writing to it.
+      out: Directory of the pages; by default `gallery` inside the run.
+      volumes: Whether pages of 3-D images offer a 3-D viewer, for about one byte and a third per
+        voxel and channel.
 
     Returns:
-        The index, to be opened from the disk.
+      The index, to be opened from the disk.
 
     Raises:
-        RunInUse: if another process is building the same gallery.
-        ValueError: if a file of the run is damaged.
-        OSError: if a page cannot be written.
+      RunInUse: If another process is building the same gallery.
+      ValueError: If a file of the run is damaged.
+      OSError: If a page cannot be written.
 
-    >>> import tempfile
-    >>> from featvis_jax.results.store import open_run
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     open_run(directory, {"model": "tiny"}, environment={}).close()
-    ...     build_gallery(RunView(directory)).relative_to(directory).as_posix()
-    'gallery/index.html'
+    Example:
+      >>> import tempfile
+      >>> from featvis_jax.results.store import open_run
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     open_run(directory, {"model": "tiny"}, environment={}).close()
+      ...     build_gallery(RunView(directory)).relative_to(directory).as_posix()
+      'gallery/index.html'
     """
     records = run.records()
     layers = contents.layers(run, records)

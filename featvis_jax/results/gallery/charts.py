@@ -18,8 +18,9 @@ _POINTS = 240
 class Tick(NamedTuple):
     """A place on an axis, in pixels, and its number.
 
-    >>> Tick(0.0, "0").label
-    '0'
+    Example:
+      >>> Tick(0.0, "0").label
+      '0'
     """
 
     place: float
@@ -29,8 +30,9 @@ class Tick(NamedTuple):
 class Chart(NamedTuple):
     """What a template needs to draw curves against the step.
 
-    >>> chart([np.linspace(0, 1, 11)]).y_ticks[0].label
-    '0'
+    Example:
+      >>> chart([np.linspace(0, 1, 11)]).y_ticks[0].label
+      '0'
     """
 
     line: str
@@ -54,14 +56,15 @@ def chart(
     """Lay out one curve, or the median and the middle half of several.
 
     Args:
-        traces: values against the step, of one length; what is not finite is left out.
-        ends: for each trace the value of its first and of its last image, measured in another way:
-            a dot at each end, of several the medians.
+      traces: Values against the step, of one length; what is not finite is left out.
+      ends: For each trace the value of its first and of its last image, measured in another way:
+        a dot at each end, of several the medians.
 
     Returns:
-        The chart; None if there is nothing finite to draw.
+      The chart; None if there is nothing finite to draw.
 
-    >>> chart([np.full(4, np.nan)])
+    Example:
+      >>> chart([np.full(4, np.nan)])
     """
     steps = len(traces[0]) if traces else 0
     if not steps or not np.isfinite(traces).any():
@@ -120,14 +123,15 @@ def nice_ticks(low: float, high: float) -> list[float]:
     """Return two to six round numbers inside a range.
 
     Args:
-        low: smallest value.
-        high: largest value, above it.
+      low: Smallest value.
+      high: Largest value, above it.
 
     Returns:
-        Multiples of 1, 2 or 5 times a power of ten, in rising order.
+      Multiples of 1, 2 or 5 times a power of ten, in rising order.
 
-    >>> nice_ticks(0.0, 255.0)
-    [0.0, 100.0, 200.0]
+    Example:
+      >>> nice_ticks(0.0, 255.0)
+      [0.0, 100.0, 200.0]
     """
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
@@ -142,8 +146,9 @@ def nice_ticks(low: float, high: float) -> list[float]:
 def label(value: float) -> str:
     """Write a number on an axis.
 
-    >>> label(-0.5), label(1200.0)
-    ('−0.5', '1200')
+    Example:
+      >>> label(-0.5), label(1200.0)
+      ('−0.5', '1200')
     """
     return f"{value + 0.0:.6g}".replace("-", "\u2212")
 

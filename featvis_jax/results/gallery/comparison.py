@@ -20,8 +20,9 @@ from featvis_jax.results.store import RunView
 class Column(NamedTuple):
     """A run, as the templates see it.
 
-    >>> Column("blur", "runs/blur", {"regularization": '"blur"'}, 0, {}).label
-    'blur'
+    Example:
+      >>> Column("blur", "runs/blur", {"regularization": '"blur"'}, 0, {}).label
+      'blur'
     """
 
     label: str
@@ -38,26 +39,27 @@ def build_comparison(runs: Sequence[RunView], *, out: Path | None = None) -> Pat
     """Build pages that put the channels of several runs side by side.
 
     Args:
-        runs: at least two, of images of one shape; other processes may be writing to them.
-        out: directory of the pages; by default `comparison` inside the first run.
+      runs: At least two, of images of one shape; other processes may be writing to them.
+      out: Directory of the pages; by default `comparison` inside the first run.
 
     Returns:
-        The index, to be opened from the disk.
+      The index, to be opened from the disk.
 
     Raises:
-        RunInUse: if another process is building the same pages.
-        ValueError: if there are fewer than two runs, or their images differ in shape or in what
-            their channels are.
-        OSError: if a page cannot be written.
+      RunInUse: If another process is building the same pages.
+      ValueError: If there are fewer than two runs, or their images differ in shape or in what
+        their channels are.
+      OSError: If a page cannot be written.
 
-    >>> import tempfile
-    >>> from featvis_jax.results.store import open_run
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     for name in ("none", "blur"):
-    ...         open_run(Path(directory) / name, {"regularization": name}, environment={}).close()
-    ...     both = [RunView(Path(directory) / name) for name in ("none", "blur")]
-    ...     build_comparison(both).relative_to(directory).as_posix()
-    'none/comparison/index.html'
+    Example:
+      >>> import tempfile
+      >>> from featvis_jax.results.store import open_run
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     for name in ("none", "blur"):
+      ...         open_run(Path(directory) / name, {"regularization": name}, environment={}).close()
+      ...     both = [RunView(Path(directory) / name) for name in ("none", "blur")]
+      ...     build_comparison(both).relative_to(directory).as_posix()
+      'none/comparison/index.html'
     """
     if len(runs) < 2:
         raise ValueError(f"got {len(runs)} run; expected at least two to compare.")
@@ -179,7 +181,8 @@ class Cell(NamedTuple):
 
     The address of the page starts from the directory of the comparison.
 
-    >>> Cell(None, None).page
+    Example:
+      >>> Cell(None, None).page
     """
 
     unit: Unit | None

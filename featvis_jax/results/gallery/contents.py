@@ -38,8 +38,9 @@ RULES: Mapping[str, str] = next(
 class Picture(NamedTuple):
     """One view of one image: two files, below the gallery, and their windows.
 
-    >>> Picture("axial", "a.png", "b.png", (0.0, 1.0), (0.2, 0.8)).view
-    'axial'
+    Example:
+      >>> Picture("axial", "a.png", "b.png", (0.0, 1.0), (0.2, 0.8)).view
+      'axial'
     """
 
     view: str
@@ -58,8 +59,9 @@ class Picture(NamedTuple):
 class Part:
     """What is seen of an image by itself, as the templates see it: a contrast, or all there is.
 
-    >>> Part("T1w", "T1w, held").pictures
-    []
+    Example:
+      >>> Part("T1w", "T1w, held").pictures
+      []
     """
 
     name: str
@@ -89,9 +91,10 @@ class Part:
 class Variant:
     """A finished image of a channel, as the templates see it.
 
-    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
-    >>> Variant(row).name
-    '0003-variant2'
+    Example:
+      >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
+      >>> Variant(row).name
+      '0003-variant2'
     """
 
     record: UnitRecord
@@ -111,9 +114,10 @@ class Variant:
 class Unit:
     """A channel with its finished images, as the templates see it.
 
-    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-    >>> Unit([Variant(row)]).page
-    'units/conv1/0003.html'
+    Example:
+      >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
+      >>> Unit([Variant(row)]).page
+      'units/conv1/0003.html'
     """
 
     variants: list[Variant]
@@ -145,9 +149,10 @@ class Unit:
 class Layer:
     """A layer that was asked for.
 
-    >>> drives = Question("channel('conv1')", suppresses=False, unit="channel")
-    >>> Layer("conv1", None, wanted=8, question=drives).page
-    'layers/conv1.html'
+    Example:
+      >>> drives = Question("channel('conv1')", suppresses=False, unit="channel")
+      >>> Layer("conv1", None, wanted=8, question=drives).page
+      'layers/conv1.html'
     """
 
     name: str
@@ -209,13 +214,14 @@ def spaced(units: Sequence[Unit], most: int) -> list[Unit]:
     """Return some of many, evenly spaced.
 
     Args:
-        units: to choose from.
-        most: how many to return at most.
+      units: To choose from.
+      most: How many to return at most.
 
-    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-    >>> units = [Unit([Variant(row)]) for _ in range(5)]
-    >>> [units.index(unit) for unit in spaced(units, 3)]
-    [0, 2, 4]
+    Example:
+      >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
+      >>> units = [Unit([Variant(row)]) for _ in range(5)]
+      >>> [units.index(unit) for unit in spaced(units, 3)]
+      [0, 2, 4]
     """
     places = np.linspace(0, len(units) - 1, min(most, len(units)))
     return [units[round(float(place))] for place in places]
@@ -225,10 +231,11 @@ def neighbours(some: Sequence[_Any]) -> list[tuple[_Any | None, _Any, _Any | Non
     """Return each with the one before and the one after it.
 
     Args:
-        some: in order.
+      some: In order.
 
-    >>> neighbours("ab")
-    [(None, 'a', 'b'), ('a', 'b', None)]
+    Example:
+      >>> neighbours("ab")
+      [(None, 'a', 'b'), ('a', 'b', None)]
     """
     padded = [None, *some, None]
     return [(padded[i], each, padded[i + 2]) for i, each in enumerate(some)]
@@ -237,8 +244,9 @@ def neighbours(some: Sequence[_Any]) -> list[tuple[_Any | None, _Any, _Any | Non
 def count(records: Any) -> dict[str, int]:
     """Count records by status, in the order of the statuses, without those that do not occur.
 
-    >>> count([])
-    {}
+    Example:
+      >>> count([])
+      {}
     """
     counts = Counter(record.status for record in records)
     return {status: counts[status] for status in STATUSES if counts[status]}
@@ -248,11 +256,11 @@ def layers(run: RunView, records: Sequence[UnitRecord]) -> list[Layer]:
     """Return the layers that a run was asked for, in its order, with their finished channels.
 
     Args:
-        run: the run.
-        records: of its finished images.
+      run: The run.
+      records: Of its finished images.
 
     Returns:
-        Those that the configuration names under "layers", and any other with a finished channel.
+      Those that the configuration names under "layers", and any other with a finished channel.
     """
     rows = {row.layer: row for row in run.layers()}
     asked = run.configuration.get("layers")
@@ -281,10 +289,11 @@ def sought(layers: Sequence[Layer]) -> str:
     """Say what the images of a run show, as far as its layers were asked the same.
 
     Args:
-        layers: of the run.
+      layers: Of the run.
 
-    >>> sought([])
-    'what drives each channel most'
+    Example:
+      >>> sought([])
+      'what drives each channel most'
     """
     asked = {layer.question.sought for layer in layers} or {question({}, "").sought}
     return asked.pop() if len(asked) == 1 else "what each layer was asked for"
@@ -294,10 +303,11 @@ def units_word(layers: Sequence[Layer]) -> str:
     """Name what is counted, in the plural: channels, logits, or units where layers differ.
 
     Args:
-        layers: of the run.
+      layers: Of the run.
 
-    >>> units_word([])
-    'channels'
+    Example:
+      >>> units_word([])
+      'channels'
     """
     words = {layer.question.unit for layer in layers if layer.question.is_of_channels}
     alike = len(words) == 1 and all(layer.question.is_of_channels for layer in layers)
@@ -307,8 +317,9 @@ def units_word(layers: Sequence[Layer]) -> str:
 def is_transformed(configuration: Mapping[str, Any]) -> bool:
     """Whether the ascent looked at its images through transforms, as far as a run says.
 
-    >>> [is_transformed({"robustness": each}) for each in ("chain(jitter(2))", "chain()")]
-    [True, False]
+    Example:
+      >>> [is_transformed({"robustness": each}) for each in ("chain(jitter(2))", "chain()")]
+      [True, False]
     """
     return configuration.get("robustness") not in (None, "", "chain()", "identity()")
 
@@ -317,17 +328,18 @@ def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:
     r"""Return the command that makes the images of one channel again.
 
     Args:
-        flags_text: flags.txt of the run.
-        record: of the channel.
-        batch: units per batch of the run; the same gives, on the same machine, the same bits.
+      flags_text: Flags.txt of the run.
+      record: Of the channel.
+      batch: Units per batch of the run; the same gives, on the same machine, the same bits.
 
     Returns:
-        A command for a shell, with a directory of its own.
+      A command for a shell, with a directory of its own.
 
-    >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-    >>> print(unit_command("--model=m\n--layer=all\n--out=o\n", row, batch=8))
-    python -m experiments.visualize --model=m --batch=8 --layer=conv1 --channels=3
-        --out=runs/conv1-3
+    Example:
+      >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
+      >>> print(unit_command("--model=m\n--layer=all\n--out=o\n", row, batch=8))
+      python -m experiments.visualize --model=m --batch=8 --layer=conv1 --channels=3
+          --out=runs/conv1-3
     """
     own = {"layer", "channels", "out", "batch"}
     lines = [line for line in flags_text.splitlines() if line]

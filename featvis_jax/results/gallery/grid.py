@@ -15,8 +15,10 @@ from featvis_jax.results.tables import UnitRecord
 class Grid(NamedTuple):
     """What is the same for all images of a run, or of runs that are compared.
 
-    >>> Grid(np.eye(4), (4, 5), grids.planes(np.eye(4), (4, 5)), (0.0, 1.0), InputChannels()).places
-    ['z = 0 mm']
+    Example:
+      >>> planes = grids.planes(np.eye(4), (4, 5))
+      >>> Grid(np.eye(4), (4, 5), planes, (0.0, 1.0), InputChannels()).places
+      ['z = 0 mm']
     """
 
     affine: nifti.Affine | None
@@ -31,8 +33,8 @@ class Grid(NamedTuple):
         """Return that of a run.
 
         Args:
-            run: the run.
-            records: of its finished images.
+          run: The run.
+          records: Of its finished images.
         """
         channels, window = run.input_channels, shared_window(run, records)
         if not records:
@@ -47,11 +49,11 @@ class Grid(NamedTuple):
         """Return that of several runs; what they know of the affine, if they agree.
 
         Args:
-            runs: at least one.
-            records: of the finished images of each.
+          runs: At least one.
+          records: Of the finished images of each.
 
         Raises:
-            ValueError: if their images differ in shape or in what their channels are.
+          ValueError: If their images differ in shape or in what their channels are.
         """
         found = [cls.of_run(run, rows) for run, rows in zip(runs, records, strict=True)]
         known = [(run, grid) for run, grid in zip(runs, found, strict=True) if grid.shape]
@@ -88,11 +90,11 @@ def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
     """Return the window in which all channels of a run are comparable.
 
     Args:
-        run: the run.
-        records: of its finished channels.
+      run: The run.
+      records: Of its finished channels.
 
     Returns:
-        The window that its images ask viewers for, else the range of all images that are finite.
+      The window that its images ask viewers for, else the range of all images that are finite.
     """
     if records:
         layer, channel, variant = records[0].key
@@ -109,10 +111,11 @@ def view_options(planes: Sequence[grids.Plane]) -> list[tuple[str, str]]:
     """Return what tiles can show, as values and words; nothing if there is no choice.
 
     Args:
-        planes: of the grid.
+      planes: Of the grid.
 
-    >>> [value for value, _ in view_options(grids.planes(np.eye(4), (4, 5, 6)))]
-    ['axial', 'coronal', 'sagittal', 'projection']
+    Example:
+      >>> [value for value, _ in view_options(grids.planes(np.eye(4), (4, 5, 6)))]
+      ['axial', 'coronal', 'sagittal', 'projection']
     """
     if len(planes) < 2:
         return []
@@ -123,12 +126,13 @@ def contrast_options(channels: InputChannels) -> list[tuple[str, str]]:
     """Return which contrasts can be shown, as values and words; nothing if there is no choice.
 
     Args:
-        channels: what the channels of the images are.
+      channels: What the channels of the images are.
 
-    >>> contrast_options(InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}))
-    [('', 'all'), ('T1w', 'T1w, held'), ('FLAIR', 'FLAIR')]
-    >>> contrast_options(InputChannels())
-    []
+    Example:
+      >>> contrast_options(InputChannels(("T1w", "FLAIR"), held={"T1w": "1b4f"}))
+      [('', 'all'), ('T1w', 'T1w, held'), ('FLAIR', 'FLAIR')]
+      >>> contrast_options(InputChannels())
+      []
     """
     if len(channels.labels) < 2:
         return []

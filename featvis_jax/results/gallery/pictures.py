@@ -17,8 +17,9 @@ from featvis_jax.results.pixels import Window
 class Projected(NamedTuple):
     """The projections of a part of an image, until those of the others are known too.
 
-    >>> Projected(Part("", ""), "pictures/conv1/0003", {}, is_sound=True).stem
-    'pictures/conv1/0003'
+    Example:
+      >>> Projected(Part("", ""), "pictures/conv1/0003", {}, is_sound=True).stem
+      'pictures/conv1/0003'
     """
 
     part: Part
@@ -41,16 +42,16 @@ def write_planes(
     """Draw the middle planes of an image, and compute its projections.
 
     Args:
-        site: where the pictures go.
-        variant: the image, as the templates see it; its parts are added to it.
-        image: shape (x, y, channels) or (x, y, z, channels).
-        stem: begin of the names of the files.
-        planes: of the grid.
-        window: the shared one.
-        channels: what its channels are.
+      site: Where the pictures go.
+      variant: The image, as the templates see it; its parts are added to it.
+      image: Shape (x, y, channels) or (x, y, z, channels).
+      stem: Begin of the names of the files.
+      planes: Of the grid.
+      window: The shared one.
+      channels: What its channels are.
 
     Returns:
-        What `write_projections` takes, for each part.
+      What `write_projections` takes, for each part.
     """
     projected = []
     named = zip(channels.labels, channels.captions, channels.seen(image), strict=True)
@@ -73,8 +74,8 @@ def write_projections(site: Site, projected: Sequence[Projected]) -> None:
     Largest intensities lie far up in the window of the image, so they have a window of their own.
 
     Args:
-        site: where the pictures go.
-        projected: of the images that are shown together.
+      site: Where the pictures go.
+      projected: Of the images that are shown together.
     """
     sound = [each for each in projected if each.is_sound]
     values = [some for each in sound or projected for some in each.values.values()]
@@ -96,15 +97,15 @@ def write_picture(
     """Draw one view in both windows.
 
     Args:
-        site: where the pictures go.
-        stem: begin of the names of the files.
-        view: its name.
-        values: intensities, the way up that they are shown.
-        shared: intensities that are black and white in the shared window.
-        own: the same for the own window.
+      site: Where the pictures go.
+      stem: Begin of the names of the files.
+      view: Its name.
+      values: Intensities, the way up that they are shown.
+      shared: Intensities that are black and white in the shared window.
+      own: The same for the own window.
 
     Returns:
-        Where they are.
+      Where they are.
     """
     names = [f"{stem}-{view}-{window}.png" for window in ("shared", "own")]
     for name, window in zip(names, (shared, own), strict=True):

@@ -21,15 +21,16 @@ def features(planes: list[Float[np.ndarray, "_ _"]]) -> Float[np.ndarray, " band
     """Describe pictures by the square roots of their shares of power.
 
     Args:
-        planes: the pictures of one image, each (height, width); what is not finite counts as the
-            mean.
+      planes: The pictures of one image, each (height, width); what is not finite counts as the
+        mean.
 
     Returns:
-        One number per band, orientation and picture; zeros for a picture of one intensity.
+      One number per band, orientation and picture; zeros for a picture of one intensity.
 
-    >>> stripes = np.sin(np.arange(32) * np.pi / 2) * np.ones((32, 1))
-    >>> bool(np.allclose(features([stripes]), features([np.roll(stripes, 1)])))
-    True
+    Example:
+      >>> stripes = np.sin(np.arange(32) * np.pi / 2) * np.ones((32, 1))
+      >>> bool(np.allclose(features([stripes]), features([np.roll(stripes, 1)])))
+      True
     """
     return np.concatenate([_plane_features(plane) for plane in planes])
 
@@ -57,13 +58,14 @@ def order(described: Float[np.ndarray, "n bands"]) -> Int[np.ndarray, " n"]:
     """Return an order in which neighbours look alike.
 
     Args:
-        described: `features` of n images.
+      described: `features` of n images.
 
     Returns:
-        Their indices: the leaves of a tree by average linkage, turned so that neighbours are close.
+      Their indices: the leaves of a tree by average linkage, turned so that neighbours are close.
 
-    >>> order(np.array([[0.0], [9.0], [1.0], [8.0]])).tolist() in ([0, 2, 3, 1], [1, 3, 2, 0])
-    True
+    Example:
+      >>> order(np.array([[0.0], [9.0], [1.0], [8.0]])).tolist() in ([0, 2, 3, 1], [1, 3, 2, 0])
+      True
     """
     if len(described) < 3:
         return np.arange(len(described))
@@ -78,14 +80,15 @@ def nearest(described: Float[np.ndarray, "n bands"], *, count: int) -> Int[np.nd
     """Return the images that look most like each.
 
     Args:
-        described: `features` of n images.
-        count: how many to return at most.
+      described: `features` of n images.
+      count: How many to return at most.
 
     Returns:
-        Indices, the nearest first, without the image itself.
+      Indices, the nearest first, without the image itself.
 
-    >>> nearest(np.array([[0.0], [9.0], [1.0]]), count=1).tolist()
-    [[2], [2], [0]]
+    Example:
+      >>> nearest(np.array([[0.0], [9.0], [1.0]]), count=1).tolist()
+      [[2], [2], [0]]
     """
     apart = distance.squareform(distance.pdist(described))
     np.fill_diagonal(apart, np.inf)

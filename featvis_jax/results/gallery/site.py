@@ -36,22 +36,23 @@ _TILE, _STAGE_WIDTH, _STAGE_HEIGHT, _PHONE = 160, 1130, 600, 318
 class Site:
     """A directory of pages that this process writes to; use it in a `with` statement.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as directory, Site(Path(directory)) as site:
-    ...     site.write("pictures/0001.png", b"").relative_to(directory).as_posix()
-    'pictures/0001.png'
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory, Site(Path(directory)) as site:
+      ...     site.write("pictures/0001.png", b"").relative_to(directory).as_posix()
+      'pictures/0001.png'
     """
 
     def __init__(self, directory: Path) -> None:
         """Take the lock on a directory, which is made if there is none.
 
         Args:
-            directory: where the pages go.
+          directory: Where the pages go.
 
         Raises:
-            RunInUse: if another process is writing to it.
-            ValueError: if it holds something else than a gallery.
-            OSError: if it cannot be written.
+          RunInUse: If another process is writing to it.
+          ValueError: If it holds something else than a gallery.
+          OSError: If it cannot be written.
         """
         refuse_foreign(directory, _SCRIPT, what="gallery")
         make_directory(directory)
@@ -74,11 +75,11 @@ class Site:
         """Write a file as a whole.
 
         Args:
-            name: below the directory, with forward slashes.
-            data: its content.
+          name: Below the directory, with forward slashes.
+          data: Its content.
 
         Returns:
-            Where it lies.
+          Where it lies.
         """
         path = self.directory / name
         make_directory(path.parent)
@@ -89,12 +90,12 @@ class Site:
         """Write a page.
 
         Args:
-            name: below the directory, with forward slashes.
-            template: its name in the package.
-            **context: what the template uses; `root`, the way back to the directory, is added.
+          name: Below the directory, with forward slashes.
+          template: Its name in the package.
+          **context: What the template uses; `root`, the way back to the directory, is added.
 
         Returns:
-            Where it lies.
+          Where it lies.
         """
         root = "../" * name.count("/")
         text = self._templates.get_template(template).render(root=root, **context)
@@ -104,8 +105,8 @@ class Site:
         """Write the style of the pages.
 
         Args:
-            planes: of the grid that pictures lie on; they decide the sizes.
-            contrasts: what lies side by side, by name.
+          planes: Of the grid that pictures lie on; they decide the sizes.
+          contrasts: What lies side by side, by name.
         """
         style = (_STATIC / "gallery.css").read_bytes()
         self.write("gallery.css", sizes_css(planes, contrasts=contrasts).encode() + style)
@@ -114,8 +115,9 @@ class Site:
 def templates() -> "jinja2.Environment":
     """Return the templates of the pages; everything that they print is escaped.
 
-    >>> templates().from_string("{{ layer }}").render(layer="<img>")
-    '&lt;img&gt;'
+    Example:
+      >>> templates().from_string("{{ layer }}").render(layer="<img>")
+      '&lt;img&gt;'
     """
     import jinja2  # When there are pages to build.
 
@@ -138,20 +140,21 @@ def sizes_css(planes: list[Plane], *, contrasts: Sequence[str] = ("",)) -> str:
     """Return the sizes of the pictures as CSS: whole pixels per voxel on desks and on phones.
 
     Args:
-        planes: of the grid; none before the first picture.
-        contrasts: what lies side by side of slices, and one below the other of volumes, by name.
+      planes: Of the grid; none before the first picture.
+      contrasts: What lies side by side of slices, and one below the other of volumes, by name.
 
     Returns:
-        Rules that the style sheet builds on.
+      Rules that the style sheet builds on.
 
-    >>> import numpy as np
-    >>> from featvis_jax.results import grids
-    >>> print(sizes_css(grids.planes(np.eye(4), (140, 192))))
-    :root{--tile:1;--tile-narrow:1;--stage:3;--stage-narrow:2;--cell:140}
-    .axial{--w:140;--h:192}
-    body:has(#view-axial:checked) .tile .voxels:not([data-view="axial"]){display:none}
-    body:has(#view-projection:checked) .tile .voxels:not([data-view="projection"]){display:none}
-    <BLANKLINE>
+    Example:
+      >>> import numpy as np
+      >>> from featvis_jax.results import grids
+      >>> print(sizes_css(grids.planes(np.eye(4), (140, 192))))
+      :root{--tile:1;--tile-narrow:1;--stage:3;--stage-narrow:2;--cell:140}
+      .axial{--w:140;--h:192}
+      body:has(#view-axial:checked) .tile .voxels:not([data-view="axial"]){display:none}
+      body:has(#view-projection:checked) .tile .voxels:not([data-view="projection"]){display:none}
+      <BLANKLINE>
     """
     if not planes:
         return ":root{--tile:1;--tile-narrow:1;--stage:1;--stage-narrow:1;--cell:160}\n"
@@ -184,8 +187,9 @@ def sizes_css(planes: list[Plane], *, contrasts: Sequence[str] = ("",)) -> str:
 def link(path: str) -> str:
     """Return a relative path as a URL has it.
 
-    >>> link("../../my run/#1.png")
-    '../../my%20run/%231.png'
+    Example:
+      >>> link("../../my run/#1.png")
+      '../../my%20run/%231.png'
     """
     return quote(path, safe="/+=~")
 
@@ -193,8 +197,9 @@ def link(path: str) -> str:
 def number(value: float | None) -> str:
     """Write a number for people.
 
-    >>> number(-1.23456), number(float("nan")), number(None), number(256)
-    ('−1.235', 'n/a', 'n/a', '256')
+    Example:
+      >>> number(-1.23456), number(float("nan")), number(None), number(256)
+      ('−1.235', 'n/a', 'n/a', '256')
     """
     if value is None:
         return "n/a"
@@ -206,10 +211,11 @@ def number(value: float | None) -> str:
 def folded(command: str) -> str:
     r"""Write a command with one flag on a line, so that a shell still takes it.
 
-    >>> print(folded("python -m experiments.gallery --run=a --run='b c'"))
-    python -m experiments.gallery \
-      --run=a \
-      '--run=b c'
+    Example:
+      >>> print(folded("python -m experiments.gallery --run=a --run='b c'"))
+      python -m experiments.gallery \
+        --run=a \
+        '--run=b c'
     """
     try:
         parts = shlex.split(command)
@@ -226,7 +232,8 @@ def folded(command: str) -> str:
 def by(shape: Sequence[float]) -> str:
     r"""Write a shape for people, on one line.
 
-    >>> by((140, 192))
-    '140\xa0×\xa0192'
+    Example:
+      >>> by((140, 192))
+      '140\xa0×\xa0192'
     """
     return "\xa0×\xa0".join(f"{length:g}" for length in shape)

@@ -27,19 +27,20 @@ def encode_volume(
     r"""Encode a volume as a script that hands it to the page.
 
     Args:
-        image: shape (x, y, z, 1); stored with 256 grey levels over its finite range.
-        affine: from voxel indices to millimetres; without one the viewer shows no letters.
-        name: what the viewer calls it.
-        shared: intensities that are black and white in the shared window.
-        own: the same for the own window.
+      image: Shape (x, y, z, 1); stored with 256 grey levels over its finite range.
+      affine: From voxel indices to millimetres; without one the viewer shows no letters.
+      name: What the viewer calls it.
+      shared: Intensities that are black and white in the shared window.
+      own: The same for the own window.
 
     Returns:
-        JavaScript, to be loaded by the `src` of a script element.
+      JavaScript, to be loaded by the `src` of a script element.
 
-    >>> encode_volume(
-    ...     np.zeros((2, 2, 2, 1)), np.eye(4), name="<", shared=(0.0, 1.0), own=(0.0, 1.0)
-    ... )[:41]
-    b'featvisGallery.volume({"name": "\\u003c", '
+    Example:
+      >>> encode_volume(
+      ...     np.zeros((2, 2, 2, 1)), np.eye(4), name="<", shared=(0.0, 1.0), own=(0.0, 1.0)
+      ... )[:41]
+      b'featvisGallery.volume({"name": "\\u003c", '
     """
     data = nifti.encode_nifti(image, affine, window=shared, levels="uint8")
     value = {"name": name, "shared": shared, "own": own, "base64": base64.b64encode(data).decode()}
@@ -50,13 +51,14 @@ def script_json(value: object) -> str:
     r"""Encode a JSON value so that no HTML parser finds a tag, an entity or a line end in it.
 
     Args:
-        value: what `json.dumps` takes.
+      value: What `json.dumps` takes.
 
     Returns:
-        ASCII.
+      ASCII.
 
-    >>> script_json("</script>&")
-    '"\\u003c/script\\u003e\\u0026"'
+    Example:
+      >>> script_json("</script>&")
+      '"\\u003c/script\\u003e\\u0026"'
     """
     text = json.dumps(value, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -66,10 +68,11 @@ def files() -> dict[str, bytes]:
     """Return NiiVue and its licence by the names of their files.
 
     Raises:
-        FileNotFoundError: if the installed nilearn has no NiiVue.
+      FileNotFoundError: If the installed nilearn has no NiiVue.
 
-    >>> sorted(files())
-    ['niivue-license.txt', 'niivue.umd.js']
+    Example:
+      >>> sorted(files())
+      ['niivue-license.txt', 'niivue.umd.js']
     """
     spec = importlib.util.find_spec("nilearn")
     package = Path(spec.origin).parent if spec and spec.origin else Path("nilearn")

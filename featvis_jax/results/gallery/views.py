@@ -21,8 +21,9 @@ MOSAIC_COLUMNS = 8
 class Mosaic(NamedTuple):
     """A series of slices on one picture, and where each of them is.
 
-    >>> mosaic(np.zeros((4, 5, 9, 1), np.float32), count=3).indices
-    [1, 4, 7]
+    Example:
+      >>> mosaic(np.zeros((4, 5, 9, 1), np.float32), count=3).indices
+      [1, 4, 7]
     """
 
     values: Float[np.ndarray, "height width"]
@@ -35,13 +36,14 @@ def projections(image: Float[np.ndarray, "x y z 1"]) -> list[Float[np.ndarray, "
     """Return the largest intensity along each axis, in the order of `pixels.middle_planes`.
 
     Args:
-        image: shape (x, y, z, 1). What is not a number does not count, unless there is no other.
+      image: Shape (x, y, z, 1). What is not a number does not count, unless there is no other.
 
     Returns:
-        Three pictures, the way up that they are shown.
+      Three pictures, the way up that they are shown.
 
-    >>> [projection.shape for projection in projections(np.zeros((2, 3, 4, 1)))]
-    [(3, 2), (4, 2), (4, 3)]
+    Example:
+      >>> [projection.shape for projection in projections(np.zeros((2, 3, 4, 1)))]
+      [(3, 2), (4, 2), (4, 3)]
     """
     values = np.where(np.isfinite(image[..., 0]), image[..., 0], np.nan)
     return [np.rot90(np.fmax.reduce(values, axis=axis)).copy() for axis in (2, 1, 0)]
@@ -53,14 +55,15 @@ def mosaic(image: Float[np.ndarray, "x y z 1"], *, count: int = SLICES) -> Mosai
     The distance between them is a whole number of voxels, and as much is left at both ends.
 
     Args:
-        image: shape (x, y, z, 1).
-        count: how many slices at most.
+      image: Shape (x, y, z, 1).
+      count: How many slices at most.
 
     Returns:
-        The slices side by side, the lowest index first.
+      The slices side by side, the lowest index first.
 
-    >>> mosaic(np.zeros((4, 5, 30, 1), np.float32)).values.shape
-    (10, 32)
+    Example:
+      >>> mosaic(np.zeros((4, 5, 30, 1), np.float32)).values.shape
+      (10, 32)
     """
     depth = image.shape[2]
     step = -(-depth // count)
@@ -81,14 +84,15 @@ def own_window(values: Float[np.ndarray, "*shape"]) -> Window:
     """Return the window in which a picture or a volume shows what it has.
 
     Args:
-        values: intensities, with the axis of channels or without.
+      values: Intensities, with the axis of channels or without.
 
     Returns:
-        The 1st and the 99th percentile of the inner half along every axis; of everything, if the
-        inner half holds a single intensity or nothing finite.
+      The 1st and the 99th percentile of the inner half along every axis; of everything, if the
+      inner half holds a single intensity or nothing finite.
 
-    >>> own_window(np.linspace(0, 1, 101))
-    (0.255, 0.745)
+    Example:
+      >>> own_window(np.linspace(0, 1, 101))
+      (0.255, 0.745)
     """
     inner = values[tuple(slice(n // 4, n - n // 4) for n in values.shape)]
     for some in (inner, values):
@@ -104,14 +108,15 @@ def draw(values: Float[np.ndarray, "height width *colour"], window: Window) -> b
     """Draw a picture as a PNG, one pixel per voxel.
 
     Args:
-        values: intensities, the way up that they are shown.
-        window: those that are black and white; one of width 0 is opened.
+      values: Intensities, the way up that they are shown.
+      window: Those that are black and white; one of width 0 is opened.
 
     Returns:
-        The bytes of a .png file.
+      The bytes of a .png file.
 
-    >>> draw(np.zeros((2, 3)), (0.0, 1.0))[1:4]
-    b'PNG'
+    Example:
+      >>> draw(np.zeros((2, 3)), (0.0, 1.0))[1:4]
+      b'PNG'
     """
     return pixels.encode_png(pixels.grey_levels(values, pixels.opened(window)))
 
@@ -122,16 +127,17 @@ def of_image(
     """Return every picture of an image by the name of its view, but for the mosaic.
 
     Args:
-        image: shape (x, y, 1), (x, y, z, 1), or in colour (rows, columns, 3).
-        planes: of its grid.
+      image: Shape (x, y, 1), (x, y, z, 1), or in colour (rows, columns, 3).
+      planes: Of its grid.
 
     Returns:
-        The middle planes by their names, and for a volume the projections, "axial-projection" and
-        so on.
+      The middle planes by their names, and for a volume the projections, "axial-projection" and
+      so on.
 
-    >>> from featvis_jax.results import grids
-    >>> list(of_image(np.zeros((4, 5, 1)), grids.planes(np.eye(4), (4, 5))))
-    ['axial']
+    Example:
+      >>> from featvis_jax.results import grids
+      >>> list(of_image(np.zeros((4, 5, 1)), grids.planes(np.eye(4), (4, 5))))
+      ['axial']
     """
     names = [plane.name for plane in planes]
     found = dict(zip(names, pixels.middle_planes(image), strict=True))

@@ -14,7 +14,7 @@ WEIGHT = 0.1
 
 
 def noisy_block(shape, rng):
-    """A bright block on a dark ground, with noise."""
+    """A bright block on a dark background, with noise."""
     image = np.zeros(shape)
     image[tuple(slice(side // 4, 3 * side // 4) for side in shape)] = 1
     return image + 0.1 * rng.standard_normal(shape)

@@ -1,4 +1,4 @@
-"""Taps: what they read against a float64 forward pass, and what they leave out."""
+"""Layers of traced modules: their values against a float64 forward pass, and what is left out."""
 
 import functools
 
@@ -10,7 +10,7 @@ from flax import linen as nn
 from numpy.lib.stride_tricks import sliding_window_view
 
 from featvis_jax.nn.cnn import CNN
-from featvis_jax.nn.taps import Network, linen_network
+from featvis_jax.nn.tracing import Network, linen_network
 
 # Compiling takes nearly all of the time here, and what is compiled runs once.
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -110,12 +110,12 @@ def test_one_channel_is_that_channel_of_the_layer_for_every_layer(rng, cnn):
 def test_receptive_fields_and_strides_of_the_papers_network(shape):
     layers = []
 
-    def tap(key, image):
+    def trace(key, image):
         module = CNN(rank=len(shape) - 1)
         layers.extend(linen_network(module, module.init(key, image), shape).layers)
 
     # By shapes alone: the weights of the volume's network fill 40 MB, its activations gigabytes.
-    jax.eval_shape(tap, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    jax.eval_shape(trace, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     found = {layer.name: (layer.receptive_field, layer.stride) for layer in layers}
     assert found == {
         "conv1": (3, 1),
@@ -155,13 +155,13 @@ def test_a_gradient_reaches_as_far_as_the_receptive_field_says_and_moves_by_the_
     found = np.asarray(supports(network.variables, rng.random((24, 31, 35, 1), np.float32)))
     for number, name in enumerate(names):
         layer = network.layer(name)
-        reach, stride = layer.receptive_field, layer.stride
+        field, stride = layer.receptive_field, layer.stride
         for position in (0, 1):
             for axis in (0, 1):
                 reached = np.flatnonzero(found[2 * number + position, :, :, 0].any(axis=1 - axis))
                 assert (reached[0], reached[-1]) == (
                     position * stride,
-                    position * stride + reach - 1,
+                    position * stride + field - 1,
                 ), f"{name}, output {position}, axis {axis}"
 
 

@@ -1,4 +1,4 @@
-"""Any Flax module or JAX function as a `Network`: a pure function from an image to its layers.
+"""Traces any Flax module or JAX function to a `Network`: a pure function of an image.
 
 The user's code is not touched. While it is traced, once, every submodule's output is marked as a
 layer; what else is done is done to the program that comes of it (`featvis_jax.nn.programs`).

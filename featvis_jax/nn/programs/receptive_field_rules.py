@@ -1,4 +1,4 @@
-"""How each primitive of JAX moves the voxel intervals that `featvis_jax.nn.programs.reach` follows.
+"""How each primitive of JAX moves the voxel intervals that `receptive_fields` follows.
 
 A rule takes one equation of a program and returns one span per output: ``None`` for what the image
 does not enter.

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from featvis_jax.nn import ops
-from featvis_jax.nn.programs.reach import Reach, reaches
+from featvis_jax.nn.programs.receptive_fields import ReceptiveField, receptive_fields
 
 SHAPE = (24, 20, 1)
 
@@ -64,7 +64,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_no_voxel_beyond_the_field_reaches_an_output_and_the_farthest_do(name):
     function = CASES[name]
-    found = reaches(lambda _, image: {"it": function(image)}, {}, SHAPE)["it"]
+    found = receptive_fields(lambda _, image: {"it": function(image)}, {}, SHAPE)["it"]
     voxels = jnp.eye(SHAPE[0] * SHAPE[1]).reshape(-1, *SHAPE)
     base = function(jnp.zeros(SHAPE))
     # (voxels, *output): which voxel changes which output.
@@ -75,10 +75,10 @@ def test_no_voxel_beyond_the_field_reaches_an_output_and_the_farthest_do(name):
         where = changed.any(axis=1 - axis)
         first, last = where.argmax(axis=0), SHAPE[axis] - 1 - where[::-1].argmax(axis=0)
         extents.append(int((last - first).max()) + 1)
-    if found.receptive_field is None:
+    if found.size is None:
         assert name == "scanned"
     else:
-        assert found.receptive_field == max(extents)
+        assert found.size == max(extents)
     strided = ("strides", "pooled by a reshape", "average", "flipped", "our strides", "our maxima")
     strides = dict.fromkeys((*strided, "our sums", "our maxima, moved"), 2) | {"scanned": None}
     assert found.stride == strides.get(name, 1)
@@ -86,11 +86,13 @@ def test_no_voxel_beyond_the_field_reaches_an_output_and_the_farthest_do(name):
 
 def test_what_a_maximum_gives_back_may_go_wherever_its_window_is():
     found = {
-        pool: reaches(lambda _, x, pool=pool: {"it": gradient_of_square(pool, x)}, {}, SHAPE)["it"]
+        pool: receptive_fields(
+            lambda _, x, pool=pool: {"it": gradient_of_square(pool, x)}, {}, SHAPE
+        )["it"]
         for pool in (ops.max_pool, ops.sum_pool)
     }
     # Two windows of 3 that share a voxel.
-    assert found[ops.max_pool] == found[ops.sum_pool] == Reach(5, 1)
+    assert found[ops.max_pool] == found[ops.sum_pool] == ReceptiveField(5, 1)
 
 
 def test_what_sees_everything_or_nothing():
@@ -99,8 +101,8 @@ def test_what_sees_everything_or_nothing():
         "normalized": lambda x: x - x.mean(axis=(0, 1), keepdims=True),
         "constant": lambda x: jnp.ones((3, 3, 2)),
     }
-    found = reaches(lambda _, x: {n: f(x) for n, f in functions.items()}, {}, SHAPE)
-    assert found["mean"] == found["normalized"] == found["constant"] == Reach(None, None)
+    found = receptive_fields(lambda _, x: {n: f(x) for n, f in functions.items()}, {}, SHAPE)
+    assert found["mean"] == found["normalized"] == found["constant"] == ReceptiveField(None, None)
 
 
 def test_a_field_is_that_of_the_longest_axis_in_three_dimensions():
@@ -108,7 +110,7 @@ def test_a_field_is_that_of_the_longest_axis_in_three_dimensions():
         window = (1, 5, 3, 1)
         return {"it": lax.reduce_window(x, -jnp.inf, lax.max, window, (1, 2, 1, 1), "SAME")}
 
-    assert reaches(function, {}, (9, 12, 10, 1)) == {"it": Reach(5, 2)}
+    assert receptive_fields(function, {}, (9, 12, 10, 1)) == {"it": ReceptiveField(5, 2)}
 
 
 def test_nothing_is_computed():
@@ -116,4 +118,4 @@ def test_nothing_is_computed():
         return {"it": x @ weights}
 
     huge = jax.ShapeDtypeStruct((2**20, 2**20), jnp.float32)
-    assert reaches(function, huge, (182, 218, 2**20))["it"] == Reach(1, 1)
+    assert receptive_fields(function, huge, (182, 218, 2**20))["it"] == ReceptiveField(1, 1)

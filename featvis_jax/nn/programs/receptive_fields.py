@@ -24,30 +24,30 @@ from jax.core import Tracer
 from jax.extend import core
 from jaxtyping import PyTree
 
-from featvis_jax.nn.programs import reach_rules
+from featvis_jax.nn.programs import receptive_field_rules as rules
 from featvis_jax.nn.programs.evaluate import inner
 from featvis_jax.nn.programs.spans import Span, union
 
 
-class Reach(NamedTuple):
+class ReceptiveField(NamedTuple):
     """How far a layer sees.
 
     Attributes:
-      receptive_field: The largest extent, in input voxels along any axis, that reaches one output;
+      size: The largest extent, in input voxels along any axis, that reaches one output;
         ``None`` where an output is reached from everywhere.
       stride: Input voxels between neighbouring outputs; ``None`` where outputs are not ordered in
         space.
     """
 
-    receptive_field: int | None
+    size: int | None
     stride: int | None
 
 
-def reaches(
+def receptive_fields(
     function: Callable[[Any, Any], Mapping[str, Any]],
     variables: PyTree,
     image_shape: Sequence[int],
-) -> dict[str, Reach]:
+) -> dict[str, ReceptiveField]:
     """How far each output of a function of an image sees. Nothing is computed.
 
     Args:
@@ -60,8 +60,8 @@ def reaches(
       >>> def pool(variables, image):
       ...     window, strides = (3, 3, 1), (2, 2, 1)
       ...     return {"pool": lax.reduce_window(image, -jnp.inf, lax.max, window, strides, "SAME")}
-      >>> reaches(pool, {}, (16, 18, 1))
-      {'pool': Reach(receptive_field=3, stride=2)}
+      >>> receptive_fields(pool, {}, (16, 18, 1))
+      {'pool': ReceptiveField(size=3, stride=2)}
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     image = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
@@ -125,7 +125,7 @@ def _spans(
     return found
 
 
-def summary(of_axes: Sequence[Span | None], sizes: Sequence[int]) -> Reach:
+def summary(of_axes: Sequence[Span | None], sizes: Sequence[int]) -> ReceptiveField:
     """How far an output sees.
 
     Args:
@@ -139,9 +139,9 @@ def summary(of_axes: Sequence[Span | None], sizes: Sequence[int]) -> Reach:
         extents.append((int(np.max(span.high - span.low, initial=-1)) + 1, size))
         steps.append(_stride(span, size))
     if not extents or all(extent >= size for extent, size in extents):
-        return Reach(None, None)
+        return ReceptiveField(None, None)
     strides = [step for step in steps if step is not None]
-    return Reach(max(extent for extent, _ in extents), max(strides) if strides else None)
+    return ReceptiveField(max(extent for extent, _ in extents), max(strides) if strides else None)
 
 
 def _stride(span: Span, size: int) -> int | None:
@@ -221,8 +221,8 @@ def _apply(equation: core.JaxprEqn, operands: Sequence[_Result], *, points: bool
         found = [None if span is None or span.axis is None else span for span in found]
     shapes = [tuple(atom.aval.shape) for atom in equation.invars]  # pyright: ignore
     outputs = [tuple(variable.aval.shape) for variable in equation.outvars]  # pyright: ignore
-    rule = reach_rules.rule(equation.primitive.name)
-    facts = reach_rules.Equation(equation.params, found, shapes, outputs, values)
+    rule = rules.rule(equation.primitive.name)
+    facts = rules.Equation(equation.params, found, shapes, outputs, values)
     return [(_middle(span) if points else span, None) for span in rule(facts)]
 
 

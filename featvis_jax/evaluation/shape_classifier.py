@@ -1,10 +1,10 @@
-"""A judge of shapes: a small network that says what an element of a picture is.
+"""A shape classifier: a small network that says what an element of a picture is.
 
 It learns from windows of held-out subjects with shapes in them, with other figures of every kind
 (`featvis_jax.evaluation.figures`), or without any, and is asked about the elements of a picture one
-by one (`featvis_jax.evaluation.judge_patches`). It may say "something else": whatever it has never
-seen has no shape's name to fall back on. Windows have zero mean and unit deviation, so that neither
-brightness nor contrast nor polarity tells a shape.
+by one (`featvis_jax.evaluation.classifier_patches`). It may say "something else": whatever it has
+never seen has no shape's name to fall back on. Windows have zero mean and unit deviation, so that
+neither brightness nor contrast nor polarity gives a shape away.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from featvis_jax.evaluation import judge_patches
+from featvis_jax.evaluation import classifier_patches
+from featvis_jax.evaluation.classifier_patches import normalised
 from featvis_jax.evaluation.concepts import TEMPLATES, Template
-from featvis_jax.evaluation.elements import Element, elements, reach_of, window_of, window_side
-from featvis_jax.evaluation.judge_patches import normalised
+from featvis_jax.evaluation.elements import Element, elements, window_of, window_radius, window_side
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.nn.programs import fast
 
@@ -42,8 +42,8 @@ _FIT = 0.35
 _FLAT = 1e-5
 
 
-class Judge(NamedTuple):
-    """A trained judge.
+class ShapeClassifier(NamedTuple):
+    """A trained classifier.
 
     Attributes:
       classes: What it tells apart; the last two are "something else" and "clean".
@@ -60,8 +60,8 @@ class Judge(NamedTuple):
     balanced_accuracy: float
 
 
-class Verdict(NamedTuple):
-    """What a judge says of a picture.
+class Prediction(NamedTuple):
+    """What a classifier says of a picture.
 
     Attributes:
       shape: The class with the largest share.
@@ -76,7 +76,7 @@ class Verdict(NamedTuple):
     seen: tuple[str, ...]
 
 
-def train_judge(
+def train_shape_classifier(
     training: Sequence[Float[np.ndarray, "*spatial 1"]],
     testing: Sequence[Float[np.ndarray, "*spatial 1"]],
     outlines: Mapping[str, Sequence[str]],
@@ -87,8 +87,8 @@ def train_judge(
     patches: int = 12288,
     epochs: int = 8,
     seed: int = 0,
-) -> Judge:
-    """Train a judge.
+) -> ShapeClassifier:
+    """Train a classifier.
 
     Args:
       training: Clean images of held-out subjects.
@@ -108,8 +108,8 @@ def train_judge(
     drawn = []
     for part, (images, count) in enumerate(((training, patches), (testing, patches // 4))):
         rng = np.random.default_rng([seed, part])
-        shown = judge_patches.subjects(rng, outlines, own, templates, rank, patches=count)
-        drawn.append(judge_patches.patches(rng, images, shown, size=size, count=count))
+        shown = classifier_patches.subjects(rng, outlines, own, templates, rank, patches=count)
+        drawn.append(classifier_patches.patches(rng, images, shown, size=size, count=count))
     classes = (*outlines, OTHER, CLEAN)
     module = CNN(
         rank=rank,
@@ -121,48 +121,50 @@ def train_judge(
     variables = _fit(module, *drawn[0], epochs=epochs, seed=seed)
     found = np.asarray(_apply(module, variables, drawn[1][0])).argmax(axis=-1)
     accuracy = float(balanced_accuracy_score(drawn[1][1], found))
-    side = max(window_side(size, reach_of(templates[name], rank)) for name in own)
-    return Judge(classes, side, module, variables, accuracy)
+    side = max(window_side(size, window_radius(templates[name], rank)) for name in own)
+    return ShapeClassifier(classes, side, module, variables, accuracy)
 
 
-def judge_image(
-    judge: Judge,
+def classify(
+    classifier: ShapeClassifier,
     image: Float[np.ndarray, "*spatial channels"],
     draw: Template,
     *,
     size: float,
     votes: int = 9,
-) -> Verdict:
-    """Ask a judge about the elements of a picture.
+) -> Prediction:
+    """Ask a classifier about the elements of a picture.
 
     Args:
-      judge: The judge.
+      classifier: The classifier.
       image: The picture; channels are averaged.
       draw: The shape that it should show.
       size: The shape's nominal size in voxels.
       votes: Most elements that are asked about.
     """
     plane = np.asarray(image, np.float64).mean(axis=-1, keepdims=True)
-    reach = reach_of(draw, plane.ndim - 1)
-    found = elements(plane, draw, size=size, reach=reach, count=votes)
+    radius = window_radius(draw, plane.ndim - 1)
+    found = elements(plane, draw, size=size, radius=radius, count=votes)
     if float(plane.std()) < _FLAT or not found:
-        return Verdict(CLEAN, {name: float(name == CLEAN) for name in judge.classes}, (), ())
-    patches = [normalised(window_of(plane[..., 0], each, reach)) for each in found]
+        return Prediction(
+            CLEAN, {name: float(name == CLEAN) for name in classifier.classes}, (), ()
+        )
+    patches = [normalised(window_of(plane[..., 0], each, radius)) for each in found]
     # One program for every picture: what is missing is filled up and not counted.
     filled = np.stack([*patches, *[patches[0]] * (votes - len(patches))])
-    logits = np.asarray(_apply(judge.module, judge.variables, filled))[: len(patches)]
+    logits = np.asarray(_apply(classifier.module, classifier.variables, filled))[: len(patches)]
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     odds /= odds.sum(axis=-1, keepdims=True)
     loose = [each.fit < _FIT for each in found]
-    odds[loose] = np.array([name == OTHER for name in judge.classes])
+    odds[loose] = np.array([name == OTHER for name in classifier.classes])
     weights = np.array([each.energy for each in found])
     shares = weights @ odds / weights.sum()
-    shape = judge.classes[int(shares.argmax())]
-    return Verdict(
+    shape = classifier.classes[int(shares.argmax())]
+    return Prediction(
         shape,
-        {name: float(share) for name, share in zip(judge.classes, shares, strict=True)},
+        {name: float(share) for name, share in zip(classifier.classes, shares, strict=True)},
         tuple(found),
-        tuple(judge.classes[int(each)] for each in odds.argmax(axis=-1)),
+        tuple(classifier.classes[int(each)] for each in odds.argmax(axis=-1)),
     )
 
 

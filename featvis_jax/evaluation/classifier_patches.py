@@ -1,12 +1,12 @@
-"""The patches that a judge of shapes learns from: shapes, other figures, and no figure at all.
+"""The patches that a shape classifier learns from: shapes, other figures, and no figure at all.
 
 A patch is the window of an element of a picture (`featvis_jax.evaluation.elements`): in its middle,
 where the shape that is asked about would fit best, and as wide as that shape's size demands. So
 place and size are the same in all patches, but for what the search leaves of them, and what is left
 to be told is the outline.
 
-Pictures are no anatomy: half of the patches have their ground phase-scrambled, some a ground that
-is even; half of the figures have others like them around, and some are blurred, shaded or grainy.
+Pictures are no anatomy: half of the patches have a phase-scrambled background, some an even one;
+half of the figures have others like them around, and some are blurred, shaded or grainy.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 
 from featvis_jax.evaluation.concepts import Template, along_every_axis
-from featvis_jax.evaluation.elements import SIZES, elements, reach_of, window_side
+from featvis_jax.evaluation.elements import SIZES, elements, window_radius, window_side
 from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.figures import of_template, overlap, random_figure
 
-# Voxels along an axis of what the judge sees, by rank; every patch is resampled to it.
+# Voxels along an axis of what the classifier sees, by rank; every patch is resampled to it.
 _GRID = {2: 28, 3: 16}
 # Sizes of elements in octaves of the nominal one.
 _OCTAVES = (-1.0, 1.0)
@@ -36,7 +36,7 @@ _BESIDE, _LEAST_SIZES, _LEAST_OCTAVES = 0.15, 0.3, 0.45
 _CANVAS = {2: (64, 10.0), 3: (40, 8.0)}
 # At most so many elements of a figure are shown; the first as often as all others together.
 _PARTS = 4
-# Contrast of a figure, in standard deviations of its ground.
+# Contrast of a figure, in standard deviations of its background.
 _CONTRAST = (1.5, 8.0)
 # How far figures are stretched, sheared and turned, and how many have specks and whiskers about.
 _WARP, _FRINGED = 0.03, 0.5
@@ -75,7 +75,7 @@ class _Asked(NamedTuple):
     In every class the shapes themselves come first, `exact` of them.
     """
 
-    reach: float
+    radius: float
     subjects: Sequence[Sequence[_Subject]]
     exact: Sequence[int]
 
@@ -138,7 +138,7 @@ def subjects(
                 found[list(outlines).index(own[nearest])].append(here)
         # Nearest first: what is nearly the shape takes more to tell from it.
         other.sort(key=lambda each: -each.share)
-        asked.append(_Asked(reach_of(templates[name], rank), [*found, other], exact))
+        asked.append(_Asked(window_radius(templates[name], rank), [*found, other], exact))
     shares = [
         _OWN / len(own) if name in own else _KNOWN / max(len(outlines) - len(own), 1)
         for name in outlines
@@ -150,13 +150,13 @@ def subjects(
 def _search(
     draw: Template, *, shape: Template, rank: int
 ) -> list[tuple[float, Float[np.ndarray, " rank"]]]:
-    """The elements of a figure alone on an even ground, as `_Subject.lies`."""
+    """The elements of a figure alone on an even background, as `_Subject.lies`."""
     cells, size = _CANVAS[rank]
     middle = (cells - 1) / 2
     image = np.asarray(draw(_offsets(cells, rank), size), np.float64)[..., None]
-    reach = reach_of(shape, rank)
-    fitting = [each for each in SIZES[:: rank - 1] if window_side(each * size, reach) <= cells]
-    found = elements(image, shape, size=size, multiples=fitting, reach=reach, count=_PARTS)
+    radius = window_radius(shape, rank)
+    fitting = [each for each in SIZES[:: rank - 1] if window_side(each * size, radius) <= cells]
+    found = elements(image, shape, size=size, multiples=fitting, radius=radius, count=_PARTS)
     return [(each.size / size, (each.center - middle) / size) for each in found]
 
 
@@ -177,7 +177,7 @@ def patches(
 
     Args:
       rng: Where they come from.
-      images: Clean images, whose windows are their grounds.
+      images: Clean images, whose windows are their backgrounds.
       shown: What they show.
       size: Nominal size of a shape in voxels.
       count: How many.
@@ -186,15 +186,15 @@ def patches(
       ValueError: An image is smaller than a patch.
     """
     largest = _largest(images, shown, size)
-    grounds = [images, [phase_scrambled(image, rng) for image in images]]
+    backgrounds = [images, [phase_scrambled(image, rng) for image in images]]
     shares = shown.shares / shown.shares.sum()
     labels = rng.choice(len(shares), size=count, p=shares)
     made = []
     for label in labels:
         asked = shown.asked[int(rng.integers(len(shown.asked)))]
         extent = size * float(np.exp2(rng.uniform(_OCTAVES[0], largest)))
-        side = window_side(extent, asked.reach)
-        ground = _ground(rng, grounds[int(rng.integers(2))], side)
+        side = window_side(extent, asked.radius)
+        background = _background(rng, backgrounds[int(rng.integers(2))], side)
         members = asked.subjects[min(label, len(shares) - 2)]
         exact = asked.exact[min(label, len(shares) - 2)]
         if rng.random() < _EXACT and exact:
@@ -202,12 +202,12 @@ def patches(
         else:
             subject = members[int(len(members) * rng.random() ** _NEAREST)]
         if label == len(shares) - 1:
-            patch = _shapeless(rng, ground, subject, extent)
+            patch = _shapeless(rng, background, subject, extent)
         else:
             if label == len(shares) - 2 and rng.random() < _BESIDE:
                 anything = asked.subjects[int(rng.integers(len(asked.subjects)))]
-                subject = _beside(rng, anything[int(rng.integers(len(anything)))], ground.ndim)
-            patch = _drawn(rng, ground, subject, extent)
+                subject = _beside(rng, anything[int(rng.integers(len(anything)))], background.ndim)
+            patch = _drawn(rng, background, subject, extent)
         made.append(normalised(_grainy(rng, patch)))
     return np.stack(made), labels
 
@@ -215,19 +215,19 @@ def patches(
 def _largest(images: Sequence[np.ndarray], shown: Subjects, size: float) -> float:
     """Octaves of the nominal size up to which windows fit into all images."""
     room = min(min(image.shape[:-1]) for image in images)
-    reach = max(each.reach for each in shown.asked)
-    side = window_side(size, reach)
+    radius = max(each.radius for each in shown.asked)
+    side = window_side(size, radius)
     if side > room:
         raise ValueError(
             f"The images have {images[0].shape[:-1]} voxels and a patch {side} along each axis: "
             "take larger images or smaller lesions."
         )
     # Rounded, a side may be two voxels longer.
-    return min(_OCTAVES[1], max(float(np.log2((room - 2) / (2 * reach * size))), 0.0))
+    return min(_OCTAVES[1], max(float(np.log2((room - 2) / (2 * radius * size))), 0.0))
 
 
 def normalised(patch: Float[np.ndarray, "*window"]) -> Float[np.ndarray, "*grid 1"]:
-    """A patch on the judge's grid, with zero mean and unit deviation.
+    """A patch on the classifier's grid, with zero mean and unit deviation.
 
     Args:
       patch: The window of an element.
@@ -248,10 +248,10 @@ def _offsets(side: int, rank: int) -> np.ndarray:
 
 
 def _drawn(
-    rng: np.random.Generator, ground: np.ndarray, subject: _Subject, extent: float
+    rng: np.random.Generator, background: np.ndarray, subject: _Subject, extent: float
 ) -> np.ndarray:
-    """A ground with a figure in the middle, and for half of the patches more of them around it."""
-    side, rank = ground.shape[0], ground.ndim
+    """A background with a figure in the middle, and for half of the patches more around it."""
+    side, rank = background.shape[0], background.ndim
     offsets, column = _offsets(side, rank), (-1, *[1] * rank)
     part = int(rng.integers(len(subject.lies))) if rng.random() < 0.5 else 0
     scale, place = subject.lies[part]
@@ -266,8 +266,8 @@ def _drawn(
         centers.insert(0, centers[-1] + away * distance)
         signs.insert(0, signs[-1] if alike else rng.choice((-1, 1)))
     blur = rng.uniform(0, 0.15 * extent) * rng.integers(2)
-    spread = max(float(ground.std()), 0.02)
-    patch = ground.copy()
+    spread = max(float(background.std()), 0.02)
+    patch = background.copy()
     contrast = rng.uniform(*_CONTRAST)
     specked = rng.random() < 0.3
     # What an ascent draws is never quite straight, nor are its edges.
@@ -280,12 +280,12 @@ def _drawn(
         mask = subject.draw(away, size)
         mask = ndimage.gaussian_filter(mask, blur) if blur else mask
         mask = mask * _specked(rng, mask.shape) if specked else mask
-        level = ground.mean() + sign * contrast * rng.uniform(0.6, 1.0) * spread
+        level = background.mean() + sign * contrast * rng.uniform(0.6, 1.0) * spread
         # Shaded, as many a picture's shapes are.
         shade = rng.standard_normal(rank) * rng.integers(2) * spread / extent
         patch = patch * (1 - mask) + (level + np.tensordot(shade, offsets, 1)) * mask
     if rng.random() < _FRINGED:
-        patch = _fringed(rng, patch, extent, ground.mean() + signs[-1] * contrast * spread)
+        patch = _fringed(rng, patch, extent, background.mean() + signs[-1] * contrast * spread)
     return patch
 
 
@@ -325,16 +325,18 @@ def _fringed(
 
 
 def _shapeless(
-    rng: np.random.Generator, ground: np.ndarray, subject: _Subject, extent: float
+    rng: np.random.Generator, background: np.ndarray, subject: _Subject, extent: float
 ) -> np.ndarray:
-    """A ground as it is, with a texture, or what was drawn on it without its phases."""
+    """A background as it is, with a texture, or what was drawn on it without its phases."""
     chance = rng.random()
     if chance < 0.3:
-        mask = _texture(rng, _offsets(ground.shape[0], ground.ndim), extent * rng.uniform(0.3, 1.2))
-        return ground + mask * rng.uniform(*_CONTRAST) * max(float(ground.std()), 0.02)
+        mask = _texture(
+            rng, _offsets(background.shape[0], background.ndim), extent * rng.uniform(0.3, 1.2)
+        )
+        return background + mask * rng.uniform(*_CONTRAST) * max(float(background.std()), 0.02)
     if chance < 0.6:
-        return phase_scrambled(_drawn(rng, ground, subject, extent)[..., None], rng)[..., 0]
-    return ground
+        return phase_scrambled(_drawn(rng, background, subject, extent)[..., None], rng)[..., 0]
+    return background
 
 
 def _beside(rng: np.random.Generator, subject: _Subject, rank: int) -> _Subject:
@@ -353,8 +355,8 @@ def _grainy(rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
     return patch + grain * rng.standard_normal(patch.shape)
 
 
-def _ground(rng: np.random.Generator, images: Sequence[np.ndarray], side: int) -> np.ndarray:
-    """A window of an image with something in it, or an even or sloping ground."""
+def _background(rng: np.random.Generator, images: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """A window of an image with something in it, or an even or sloping background."""
     image = images[int(rng.integers(len(images)))][..., 0]
     if rng.random() < 0.3:
         slope = rng.standard_normal(image.ndim) * 0.02 * rng.integers(2) / side

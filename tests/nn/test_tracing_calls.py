@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from featvis_jax.nn.taps import linen_network
-from tests.nn.test_taps import QUICK_JIT, Block, random_weights
+from featvis_jax.nn.tracing import linen_network
+from tests.nn.test_tracing import QUICK_JIT, Block, random_weights
 
 
 class Slabs(nn.Module):
