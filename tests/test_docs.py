@@ -105,7 +105,7 @@ def test_a_command_of_a_page_is_one_that_can_begin(text):
     name, *rest = shlex.split(text)
     command = importlib.import_module(COMMANDS[name].module).COMMAND
     options = flags.parse(command.options, ["featvis", *rest], required=command.required)
-    names_what_a_reader_has = re.search(r"DIR|SCAN|\.(npy|nii\.gz)\b", text)
+    names_what_a_reader_has = re.search(r"DIR|SCAN|\.(npy|npz|nii\.gz)\b", text)
     if name == "visualize" and options.model in zoo_names() and not names_what_a_reader_has:
         visualize_job.job(shipped(options.model), options)
 

@@ -48,17 +48,12 @@ def at_place(
       variables: Its weights.
       image: The whole image.
       name: The layer.
-      unit: Its channel, and where `place` asks for it the position.
+      unit: Its channel.
       place: Where.
 
     Returns:
       The layer with its own grid and one channel.
     """
     grid = network.layer(name).shape[:-1]
-    indices = []
-    for axis, index in enumerate(place(unit, grid)):
-        if not isinstance(index, int):  # Data: negative ones count from the end of the grid.
-            index = jnp.where(index < 0, index + grid[axis], index)
-        indices.append(index)
-    one = network.one_channel(variables, image, name, unit.channel, tuple(indices))[name]
+    one = network.one_channel(variables, image, name, unit.channel, place(grid))[name]
     return {name: jnp.broadcast_to(one, (*grid, 1))}

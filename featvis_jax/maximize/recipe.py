@@ -75,6 +75,11 @@ def check(recipe: Recipe, *, network: Network | None = None) -> None:
                 f"{term.description} is about several variants of a unit, and the recipe has "
                 f"variants={recipe.variants}: set it to 2 or more."
             )
+    if recipe.penalty is not None and recipe.penalty.directions is not None:
+        raise ValueError(
+            f"The penalty {recipe.penalty.description} has several directions, which only the "
+            "objective's units have: give it a single vector."
+        )
     if recipe.drive is not None:
         check_drive(recipe.drive)
     if not is_differentiable(recipe.robustness):
@@ -107,13 +112,14 @@ def check_units(recipe: Recipe, network: Network, layer: str, channels: Collecti
     Raises:
       ValueError: There is no such layer or channel, or the objective reads others.
     """
-    count = network.layer(layer).channels
-    if not channels or not all(0 <= channel < count for channel in channels):
-        raise ValueError(
-            f"channels is {list(channels)}; layer {layer!r} has channels 0 to {count - 1}: name at "
-            "least one of them."
-        )
     objective = recipe.objective
+    own = objective.directions
+    count = network.layer(layer).channels if own is None else len(own)
+    if not channels or not all(0 <= channel < count for channel in channels):
+        has = f"layer {layer!r} has channels" if own is None else "there are directions"
+        raise ValueError(
+            f"channels is {list(channels)}; {has} 0 to {count - 1}: name at least one of them."
+        )
     home = objective.unit_layers or objective.layers
     if home and layer not in home:
         raise ValueError(
@@ -122,7 +128,7 @@ def check_units(recipe: Recipe, network: Network, layer: str, channels: Collecti
             "the same layer in both."
         )
     check_channels(recipe, network, channels)
-    if objective.layers and not objective.unit_layers and set(channels) != {0}:
+    if objective.has_one_unit and set(channels) != {0}:
         raise ValueError(
             f"channels is {list(channels)}; {objective.description} is the same whatever the "
             "unit's channel: ask for its one unit, [0]."

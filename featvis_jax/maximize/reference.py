@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
@@ -39,7 +38,7 @@ def unit_responses(
     *,
     batch_size: int = 8,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Float32[np.ndarray, "images channels"]]:
+) -> dict[str, Float32[np.ndarray, "images units"]]:
     """How strongly each of some units responds to each image.
 
     The images stream through the network once, in one program: every layer is computed once for an
@@ -62,10 +61,7 @@ def unit_responses(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
     layers = tuple(dict.fromkeys(name for one in asked.values() for name in one.objective.layers))
-    units = {
-        layer: Unit(jnp.asarray(one.channels, jnp.int32), target=jnp.zeros(len(one.channels)))
-        for layer, one in asked.items()
-    }
+    units = {layer: one.objective.units(one.channels) for layer, one in asked.items()}
 
     def of_image(variables: Variables, units: Mapping[str, Unit], image: Image) -> dict[str, Array]:
         activations = network.activations(variables, image, layers)
@@ -117,7 +113,7 @@ def reference_responses(
     percentile: float = 100.0,
     batch_size: int = 8,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Float32[np.ndarray, " channels"]]:
+) -> dict[str, Float32[np.ndarray, " units"]]:
     """The response of each unit to the real input that drives it most.
 
     Args:

@@ -66,6 +66,7 @@ class ShardedAscent:
         # What is read at a neuron's place would be rounded otherwise in one program with the
         # response of the whole image.
         self._is_apart = recipe.objective.place is not None
+        self._objective = recipe.objective
         self._respond = sharded(ascent.respond(network, recipe), shared, own, own)
         if self._is_apart:
             measure = _without_response(measure)
@@ -105,11 +106,7 @@ class ShardedAscent:
           channels: Their numbers.
           targets: What each aims at; by default unknown to all.
         """
-        known = np.full(len(channels), np.nan) if targets is None else targets
-        return Unit(
-            self.dealt(np.asarray(channels, np.int32)),
-            target=self.dealt(np.asarray(known, np.float32)),
-        )
+        return jax.tree.map(self.dealt, self._objective.units(channels, targets=targets))
 
     def dealt(self, values: np.ndarray) -> Array:
         """Values of a batch's units, each on its unit's device; the last one fills up.
@@ -133,13 +130,10 @@ class ShardedAscent:
 
     def _units(self) -> tuple[State, Unit]:
         states = jax.eval_shape(self._init, self._keys())
-        unit = Unit(
-            jax.ShapeDtypeStruct((self._size,), jnp.int32),  # pyright: ignore
-            target=jax.ShapeDtypeStruct((self._size,), jnp.float32),  # pyright: ignore
-        )
+        units = self._objective.units(np.zeros(self._size, np.int32))
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._own),
-            (states, unit),
+            (states, units),
         )
 
 

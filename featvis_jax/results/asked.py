@@ -37,6 +37,8 @@ class Question(NamedTuple):
     """whether that falls when the unit responds more"""
     unit: str
     """what a number of a channel stands for: channel, logit, direction, whole layer"""
+    names: tuple[str, ...] = ()
+    """what the units are called, by number, where the layer's channels are not the units"""
 
     @property
     def verb(self) -> str:
@@ -49,9 +51,40 @@ class Question(NamedTuple):
         return self.unit not in ("whole layer", "direction")
 
     @property
+    def has_several(self) -> bool:
+        """Whether the layer has several units: its channels, or directions with names."""
+        return self.is_of_channels or bool(self.names)
+
+    def total(self, channels: int) -> int:
+        """Count the units of a layer.
+
+        Args:
+          channels: That the layer has.
+        """
+        return len(self.names) or channels
+
+    def label(self, number: int) -> str:
+        """Return what a unit goes by where there is little room: its name, or its number.
+
+        Example:
+          >>> Question("", suppresses=False, unit="direction", names=("age", "sex")).label(1)
+          'sex'
+        """
+        return self.names[number] if number < len(self.names) else str(number)
+
+    def called(self, number: int) -> str:
+        """Name a unit among those of its layer.
+
+        Example:
+          >>> Question("", suppresses=False, unit="channel").called(3)
+          'channel 3'
+        """
+        return f"{self.unit} {self.label(number)}" if self.has_several else self.unit
+
+    @property
     def sought(self) -> str:
         """What the images of the layer show."""
-        each = f"each {self.unit}" if self.is_of_channels else f"the {self.unit}"
+        each = f"each {self.unit}" if self.has_several else f"the {self.unit}"
         return f"what {self.verb} {each} most"
 
     def name(self, layer: str, channel: int) -> str:
@@ -61,8 +94,8 @@ class Question(NamedTuple):
           >>> Question("logit('logits')", suppresses=True, unit="logit").name("logits", 1)
           'logit 1 of logits'
         """
-        if self.is_of_channels:
-            return f"{self.unit} {channel} of {layer}"
+        if self.has_several:
+            return f"{self.called(channel)} {'in' if self.names else 'of'} {layer}"
         return f"{layer} as a whole" if self.unit == "whole layer" else f"a {self.unit} in {layer}"
 
     def counted(self, finished: int, total: int, *, variants: int = 1) -> str:
@@ -70,19 +103,20 @@ class Question(NamedTuple):
 
         Args:
           finished: Those that have their images.
-          total: Those that the layer has.
+          total: The channels that the layer has.
           variants: Images of each.
 
         Example:
           >>> Question("", suppresses=False, unit="channel").counted(2, 64, variants=3)
           '2 of 64 channels, 3 variants each'
         """
-        if self.is_of_channels:
+        total = self.total(total)
+        if self.has_several:
             of = f" of {total}" if total > finished else ""
             text = f"{finished}{of} {self.unit}{'' if max(finished, total) == 1 else 's'}"
         else:
             text = f"the {self.unit}"
-        each = " each" if self.is_of_channels and finished > 1 else ""
+        each = " each" if self.has_several and finished > 1 else ""
         return text if variants == 1 else f"{text}, {variants} variants{each}"
 
 
@@ -130,7 +164,8 @@ def question(configuration: Mapping[str, Any], layer: str) -> Question:
     """Return what a run asked of the units of a layer.
 
     Args:
-      configuration: Of the run; its entry "objective" is a description, or one for each layer.
+      configuration: Of the run; its entry "objective" is a description, or one for each layer,
+        and "unit_names" has, by layer, the names of units that are no channels.
       layer: Its name.
 
     Returns:
@@ -146,9 +181,12 @@ def question(configuration: Mapping[str, Any], layer: str) -> Question:
     if isinstance(found, Mapping):
         found = found.get(layer)
     text = found if isinstance(found, str) else ""
+    names = configuration.get("unit_names")
+    names = names.get(layer, ()) if isinstance(names, Mapping) else ()
     rest, negative = text, False
     while head := _HEAD.match(rest):
         negative ^= head["negative"] is not None
         rest = rest[head.end() :]
     call = re.match(r"\(*(\w+)", rest)
-    return Question(text, negative, _WORDS.get(call[1], "unit") if call else "channel")
+    unit = _WORDS.get(call[1], "unit") if call else "channel"
+    return Question(text, negative, unit, tuple(names))

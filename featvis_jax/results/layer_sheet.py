@@ -42,7 +42,10 @@ def layer_sheet(
     number = len({row.channel for row in rows})
     return sheets.contact_sheet(
         images,
-        titles=[sheets.tile_title(row, variants=variants) for row in rows],
+        titles=[
+            sheets.tile_title(row, variants=variants, name=question.label(row.channel))
+            for row in rows
+        ],
         statuses=[row.status for row in rows],
         title=f"{layer}: {question.sought}" if question.suppresses else layer,
         subtitle=question.counted(number, total, variants=variants)

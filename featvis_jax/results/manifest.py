@@ -164,7 +164,7 @@ def descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
 
 
 # What a run may be asked for in parts: entries by the layer, and the channels of each.
-_BY_LAYER = ("layers", "objective", "penalty")
+_BY_LAYER = ("layers", "objective", "penalty", "unit_names")
 
 
 def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +184,8 @@ def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(new)
     for name in _BY_LAYER:
         before, after = old.get(name), new.get(name)
+        if name == "unit_names" and (before or after):  # Channels have none.
+            before, after = before or {}, after or {}
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found[name] = {**after, **before}
     for layer, channels in found.get("layers", {}).items():

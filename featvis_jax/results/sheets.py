@@ -37,12 +37,13 @@ _SIDES = {"L": "left", "R": "right", "A": "anterior", "P": "posterior", "S": "su
 _SIDES["I"] = "inferior"
 
 
-def tile_title(record: UnitRecord, *, variants: int) -> str:
+def tile_title(record: UnitRecord, *, variants: int, name: str | None = None) -> str:
     """Name an image under its tile.
 
     Args:
       record: Of the image.
       variants: Images that a unit of the run has.
+      name: What the unit is called; by default its number.
 
     Example:
       >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0, variant=2)
@@ -52,7 +53,8 @@ def tile_title(record: UnitRecord, *, variants: int) -> str:
       >>> tile_title(replace(row, strength=1.25), variants=1)
       '3  1.2\u00d7'
     """
-    name = str(record.channel) if variants == 1 else f"{record.channel} ({record.variant})"
+    name = str(record.channel) if name is None else name
+    name = name if variants == 1 else f"{name} ({record.variant})"
     return name if record.strength is None else f"{name}  {times(record.strength)}"
 
 

@@ -43,7 +43,10 @@ class UnitRecord:
     """
 
     layer: str = _column("Layer of the network, as the model names it")
-    channel: int = _column("Channel of the layer, from 0; 0 if a layer as a whole was asked for")
+    channel: int = _column(
+        "Channel of the layer, from 0, or of several directions the number of one, which run.json "
+        "names under unit_names; 0 if a layer as a whole was asked for"
+    )
     variant: int = _column(
         "Image of the channel, from 1; a run with several variants has a row for each",
         default=1,
@@ -156,7 +159,8 @@ class ReferenceRecord:
 class UnitResult:
     """A finished image: its row, its voxels (*spatial, channels), its values at every step.
 
-    `transparency` is a second image, where the network was looking, or None.
+    `transparency` is a second image, where the network was looking, or None; `name` is what the
+    unit is called, where it is one of several directions.
     """
 
     record: UnitRecord
@@ -164,6 +168,7 @@ class UnitResult:
     objective: Float[np.ndarray, " steps"]
     penalty: Float[np.ndarray, " steps"]
     transparency: Float[np.ndarray, "*spatial channels"] | None = None
+    name: str | None = None
 
     @property
     def layer(self) -> str:
@@ -198,7 +203,7 @@ class UnitResult:
     def __repr__(self) -> str:
         """What it is, without its voxels."""
         shape = " x ".join(map(str, self.image.shape))
-        return f"{self.layer} {self.channel}: {self.status}, an image of {shape}"
+        return f"{self.layer} {self.name or self.channel}: {self.status}, an image of {shape}"
 
 
 class Traces(NamedTuple):

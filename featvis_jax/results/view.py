@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.results import channels, encoding, manifest, nifti, tables
+from featvis_jax.results import asked, channels, encoding, manifest, nifti, tables
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
 from featvis_jax.results.tables import (
@@ -132,11 +132,14 @@ class RunView:
                 continue
             traces = self.traces(name)
             place = {key: index for index, key in enumerate(traces.keys(name))}
+            question = asked.question(self.configuration, name)
             for record in (row for row in records if row.layer == name):
                 at = place[record.key]
                 image, _ = self.image(*record.key)
                 seen = self.transparency(*record.key)
-                yield UnitResult(record, image, traces.objective[at], traces.penalty[at], seen)
+                called = question.label(record.channel) if question.names else None
+                curves = traces.objective[at], traces.penalty[at]
+                yield UnitResult(record, image, *curves, transparency=seen, name=called)
 
     def traces(self, layer: str) -> Traces:
         """Return objective and penalty before every step, for the finished images of a layer."""

@@ -110,6 +110,7 @@ def _results(
     strongest: Mapping[tuple[str, int], float],
 ) -> list[UnitResult]:
     seconds = finished.seconds / batch.count / job.options.variants
+    names = job.configuration.get("unit_names", {}).get(layer.name)
     return [
         unit_result(
             unit,
@@ -118,6 +119,7 @@ def _results(
             seconds=seconds,
             strongest=strongest.get((layer.name, unit.channel)),
             seed=job.options.seed,
+            name=names[unit.channel] if names else None,
         )
         for unit in finished.units
     ]

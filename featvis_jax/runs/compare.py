@@ -96,7 +96,6 @@ def run(model: Model, options: CompareOptions) -> None:
             column=column,
             batch_size=options.batch,
             seed=options.seed,
-            has_one_unit=options.has_one_unit,
         ),
         Path(options.out),
         seen_as=channels.input_channels(model, hold=options.hold or ()),

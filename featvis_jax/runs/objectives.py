@@ -1,13 +1,15 @@
 """What an ascent maximizes, by options."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
 import numpy as np
 
-from featvis_jax.data.arrays import load_array
+from featvis_jax.data.arrays import load_arrays
 from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.maximize import objectives
-from featvis_jax.maximize.objectives import Objective
+from featvis_jax.maximize.objectives import Directions, Numbers, Objective, directions_of
 from featvis_jax.models import Model
 from featvis_jax.options import Options, errors_of, option
 
@@ -32,8 +34,11 @@ class ObjectiveOptions(Options):
     other: int | None = option(
         None, "For logit_difference: the logit to subtract; the others by default."
     )
-    direction: str | None = option(
-        None, "For direction and cosine_direction: a .npy file with one number per channel."
+    direction: str | Numbers | Mapping[str, Numbers] | Directions | None = option(
+        None,
+        "For direction and cosine_direction: a .npy or .npz file with one number per channel, or "
+        "with a matrix that has a direction in each row. `channels` chooses among several; "
+        "the arrays of a .npz file have names.",
     )
     attention: str | None = option(
         None,
@@ -52,16 +57,48 @@ class ObjectiveOptions(Options):
         None, "Weight of the term that keeps a unit's variants apart; 1 by default.", least=0.0
     )
 
+    def __post_init__(self) -> None:
+        """Check the values, and of directions given in Python make what a file of them holds."""
+        super().__post_init__()
+        if self.direction is not None and not isinstance(self.direction, str):
+            try:
+                object.__setattr__(self, "direction", directions_of(self.direction))
+            except ValueError as error:
+                raise ValueError(f"`direction`: {error}") from error
+
+    @functools.cached_property
+    def vectors(self) -> np.ndarray | Directions | None:
+        """The direction, or several, that it is about; None where it is about something else.
+
+        Raises:
+          FileNotFoundError: There is no such file.
+          ValueError: There is none, or the file holds something else.
+        """
+        if isinstance(self.objective, Objective):
+            return self.objective.directions
+        if self.objective not in _ALONG:
+            return None
+        if self.direction is None:
+            raise ValueError(f"`objective={self.objective}` needs `direction=FILE`, .npy or .npz.")
+        if not isinstance(self.direction, str):
+            return directions_of(self.direction)
+        with errors_of("direction", self.direction):
+            return directions_of(load_arrays(self.direction))
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """The names of units of its own; none where its units are a layer's channels, or one."""
+        return self.vectors.names if isinstance(self.vectors, Directions) else ()
+
     @property
     def has_one_unit(self) -> bool:
         """Whether it is about a layer as a whole, not about its channels."""
         if isinstance(self.objective, Objective):
-            return bool(self.objective.layers) and not self.objective.unit_layers
-        return self.objective in _OF_A_WHOLE_LAYER
+            return self.objective.has_one_unit
+        return self.objective == "layer" or isinstance(self.vectors, np.ndarray)
 
 
-# Objectives of a layer as a whole have one unit, which goes by number 0.
-_OF_A_WHOLE_LAYER = ("layer", "direction", "cosine_direction")
+_ALONG = ("direction", "cosine_direction")
 
 
 def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: str) -> Objective:
@@ -88,8 +125,8 @@ def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: s
         chosen = objectives.neuron(layer, position=options.position)
     elif options.objective == "logit_difference":
         chosen = objectives.logit_difference(layer, other=options.other)
-    elif options.objective in ("direction", "cosine_direction"):
-        chosen = getattr(objectives, options.objective)(layer, vector=_direction(options.direction))
+    elif options.objective in _ALONG:
+        chosen = getattr(objectives, options.objective)(layer, _fitting(model, layer, options))
     else:
         chosen = getattr(objectives, options.objective)(layer)
     if options.sign == "-1":
@@ -107,7 +144,7 @@ def _refuse_idle(options: ObjectiveOptions) -> None:
     readers = {
         "position": ("neuron",),
         "other": ("logit_difference",),
-        "direction": ("direction", "cosine_direction"),
+        "direction": _ALONG,
         "attention": ("channel",),
     }
     for name, wanted in readers.items():
@@ -116,13 +153,19 @@ def _refuse_idle(options: ObjectiveOptions) -> None:
                 f"`{name}` is for `objective={' or '.join(wanted)}`, but the objective is "
                 f"{options.objective}: leave one of them out."
             )
-    if options.objective in readers["direction"] and options.direction is None:
-        raise ValueError(f"`objective={options.objective}` needs `direction=FILE.npy`.")
     if options.diversity is not None and options.variants == 1:
         raise ValueError("`diversity` needs several variants of a unit: give `variants` too.")
 
 
-def _direction(path: str | None) -> np.ndarray:
-    assert path is not None
-    with errors_of("direction", path):
-        return load_array(path)
+def _fitting(model: Model, layer: str, options: ObjectiveOptions) -> np.ndarray | Directions:
+    """The directions of options, which have to be those of a layer."""
+    found, channels = options.vectors, model.network.layer(layer).channels
+    assert found is not None
+    length = (found.vectors if isinstance(found, Directions) else found).shape[-1]
+    if length != channels:
+        told = f"`direction={options.direction}`" if isinstance(options.direction, str) else ""
+        raise ValueError(
+            f"{told or '`direction`'}: a vector has {length} numbers, but layer {layer!r} has "
+            f"{channels} channels: give one number for each channel."
+        )
+    return found

@@ -25,8 +25,10 @@ class UnitOptions(Options):
     layer: tuple[str, ...] | None = option(
         None, "Name of a layer; repeat for several, all for every layer.", repeats=True
     )
-    channels: str | Sequence[int] = option(
-        "all", "Channels: all, a range such as 0:8, or a list such as 1,5."
+    channels: str | Sequence[int | str] = option(
+        "all",
+        "Channels: all, a range such as 0:8, or a list such as 1,5; of several directions, their "
+        "names too.",
     )
 
 
@@ -87,19 +89,21 @@ def chosen_layers(network: Network, options: UnitOptions) -> list[Layer]:
 
 
 def chosen_channels(
-    layer: Layer, channels: str | Sequence[int], objective: ObjectiveOptions
+    layer: Layer, channels: str | Sequence[int | str], objective: ObjectiveOptions
 ) -> list[int]:
     """The channels that options name, checked against a layer.
 
     Args:
       layer: The layer.
       channels: All, a range or a list.
-      objective: What is maximized; it may be about the layer as a whole.
+      objective: What is maximized; it may be about the layer as a whole, or about directions, which
+        are chosen as channels are, or by their names.
 
     Raises:
       ValueError: The layer has no such channels.
     """
-    count, told = layer.channels, f"`channels={shown_value(channels)}`"
+    names, told = objective.unit_names, f"`channels={shown_value(channels)}`"
+    count = len(names) or layer.channels
     if objective.has_one_unit:
         if channels != "all":
             raise ValueError(
@@ -108,26 +112,34 @@ def chosen_channels(
             )
         return [0]
     try:
-        chosen = _numbers(channels, count)
+        chosen = _numbers(channels, count, names)
     except ValueError:
         chosen = []
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
+        has = f"layer {layer.name!r} has channels" if not names else "there are directions"
+        called = f" ({', '.join(names[:8])}{', ...' if count > 8 else ''})" if names else ""
+        last = count - 1 if not names else names[-1]
         raise ValueError(
-            f"{told}: layer {layer.name!r} has channels 0 to {count - 1}; expected all, a "
-            f"range such as 0:{min(8, count)}, or a list such as 0,{count - 1}."
+            f"{told}: {has} 0 to {count - 1}{called}; expected all, a range such as "
+            f"0:{min(8, count)}, or a list such as 0,{last}."
         )
     return chosen
 
 
-def _numbers(channels: str | Sequence[int], count: int) -> list[int]:
-    if not isinstance(channels, str):
-        return sorted({int(channel) for channel in channels})
-    if channels == "all":
-        return list(range(count))
-    if ":" in channels:
-        first, stop = (int(part) if part else None for part in channels.split(":"))
-        return list(range(first or 0, count if stop is None else stop))
-    return sorted({int(part) for part in channels.split(",")})
+def _numbers(channels: str | Sequence[int | str], count: int, names: Sequence[str]) -> list[int]:
+    """The numbers that a choice names; a name stands for itself and for the rows of its matrix."""
+    if isinstance(channels, str):
+        if channels == "all":
+            return list(range(count))
+        if ":" in channels:
+            first, stop = (int(part) if part else None for part in channels.split(":"))
+            return list(range(first or 0, count if stop is None else stop))
+        channels = channels.split(",")
+    chosen: set[int] = set()
+    for part in channels:
+        called = {i for i, name in enumerate(names) if part in (name, name.rpartition("/")[0])}
+        chosen |= called if part and called else {int(part)}
+    return sorted(chosen)
 
 
 def recipe(
@@ -135,7 +147,7 @@ def recipe(
     layer: str,
     options: RecipeOptions,
     *,
-    channels: str | Sequence[int] = "all",
+    channels: str | Sequence[int | str] = "all",
     regularization: str | None = None,
 ) -> ascent.Recipe:
     """The recipe that options spell out for a layer, checked.
@@ -202,7 +214,7 @@ def _configured(
     model: Model,
     layer: str,
     options: RecipeOptions,
-    channels: str | Sequence[int],
+    channels: str | Sequence[int | str],
 ) -> ascent.Recipe:
     """What the function of a user's file makes of a recipe."""
     path = options.config

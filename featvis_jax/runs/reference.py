@@ -20,7 +20,7 @@ from featvis_jax.runs.sizing import Work
 
 def responses(
     model: Model, asked: Mapping[str, Asked], inputs: Inputs
-) -> dict[str, Float32[np.ndarray, "images channels"]]:
+) -> dict[str, Float32[np.ndarray, "images units"]]:
     """How strongly units respond to real inputs.
 
     Args:
@@ -39,7 +39,7 @@ def responses(
 
 
 def of_layer(
-    model: Model, layer: str, objective: Objective, inputs: Inputs, *, has_one_unit: bool
+    model: Model, layer: str, objective: Objective, inputs: Inputs
 ) -> tuple[Float32[np.ndarray, "images units"], Float32[np.ndarray, " units"]]:
     """Responses of all units of a layer to every image, and their reference.
 
@@ -48,24 +48,21 @@ def of_layer(
       layer: The layer.
       objective: What its units are asked for.
       inputs: The images.
-      has_one_unit: Whether the layer is asked for as a whole.
     """
-    asked = all_units(model, layer, objective, has_one_unit=has_one_unit)
+    asked = all_units(model, layer, objective)
     found = responses(model, {layer: asked}, inputs)[layer]
     return found, np.percentile(found, inputs.percentile, axis=0).astype(np.float32)
 
 
-def all_units(model: Model, layer: str, objective: Objective, *, has_one_unit: bool) -> Asked:
-    """Every unit of a layer, or the one of a layer that is asked for as a whole.
+def all_units(model: Model, layer: str, objective: Objective) -> Asked:
+    """Every unit that an objective has in a layer: its channels, its directions, or one.
 
     Args:
       model: The network.
       layer: The layer.
       objective: What its units are asked for.
-      has_one_unit: Whether the layer is asked for as a whole.
     """
-    count = 1 if has_one_unit else model.network.layer(layer).channels
-    return Asked(objective, range(count))
+    return Asked(objective, range(objective.num_units(model.network.layer(layer).channels)))
 
 
 def batch_size(model: Model) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
@@ -15,7 +14,7 @@ from featvis_jax.evaluation.strength import likeness_correlation, selectivity, s
 from featvis_jax.maximize import ascent, planning
 from featvis_jax.maximize.ascent import Recipe
 from featvis_jax.maximize.layer import FinishedUnit, LayerProgram
-from featvis_jax.maximize.objectives import Objective, Unit
+from featvis_jax.maximize.objectives import Objective
 from featvis_jax.maximize.recipe import check_units
 from featvis_jax.maximize.reference import unit_responses
 from featvis_jax.maximize.stability import moved_objective
@@ -80,7 +79,6 @@ class Comparison(NamedTuple):
       column: What the columns are, for the table's first column.
       batch_size: Most channels that run together.
       seed: Of all random draws.
-      has_one_unit: Whether the layer is asked for as a whole.
     """
 
     model: Model
@@ -91,7 +89,6 @@ class Comparison(NamedTuple):
     column: str
     batch_size: int
     seed: int
-    has_one_unit: bool
 
     @property
     def steps(self) -> int:
@@ -126,17 +123,19 @@ def write(of: Comparison, out: Path, *, seen_as: InputChannels) -> None:
         looks = []
         for unit, selective in zip(found[name].units, found[name].selectivity, strict=True):
             _write_image(out / "images" / file_name(name), unit, of.model, seen_as)
-            key, number = jax.random.key(unit.channel), Unit(jnp.int32(unit.channel))
-            moved = float(measure(of.model.network.variables, key, unit.image, number))
+            key = jax.random.key(unit.channel)
+            asked = jax.tree.map(lambda leaf: leaf[0], recipe.objective.units([unit.channel]))
+            moved = float(measure(of.model.network.variables, key, unit.image, asked))
             looks.append({**_row(unit, moved, beside), "selectivity": float(selective)})
             rows.append({of.column: name, "layer": of.layer.name, **looks[-1]})
         of_column = _summary(of.model, found[name], looks)
         summary.append({of.column: name, "layer": of.layer.name, **of_column})
         atomic_write_bytes(out / "comparison.tsv", encoding.encode_rows(rows, digits=6))
         atomic_write_bytes(out / "summary.tsv", encoding.encode_rows(summary, digits=6))
+    names = _names(of.recipes)
     figure = comparison(
         [[found[name].units[i].image for name in of.recipes] for i in range(len(of.channels))],
-        rows=[str(channel) for channel in of.channels],
+        rows=[names[channel] if names else str(channel) for channel in of.channels],
         columns=[name.replace(",", " + ") for name in of.recipes],
         window=of.model.intensity_range,
         channels=seen_as,
@@ -172,17 +171,22 @@ def title(model: str, layer: str, recipes: Mapping[str, Recipe], *, steps: int) 
       recipes: Of the columns.
       steps: Of every ascent.
     """
-    asked = question({"objective": next(iter(recipes.values())).objective.description}, layer)
+    described = next(iter(recipes.values())).objective.description
+    asked = question({"objective": described, "unit_names": {layer: _names(recipes)}}, layer)
     sought = f": {asked.sought}" if asked.suppresses else ""
     return f"{model}, {layer}{sought}, {steps} steps"
+
+
+def _names(recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
+    """What the units are called where they are several directions, none of channels."""
+    directions = next(iter(recipes.values())).objective.directions
+    return () if directions is None else directions.names
 
 
 def _beside(of: Comparison, inputs: Inputs) -> Beside:
     """Measure real inputs once for all columns, which answer one question."""
     objective = next(iter(of.recipes.values())).objective
-    responses, strongest = reference.of_layer(
-        of.model, of.layer.name, objective, inputs, has_one_unit=of.has_one_unit
-    )
+    responses, strongest = reference.of_layer(of.model, of.layer.name, objective, inputs)
     told = compared_with({"reference": inputs.configuration()})
     assert told is not None
     return Beside(objective, responses, strongest, told)
@@ -205,7 +209,7 @@ def _column(of: Comparison, recipe: Recipe, beside: Beside | None) -> Column:
         seconds += finished.seconds
     if beside is None:
         return Column(units, seconds, np.full(len(units), np.nan), float("nan"))
-    asked = reference.all_units(of.model, layer, beside.objective, has_one_unit=of.has_one_unit)
+    asked = reference.all_units(of.model, layer, beside.objective)
     responses = unit_responses(
         network,
         {layer: asked},

@@ -18,6 +18,7 @@ def unit_result(
     seconds: float,
     strongest: float | None,
     seed: int,
+    name: str | None = None,
 ) -> UnitResult:
     """What is stored of a unit.
 
@@ -28,6 +29,7 @@ def unit_result(
       seconds: Its share in the time of its batch.
       strongest: Its response to the strongest real input, where that is known.
       seed: Of the run.
+      name: What the unit is called, where it is one of several directions.
     """
     seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
     record = UnitRecord(
@@ -59,4 +61,4 @@ def unit_result(
         seed=seed,
     )
     traces = unit.objective_trace, unit.penalty_trace
-    return UnitResult(record, unit.image, *traces, transparency=unit.transparency)
+    return UnitResult(record, unit.image, *traces, transparency=unit.transparency, name=name)

@@ -155,6 +155,11 @@ def finish(run: Run, job: Job, scans: Source | None) -> None:
 def _examples(model: Model, options: VisualizeOptions) -> Source | None:
     if options.real_examples is None:
         return None
+    if options.has_one_unit or options.unit_names:
+        raise ValueError(
+            f"`real_examples={options.real_examples}` shows the scans that drive each channel, and "
+            "the units here are no channels: leave it out, or ask for `objective=channel`."
+        )
     return source_of(
         "real_examples",
         options.real_examples,
@@ -198,7 +203,9 @@ def summary(run: Run, *, variants: int) -> str:
     strengths = [record.strength for record in units if record.strength is not None]
     if strengths:
         told += f"; median strength {np.median(strengths):.2g}"
-    number = f"{len(units)} channel{'' if len(units) == 1 else 's'}{several}"
+    named = run.configuration.get("unit_names", {})
+    noun = "direction" if named and {row.layer for row in units} <= named.keys() else "channel"
+    number = f"{len(units)} {noun}{'' if len(units) == 1 else 's'}{several}"
     return f"{number}: {told or 'none was left to do'}."
 
 

@@ -132,6 +132,10 @@ def job(model: Model, options: AscentOptions) -> Job:
     configuration = _configuration(model, work, inputs, options)
     if (told := seen_as.setting()) is not None:
         configuration["input_channels"] = told
+    directions = {name: each.objective.directions for name, each in work.recipes.items()}
+    names = {name: list(each.names) for name, each in directions.items() if each is not None}
+    if names:
+        configuration["unit_names"] = names
     if options.batch_size is not None:
         configuration["batch"] = options.batch_size
     return Job(model, options, work, tuple(layers), inputs, configuration)

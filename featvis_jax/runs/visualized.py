@@ -144,7 +144,7 @@ def visualize(
     model: Model | Network | str | Path,
     layer: str | Sequence[str],
     *,
-    channels: str | int | Sequence[int] = "all",
+    channels: str | int | Sequence[int | str] = "all",
     **options: Any,
 ) -> Units:
     """Find the images that drive units of a trained network most.
@@ -152,12 +152,14 @@ def visualize(
     Args:
       model: A model (`load`, `from_flax`, `from_function`), or what `load` takes.
       layer: Name of a layer, or of several; ``"all"`` for every layer with weights.
-      channels: Numbers of channels, or as the command line has them: ``"all"``, ``"0:8"``.
+      channels: Numbers of channels, or as the command line has them: ``"all"``, ``"0:8"``; of
+        several directions their numbers or names.
       **options: Fields of `featvis_jax.runs.visualize_job.AscentOptions`, by the names of the flags
         of ``featvis visualize``: ``steps=256``, ``objective="logit_difference"``,
         ``parameterization="fourier"``, ``regularization="lucid"``, ``variants=4``,
         ``reference="DIR"``, ``seed=0``, ... An objective, a penalty or a parameterization may be a
-        value of `featvis_jax.maximize` in place of a name.
+        value of `featvis_jax.maximize` in place of a name, and `direction` a vector, a matrix
+        with a direction in each row, or either by name, in place of a file.
 
     Returns:
       The units: a sequence of images with their statuses and traces, which a notebook shows as a

@@ -20,6 +20,10 @@ ASKED = {
     "neuron": ["--objective=neuron", "--position=3,4", "--channels=2"],
     "layer": ["--objective=layer"],
     "direction": ["--objective=direction", "--direction={place}/direction.npy"],
+    "directions": [
+        *("--objective=cosine_direction", "--direction={place}/directions.npz"),
+        *("--channels=age,pca/1", "--sign=-1"),
+    ],
     "suppressing": ["--sign=-1", "--channels=2"],
     "variants": ["--variants=2", "--channels=1,2", "--diversity=2"],
     "fourier": ["--parameterization=fourier", "--intensity=affine", "--channels=2"],
@@ -43,10 +47,18 @@ ASKED = {
 REFUSED = {
     "position of a channel": (["--position=3,4"], "--position is for --objective=neuron"),
     "position outside": (["--objective=neuron", "--position=99,4"], "99"),
-    "no direction": (["--objective=direction"], "needs --direction=FILE.npy"),
+    "no direction": (["--objective=direction"], "needs --direction=FILE"),
     "short direction": (
         ["--objective=direction", "--direction={place}/short.npy"],
-        "the vector has 3 numbers",
+        "--direction={place}/short.npy: a vector has 3 numbers, but layer 'conv2' has 16 channels",
+    ),
+    "no such direction": (
+        ["--objective=direction", "--direction={place}/directions.npz", "--channels=sex"],
+        "--channels=sex: there are directions 0 to 2 (age, pca/0, pca/1); expected all",
+    ),
+    "scans of a direction": (
+        ["--objective=direction", "--direction={place}/direction.npy", "--real_examples={place}"],
+        "the units here are no channels: leave it out, or ask for --objective=channel",
     ),
     "small mask": (["--mask={place}/small.nii"], "reaches up to 80 mm beyond it"),
     "small start": (["--start_image={place}/small.nii"], "crop or resample it to that grid"),
@@ -93,6 +105,7 @@ def files(tmp_path_factory, trained):
     rng = np.random.default_rng(0)
     np.save(place / "direction.npy", rng.normal(size=16).astype(np.float32))
     np.save(place / "short.npy", np.ones(3, np.float32))
+    np.savez(place / "directions.npz", age=rng.normal(size=16), pca=rng.normal(size=(2, 16)))
     image = rng.uniform(0.2, 0.8, SHAPE).astype(np.float32)
     mask = np.zeros(SHAPE, np.float32)
     mask[10:30, 12:34] = 1

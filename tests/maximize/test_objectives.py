@@ -166,42 +166,62 @@ def test_neuron_is_one_place_of_its_channel(rng, spatial):
     corner = (0,) * (len(spatial) - 1) + (spatial[-1] - 1,)
     own = activations["a"][..., 2]
     given = unit(2)
-    moved = given._replace(position=jnp.asarray(corner, jnp.int32))
     for objective, of, place in [
         (objectives.neuron("a"), given, centre),
-        (objectives.neuron("a"), moved, corner),
         (objectives.neuron("a", position=corner), given, corner),
-        # What is written down goes before what the unit says.
-        (objectives.neuron("a", position=centre), moved, centre),
+        (objectives.neuron("a", position=centre), given, centre),
     ]:
         assert evaluate(objective, activations, of) == pytest.approx(own[place], rel=1e-5)
 
 
-def test_another_position_and_another_direction_compile_nothing(rng):
+def test_one_program_serves_all_directions(rng):
     activations = {"a": jnp.asarray(rng.standard_normal((5, 6, 4)), jnp.float32)}
+    vectors = rng.standard_normal((7, 4))
+    objective = -objectives.direction("a", vectors)
     traced = []
 
     def value(activations, image, unit):
         traced.append(unit)
-        both = objectives.neuron("a") + objectives.direction("a")
-        return both.value(activations, image, unit)
+        return objective.value(activations, image, unit)
 
-    read = QUICK_JIT(value)
-    for position, direction in [((0, 0), (1, 0, 0, 0)), ((4, 5), (0, 1, -1, 2))]:
-        vector = jnp.asarray(direction, jnp.float32)
-        found = read(
-            activations, jnp.zeros((9, 9, 1)), Unit(jnp.int32(1), jnp.asarray(position), vector)
-        )
-        exact = np.asarray(activations["a"], np.float64)
-        expected = exact[(*position, 1)] + (exact @ np.asarray(direction)).mean()
-        assert float(found) == pytest.approx(expected, rel=1e-4)
+    read = QUICK_JIT(jax.vmap(value, in_axes=(None, None, 0)))
+    exact = np.asarray(activations["a"], np.float64)
+    for numbers in ([0, 1], [6, 3]):  # More directions than the layer has channels.
+        found = read(activations, jnp.zeros((9, 9, 1)), objective.units(numbers))
+        expected = -(exact @ vectors[numbers].T).mean(axis=(0, 1))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert len(traced) == 1
 
 
-def test_a_position_beyond_the_grid_is_no_number(rng):
-    activations = {"a": jnp.asarray(rng.standard_normal((5, 6, 4)), jnp.float32)}
-    beyond = Unit(jnp.int32(0), jnp.array([5, 0]))
-    assert np.isnan(objectives.neuron("a").value(activations, jnp.zeros((9, 9, 1)), beyond))
+def test_directions_are_units_with_numbers_and_names():
+    named = objectives.direction("a", {"age": [1, 0, 0], "pca": [[0, 1, 0], [0, 0, 2.0]]})
+    assert named.directions is not None
+    assert named.directions.names == ("age", "pca/0", "pca/1")
+    assert objectives.direction("a", np.eye(3)).directions.names == ("0", "1", "2")
+    assert (named.num_units(64), named.has_one_unit) == (3, False)
+    assert named.units([2]).direction.tolist() == [[0, 0, 2]]
+    with pytest.raises(ValueError, match=r"directions \[3\] are asked for; there are 0 to 2"):
+        named.units([3])
+    one = objectives.direction("a", [1, 0, 0])
+    assert (one.num_units(64), one.has_one_unit, one.directions) == (1, True, None)
+    assert (channel("a").num_units(64), (A - one).num_units(64)) == (64, 64)
+
+
+def test_what_is_made_of_directions_has_them_too():
+    several = objectives.direction("a", np.eye(3))
+    for made in (-several, objectives.strongest(several), several + objectives.diversity("a")):
+        assert made.directions is several.directions
+    for made in (several - objectives.direction("a", [1, 0, 0]), several + B):
+        assert made.directions is several.directions
+    assert (several + objectives.cosine_direction("a", np.eye(3))).num_units(9) == 3
+    third = several.of(2)
+    assert third.has_one_unit
+    activations = {"a": jnp.asarray([[[1.0, 2.0, 4.0]]])}
+    assert float(third.value(activations, jnp.zeros((3, 3, 1)), unit(0))) == 4
+    with pytest.raises(ValueError, match="there are directions 0 to 2, not 3"):
+        several.of(3)
+    with pytest.raises(ValueError, match="several directions each, and not the same"):
+        several + objectives.direction("a", np.eye(3)[:2])
 
 
 def test_layer_is_the_mean_square(rng):
@@ -213,12 +233,10 @@ def test_layer_is_the_mean_square(rng):
 def test_logits_and_their_differences(rng):
     activations = numpy_activations(rng)
     z = activations["logits"]
-    two = unit(2)._replace(other=jnp.int32(0))
     for objective, given, expected in [
         (objectives.logit("logits"), unit(2), z[2]),
         (objectives.logit_difference("logits"), unit(2), z[2] - (z[0] + z[1]) / 2),
-        (objectives.logit_difference("logits"), two, z[2] - z[0]),
-        (objectives.logit_difference("logits", other=1), two, z[2] - z[1]),
+        (objectives.logit_difference("logits", other=1), unit(2), z[2] - z[1]),
     ]:
         assert evaluate(objective, activations, given) == pytest.approx(expected, rel=1e-5)
 
@@ -229,10 +247,11 @@ def test_directions(rng, spatial):
     vector = rng.standard_normal(CHANNELS).astype(np.float32)
     exact, v = activations["a"], vector.astype(np.float64)
     along = exact @ v
-    as_data = unit(0)._replace(direction=jnp.asarray(vector))
+    several = np.stack([np.ones_like(vector), vector])
+    as_data = unit(1)._replace(direction=jnp.asarray(vector))
     for objective, given in [
         (objectives.direction("a", vector=vector), unit(0)),
-        (objectives.direction("a"), as_data),
+        (objectives.direction("a", several), as_data),
     ]:
         assert evaluate(objective, activations, given) == pytest.approx(along.mean(), rel=1e-4)
     cosine = along / np.linalg.norm(exact, axis=-1) / np.linalg.norm(v)
@@ -240,8 +259,8 @@ def test_directions(rng, spatial):
     assert (cosine > 0.2).any()
     for power in (0.0, 1.0, 2.0, 3.5):
         expected = (along * np.maximum(cosine, 0.1) ** power).mean()
-        for vector_or_none, given in [(vector, unit(0)), (None, as_data)]:
-            objective = objectives.cosine_direction("a", vector=vector_or_none, power=power)
+        for vectors, given in [(vector, unit(0)), (several, as_data)]:
+            objective = objectives.cosine_direction("a", vectors, power=power)
             found = evaluate(objective, activations, given)
             assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -442,11 +461,24 @@ def test_what_does_not_fit_the_network_is_refused(message):
             lambda: objectives.direction("a", vector=[]),
             r"vector has shape \(0,\); expected one row",
         ),
-        (lambda: objectives.direction("a", vector=[[1.0]]), "expected one row of finite numbers"),
+        (lambda: objectives.direction("a", [[[1.0]]]), "expected one row of finite numbers"),
+        (lambda: objectives.direction("a", [[1.0, 2.0], [0, 0]]), "^direction: .*'1' is all 0"),
+        (lambda: objectives.direction("a", [[1.0], [1.0, 2.0]]), "vector is no array of numbers"),
+        (lambda: objectives.direction("a", ["x", "y"]), "holds <U1; expected real numbers"),
+        (lambda: objectives.direction("a", {}), "there is no direction"),
+        (lambda: objectives.direction("a", {"age": [1, 2], "sex": [1]}), "'age' has 2 .*'sex' 1"),
+        (
+            lambda: objectives.direction("a", {"age": np.ones(())}),
+            r"'age' has shape \(\); expected a vec",
+        ),
+        (
+            lambda: objectives.direction("a", {"a/0": [1.0], "a": [[1.0]]}),
+            "'a/0' names several directions",
+        ),
         (lambda: objectives.direction("a", vector=[0.0, 0.0]), "not all 0"),
         (lambda: objectives.cosine_direction("a", vector=[np.nan]), "finite"),
         (
-            lambda: objectives.cosine_direction("a", power=-1),
+            lambda: objectives.cosine_direction("a", [1.0], power=-1),
             "power is -1; expected a number from 0",
         ),
         (lambda: objectives.attention("a", np.zeros((3, 3))), "not all 0"),
@@ -470,26 +502,17 @@ def test_what_can_never_work_is_refused_at_once(make, message):
         make()
 
 
-@pytest.mark.parametrize(
-    ("objective", "given", "message"),
-    [
-        (objectives.direction("a"), unit(0), "expected a direction of 3 numbers.* there is none"),
-        (
-            objectives.cosine_direction("a"),
-            unit(0)._replace(direction=jnp.ones(4)),
-            r"of 3 numbers.* there is one of shape \(4,\): pass vector",
-        ),
-        (
-            objectives.neuron("a"),
-            unit(0)._replace(position=jnp.array([1, 1, 1])),
-            r"the unit's position has shape \(3,\); layer 'a' has the grid \(5, 6\)",
-        ),
-    ],
-)
-def test_a_unit_that_does_not_fit_is_refused_while_tracing(rng, objective, given, message):
+@pytest.mark.parametrize("name", ["", " ", "all", "3", "-1", "a,b", "a:b", "tab\t", " age"])
+def test_a_name_that_no_table_or_choice_could_hold_is_refused(name):
+    with pytest.raises(ValueError, match="cannot name a direction: expected a word"):
+        objectives.directions_of({name: [1.0, 2.0]})
+
+
+def test_a_unit_without_its_direction_is_refused_while_tracing(rng):
     activations, image = draw(rng, (5, 6))
-    with pytest.raises(ValueError, match=message):
-        jax.eval_shape(objective.value, activations, image, given)
+    several = objectives.direction("a", np.eye(3))
+    with pytest.raises(ValueError, match=r"needs one: take it from Objective\.units"):
+        jax.eval_shape(several.value, activations, image, unit(0))
 
 
 def test_what_is_read_of_a_layer_says_so():
@@ -501,8 +524,8 @@ def test_what_is_read_of_a_layer_says_so():
         A.of(1),
         objectives.layer("a"),
         objectives.logit_difference("a"),
-        objectives.direction("a"),
-        objectives.cosine_direction("a"),
+        objectives.direction("a", np.eye(3)),
+        objectives.cosine_direction("a", [1, 0, 0]),
         objectives.interpolation(A, A.of(1)),
         objectives.diversity("a"),
     ):

@@ -135,6 +135,18 @@ def suppressing(directory: Path, **settings: object) -> store.RunView:
     return write_run(directory, units, wanted={"conv1": [0, 3]}, **settings)
 
 
+def directions(directory: Path, **settings: object) -> store.RunView:
+    """A run of directions with names, of which one is not finished."""
+    names = ["age", "sex", HOSTILE]
+    settings = {
+        "objective": {"conv1": "direction('conv1', vector=<3x16 float32, sha256 0123456789ab>)"},
+        "unit_names": {"conv1": names},
+        **settings,
+    }
+    units = [unit("conv1", number, strength=1.5, response=1.0, target=0.5) for number in (0, 2)]
+    return write_run(directory, units, wanted={"conv1": [0, 1, 2]}, **settings)
+
+
 def volumes(directory: Path, *, affine: np.ndarray | None = VOLUME_AFFINE) -> store.RunView:
     """A 3-D run; channel 1 is bright on one side only."""
     units = [unit("conv1", 0, shape=VOLUME), unit("conv1", 1, image=phantom(), shape=VOLUME)]
@@ -188,7 +200,7 @@ class Page(HTMLParser):
         self.inside[tag] = ""
 
     def handle_endtag(self, tag):
-        if tag in ("dt", "dd", "figcaption", "li", "td", "h1", "h2", "title"):
+        if tag in ("dt", "dd", "figcaption", "li", "td", "th", "h1", "h2", "title"):
             self.closed.append((tag, re.sub(r"\s+", " ", self.inside.get(tag, "")).strip()))
 
     def handle_data(self, data):

@@ -34,6 +34,7 @@ A, B = objectives.channel("a"), objectives.channel("b")
         (-objectives.layer("a"), True, "whole layer"),
         (objectives.direction("a", vector=np.ones(3)), False, "direction"),
         (-objectives.cosine_direction("a", vector=np.ones(3)), True, "direction"),
+        (-objectives.direction("a", np.eye(3)), True, "direction"),
     ],
     ids=lambda each: getattr(each, "description", None),
 )
@@ -47,3 +48,21 @@ def test_sign_and_unit_are_those_of_the_objective(objective, suppresses, unit):
 def test_a_run_that_does_not_say_is_of_channels_that_are_driven():
     for settings in ({}, {"objective": None}, {"objective": {"b": "-"}}, {"objective": 3}):
         assert question(settings, "a").sought == "what drives each channel most"
+
+
+def test_directions_with_names_are_several_units():
+    settings = {"objective": {"a": objectives.direction("a", np.eye(3)).description}}
+    one, several = (
+        question(each, "a") for each in (settings, {**settings, "unit_names": {"a": list("xyz")}})
+    )
+    assert [each.sought for each in (one, several)] == [
+        "what drives the direction most",
+        "what drives each direction most",
+    ]
+    assert (several.label(1), several.called(1), several.name("a", 1)) == (
+        *("y", "direction y", "direction y in a"),
+    )
+    assert (one.label(0), one.called(0), one.name("a", 0)) == ("0", "direction", "a direction in a")
+    # Of a layer of 64 channels.
+    assert (several.counted(2, 64), one.counted(1, 64)) == ("2 of 3 directions", "the direction")
+    assert question({**settings, "unit_names": {"b": ["x"]}}, "a").names == ()

@@ -261,6 +261,32 @@ def test_an_overview_speaks_of_what_was_asked(tmp_path):
     assert page.all("img")[0]["alt"].startswith("Image that suppresses conv2 as a whole most")
 
 
+def test_directions_go_by_their_names(tmp_path):
+    pages = build_gallery(runs.directions(tmp_path / "run"), volumes=False).parent
+    layer = runs.Page(pages / "layers/conv1.html")
+    assert "2 of 3 directions" in layer.text
+    assert "What drives each direction most" in layer.text
+    captions = [text.split()[0] for text in layer.read("li")]
+    assert captions == ["age", runs.HOSTILE.split()[0]]
+    (first, _) = [runs.Page(pages / f"units/conv1/{number:04d}.html") for number in (0, 2)]
+    assert first.read("h1") == ["conv1 direction age"]
+    assert "direction age in conv1" in first.all("img")[0]["alt"]
+    assert "--channels=age" in first.text
+    assert first.all("a", rel="next")[0]["href"].endswith("0002.html")
+    assert "2 of 3 directions" in runs.Page(pages / "index.html").text
+    both = [runs.directions(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    index = build_comparison(both, out=tmp_path / "beside")
+    assert runs.Page(index).read("th")[-2:] == ["age", runs.HOSTILE]
+
+
+def test_what_python_gave_has_no_command(tmp_path):
+    run = runs.directions(tmp_path)
+    (tmp_path / "flags.txt").write_text("# direction was given in Python\n--model=m\n")
+    build_gallery(run, volumes=False)
+    page = runs.Page(tmp_path / "gallery/units/conv1/0000.html")
+    assert "again" not in " ".join(page.read("h2"))
+
+
 def test_a_comparison_says_which_run_suppresses(tmp_path):
     driven = runs.write_run(
         tmp_path / "driven", [runs.unit("conv1", 3)], wanted={"conv1": [3]}, regularization="blur"

@@ -363,6 +363,20 @@ def test_a_run_may_be_asked_for_other_units(tmp_path):
             store.open_run(tmp_path, {**of, **other}, environment=ENVIRONMENT)
 
 
+def test_a_run_of_channels_may_grow_by_directions_of_another_layer(tmp_path):
+    channels = {"layers": {"a": [0]}, "objective": {"a": "channel('a')"}, "seed": 0}
+    named = {**channels, "layers": {"b": [1]}, "objective": {"b": "direction('b')"}}
+    named["unit_names"] = {"b": ["age", "sex"]}
+    for configuration in (channels, named, channels):
+        store.open_run(tmp_path, configuration, environment={}).close()
+    found = store.read_run(tmp_path).configuration
+    assert found["layers"] == {"a": [0], "b": [1]}
+    assert found["unit_names"] == {"b": ["age", "sex"]}
+    other = {**named, "unit_names": {"b": ["age", "iq"]}}
+    with pytest.raises(manifest.ConfigurationMismatch, match=r"unit_names\.b"):
+        store.open_run(tmp_path, other, environment={})
+
+
 def test_another_configuration_is_refused_with_every_difference(tmp_path):
     open_run(tmp_path).close()
     before = content(tmp_path)

@@ -14,14 +14,16 @@ from featvis_jax.maximize.objectives.activations import (
     logit_difference,
     neuron,
 )
-from featvis_jax.maximize.objectives.base import VARIANTS, Numbers, Objective, Unit, fingerprint
+from featvis_jax.maximize.objectives.base import VARIANTS, Objective, fingerprint
 from featvis_jax.maximize.objectives.directions import cosine_direction, direction
 from featvis_jax.maximize.objectives.masks import attention, on_layer
 from featvis_jax.maximize.objectives.strongest import strongest
+from featvis_jax.maximize.objectives.units import Directions, Numbers, Unit, directions_of
 from featvis_jax.maximize.objectives.variants import diversity, interpolation
 
 __all__ = [
     "VARIANTS",
+    "Directions",
     "Numbers",
     "Objective",
     "Unit",
@@ -29,6 +31,7 @@ __all__ = [
     "channel",
     "cosine_direction",
     "direction",
+    "directions_of",
     "diversity",
     "fingerprint",
     "interpolation",

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from featvis_jax.maximize.objectives.base import Objective, Unit, Value
+from featvis_jax.maximize.objectives.base import Objective, Value
 from featvis_jax.maximize.objectives.constancy import MeanCheck
+from featvis_jax.maximize.objectives.units import Unit
 from featvis_jax.nn.tracing import Layer, Network
 from featvis_jax.types import Activations, Image, Scalar
 
@@ -49,8 +50,8 @@ def neuron(layer: str, *, position: Sequence[int] | None = None) -> Objective:
 
     Args:
       layer: Name of a layer with a grid; ``NAME/relu`` takes it after its ReLU.
-      position: An index for each spatial axis. By default `Unit.position`, which is data, and
-        where the unit has none the centre of the grid (the upper one of two).
+      position: An index for each spatial axis; by default the centre of the grid (the upper one
+        of two).
 
     Example:
       >>> activations = {"conv1": jnp.arange(18.0).reshape(3, 3, 2)}
@@ -75,26 +76,12 @@ def neuron(layer: str, *, position: Sequence[int] | None = None) -> Objective:
                 "each of its axes."
             )
 
-    def place(unit: Unit, grid: tuple[int, ...]) -> tuple[int | Int[Array, ""], ...]:
-        if fixed is not None:
-            return fixed
-        if unit.position is None:
-            return tuple(side // 2 for side in grid)
-        if unit.position.shape != (len(grid),):
-            raise ValueError(
-                f"{description}: the unit's position has shape {unit.position.shape}; layer "
-                f"{layer!r} has the grid {grid}: give one index for each of its axes."
-            )
-        return tuple(unit.position[axis] for axis in range(len(grid)))
+    def place(grid: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(side // 2 for side in grid) if fixed is None else fixed
 
     def value(activations: Activations, image: Image, unit: Unit) -> Scalar:
         own = own_channel(activations[layer], unit)
-        indices = place(unit, own.shape)
-        if unit.position is None or fixed is not None:
-            return own[indices]
-        for index in indices:
-            own = jnp.take(own, index, axis=0)  # NaN beyond the grid.
-        return own
+        return own[place(own.shape)]
 
     return Objective(
         description,
@@ -164,8 +151,8 @@ def logit_difference(layer: str, *, other: int | None = None) -> Objective:
 
     Args:
       layer: Name of the layer of logits, which has no grid.
-      other: Number of the other logit. By default `Unit.other`, which is data, and where the unit
-        has none the mean of all other logits: of two classes, the other one.
+      other: Number of the other logit; by default the mean of all other logits, of two classes
+        the other one.
 
     Example:
       >>> logits = {"logits": jnp.array([-1.0, 2.5])}
@@ -189,8 +176,6 @@ def logit_difference(layer: str, *, other: int | None = None) -> Objective:
         own = own_channel(logits, unit)
         if other is not None:
             return own - logits[other]
-        if unit.other is not None:
-            return own - jnp.take(logits, unit.other)
         return own - (logits.sum() - own) / (logits.size - 1)
 
     return Objective(description, (layer,), value, checks=(check,))

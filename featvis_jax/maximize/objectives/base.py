@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from featvis_jax.maximize.objectives.units import Directions, Unit
 from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Activations, Image, Scalar
 
@@ -18,29 +19,8 @@ VARIANTS = "variants"
 """Name of the axis over the variants of one unit, for `jax.lax.psum` and its like."""
 
 
-class Unit(NamedTuple):
-    """What is visualized, as data: another unit of the same layer compiles nothing.
-
-    Attributes:
-      channel: Number of the channel in its layer.
-      position: Where on the layer's grid, for `neuron`.
-      direction: A vector over the layer's channels, for `direction` and `cosine_direction`.
-      other: Number of the logit to tell from, for `logit_difference`.
-      target: The response that is aimed at (`Objective.response`); NaN where none is known.
-    """
-
-    channel: Int[Array, ""]
-    position: Int[Array, " rank"] | None = None
-    direction: Float[Array, " channels"] | None = None
-    other: Int[Array, ""] | None = None
-    target: Float[Array, ""] | None = None
-
-
-Numbers = np.ndarray | Array | Sequence[Any]
-"""Anything that makes an array of more than one number."""
-
 Value = Callable[[Activations, Image, Unit], Float[Array, "*places"]]
-Place = Callable[[Unit, tuple[int, ...]], tuple[int | Int[Array, ""], ...]]
+Place = Callable[[tuple[int, ...]], tuple[int, ...]]
 Check = Callable[[Network], None]
 
 
@@ -57,14 +37,15 @@ class Objective:
       reads_variants: Whether it needs the other variants of its unit; it then runs under a
         `jax.vmap` over them whose axis is named `VARIANTS`.
       checks: Functions of the network that raise `ValueError` where it does not fit.
-      place: ``(unit, grid) -> indices`` of the one place of its layer that it reads; ``None``
-        where it reads several. The network then sees no more of the image than that place does.
+      place: ``grid -> indices`` of the one place of its layer that it reads; ``None`` where it
+        reads several. The network then sees no more of the image than that place does.
       reads_whole: Those of `layers` of which it does not read the channel of the unit's number.
       places: ``(activations, image, unit) -> values``, what there is at every place of a layer
         where it is about places; ``None`` where its value is all that there is.
       places_of: Which places those are, so that values of the same ones add up one by one.
       alone: The value without what only compares the variants of a unit; ``None`` where that is
         all of it.
+      directions: Units of its own, which its numbers count in place of a layer's channels.
 
     Example:
       >>> from featvis_jax.maximize.objectives import channel
@@ -86,11 +67,49 @@ class Objective:
     places: Value | None = dataclasses.field(default=None, repr=False)
     places_of: str = ""
     alone: Value | None = dataclasses.field(default=None, repr=False)
+    directions: Directions | None = dataclasses.field(default=None, repr=False)
 
     @property
     def unit_layers(self) -> tuple[str, ...]:
         """The layers whose channels the unit's number counts."""
         return tuple(name for name in self.layers if name not in self.reads_whole)
+
+    @property
+    def has_one_unit(self) -> bool:
+        """Whether it is about a layer as a whole, whatever the unit's number."""
+        return bool(self.layers) and not self.unit_layers and self.directions is None
+
+    def num_units(self, channels: int) -> int:
+        """How many units a layer has for it.
+
+        Args:
+          channels: How many channels the layer has.
+        """
+        if self.directions is not None:
+            return len(self.directions)
+        return 1 if self.has_one_unit else channels
+
+    def units(
+        self, numbers: Sequence[int] | np.ndarray, *, targets: np.ndarray | None = None
+    ) -> Unit:
+        """Some of its units as a batch: everything has a leading axis over them.
+
+        Args:
+          numbers: Of the units.
+          targets: What each aims at; by default unknown to all.
+
+        Raises:
+          ValueError: There is no direction of such a number.
+
+        Example:
+          >>> from featvis_jax.maximize.objectives import direction
+          >>> direction("conv1", [[1, 0], [0, 1], [1, 1]]).units([2, 0]).direction.tolist()
+          [[1.0, 1.0], [1.0, 0.0]]
+        """
+        chosen: Any = np.asarray(numbers, np.int32)
+        rows: Any = None if self.directions is None else self.directions.of(chosen)
+        aims: Any = np.full(len(chosen), np.nan) if targets is None else targets
+        return Unit(chosen, rows, np.asarray(aims, np.float32))  # pyright: ignore
 
     def response(self, activations: Activations, image: Image, unit: Unit) -> Scalar:
         """How strongly the unit responds: the largest value of all places, or the one value.
@@ -127,6 +146,7 @@ class Objective:
             self.reads_variants or other.reads_variants,
             self.checks + other.checks,
             reads_whole=tuple(name for name in layers if name not in counted),
+            directions=directions_together(self, other),
             **responses_together(self, other, _added),
         )
 
@@ -157,27 +177,40 @@ class Objective:
         It makes objectives of several channels: ``channel("conv3") - channel("conv3").of(7)``.
 
         Args:
-          channel: Number of a channel that every layer it reads has.
+          channel: Number of a channel that every layer it reads has, or of one of its directions.
 
         Example:
           >>> from featvis_jax.maximize.objectives import channel, interpolation
           >>> interpolation(channel("conv3"), channel("conv3").of(7)).description
           "interpolation(channel('conv3'), channel('conv3').of(7), share=0.5)"
         """
-        description = f"{_as_term(self)}.of({channel})"
+        description, own = f"{_as_term(self)}.of({channel})", self.directions
 
         def check(network: Network) -> None:
-            for layer in map(network.layer, self.layers):
+            for layer in map(network.layer, self.layers if own is None else self.unit_layers):
                 if not 0 <= channel < layer.channels:
                     raise ValueError(
                         f"{description}: layer {layer.name!r} has channels 0 to "
                         f"{layer.channels - 1}, not {channel}: name one of them."
                     )
 
-        def of_it(read: Value) -> Value:
-            return lambda activations, image, unit: read(
-                activations, image, unit._replace(channel=jnp.full_like(unit.channel, channel))
+        if own is not None and not 0 <= channel < len(own):
+            raise ValueError(
+                f"{description}: there are directions 0 to {len(own) - 1}, not {channel}: name one "
+                "of them."
             )
+        fixed = None if own is None else own.vectors[channel]
+
+        def of_it(read: Value) -> Value:
+            def value(
+                activations: Activations, image: Image, unit: Unit
+            ) -> Float[Array, "*places"]:
+                one = unit._replace(channel=jnp.full_like(unit.channel, channel))
+                if fixed is not None:
+                    one = one._replace(direction=jnp.asarray(fixed))
+                return read(activations, image, one)
+
+            return value
 
         return dataclasses.replace(
             self,
@@ -188,6 +221,7 @@ class Objective:
             reads_one_channel=False,
             checks=(*self.checks, check),
             reads_whole=self.layers,
+            directions=None,
         )
 
 
@@ -215,6 +249,27 @@ def responses_together(
         "places_of": min(found, key=lambda name: name == ANYWHERE) if alike else "",
         "alone": combine(*values) if first.alone or second.alone else None,
     }
+
+
+def directions_together(first: Objective, second: Objective) -> Directions | None:
+    """The units of its own that an objective made of two has.
+
+    Args:
+      first: An objective.
+      second: Another one.
+
+    Raises:
+      ValueError: Both have some, and not the same: a unit is one direction.
+    """
+    mine, others = first.directions, second.directions
+    if mine is None or others is None:
+        return others if mine is None else mine
+    if not mine.is_same(others):
+        raise ValueError(
+            f"{first.description} and {second.description} have several directions each, and not "
+            "the same: give one of them a single vector, or take one direction with .of(NUMBER)."
+        )
+    return mine
 
 
 def _added(first: Value, second: Value) -> Value:

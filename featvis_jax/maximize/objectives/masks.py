@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from featvis_jax.maximize.objectives.activations import grid_of, own_channel
-from featvis_jax.maximize.objectives.base import Numbers, Objective, Unit, fingerprint
+from featvis_jax.maximize.objectives.base import Objective, fingerprint
+from featvis_jax.maximize.objectives.units import Numbers, Unit
 from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Activations, Image, Scalar
 

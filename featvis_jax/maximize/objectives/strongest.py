@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from featvis_jax.maximize.objectives.base import Objective, Unit
+from featvis_jax.maximize.objectives.base import Objective
 from featvis_jax.maximize.objectives.constancy import MeanCheck
+from featvis_jax.maximize.objectives.units import Unit
 from featvis_jax.types import Activations, Image, Scalar
 
 

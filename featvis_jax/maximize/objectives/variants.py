@@ -14,10 +14,10 @@ from featvis_jax.maximize.objectives.base import (
     ANYWHERE,
     VARIANTS,
     Objective,
-    Unit,
     Value,
     responses_together,
 )
+from featvis_jax.maximize.objectives.units import Unit
 from featvis_jax.types import Activations, Image, Scalar
 
 
@@ -66,6 +66,7 @@ def interpolation(first: Objective, second: Objective, *, share: float | None = 
         both.reads_variants or share is None,
         both.checks,
         reads_whole=both.reads_whole,
+        directions=both.directions,
         **responses_together(first, second, between),
     )
 

@@ -143,7 +143,7 @@ def _write_volume(
 ) -> None:
     """Write what the viewer shows."""
     _, channel, number = variant.record.key
-    name = f"{layer.name}, channel {channel}"
+    name = f"{layer.name}, {layer.question.called(channel)}"
     name += f", variant {number}" if layer.variants > 1 else ""
     name += f", {part.caption}" if part.name else ""
     own = part.pictures[0].own_window
@@ -195,7 +195,8 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
     for before, unit, after in contents.neighbours(layer.units):
         record = unit.record
         files = {variant.name: _files(run, variant) for variant in unit.variants}
-        command = text and contents.unit_command(text, record, batch=run.configuration.get("batch"))
+        batch = run.configuration.get("batch")
+        command = text and contents.unit_command(text, record, layer.question, batch=batch)
         site.page(
             unit.page,
             "unit.html",

@@ -191,14 +191,17 @@ class Cell(NamedTuple):
 
 def _rows(
     site: Site, runs: Sequence[RunView], layers: Sequence[Layer | None]
-) -> list[tuple[int, list[Cell]]]:
-    """Return, for every channel that some run has finished, its unit in every run."""
+) -> list[tuple[int, str, list[Cell]]]:
+    """Return, for every channel that some run has finished, what it is called, and its units."""
     found = [{u.record.channel: u for u in layer.units} if layer else {} for layer in layers]
     channels = sorted({channel for units in found for channel in units})
     rows = []
     for channel in channels:
+        called = {layer.question.label(channel) for layer in layers if layer}
+        label = called.pop() if len(called) == 1 else str(channel)
         units = [of_run.get(channel) for of_run in found]
-        rows.append((channel, [_cell(site, *each) for each in zip(runs, units, strict=True)]))
+        cells = [_cell(site, *each) for each in zip(runs, units, strict=True)]
+        rows.append((channel, label, cells))
     return rows
 
 

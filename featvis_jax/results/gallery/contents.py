@@ -174,6 +174,11 @@ class Layer:
         return f"layers/{file_name(self.name)}.html"
 
     @property
+    def total(self) -> int | None:
+        """How many units it has, as far as a run tells."""
+        return None if self.record is None else self.question.total(self.record.channels)
+
+    @property
     def finished(self) -> int:
         """How many channels have all their images."""
         return sum(len(unit.variants) >= self.variants for unit in self.units)
@@ -309,8 +314,8 @@ def units_word(layers: Sequence[Layer]) -> str:
       >>> units_word([])
       'channels'
     """
-    words = {layer.question.unit for layer in layers if layer.question.is_of_channels}
-    alike = len(words) == 1 and all(layer.question.is_of_channels for layer in layers)
+    words = {layer.question.unit for layer in layers if layer.question.has_several}
+    alike = len(words) == 1 and all(layer.question.has_several for layer in layers)
     return "channels" if not layers else f"{words.pop()}s" if alike else "units"
 
 
@@ -324,28 +329,37 @@ def is_transformed(configuration: Mapping[str, Any]) -> bool:
     return configuration.get("robustness") not in (None, "", "chain()", "identity()")
 
 
-def unit_command(flags_text: str, record: UnitRecord, *, batch: object) -> str:
+def unit_command(
+    flags_text: str, record: UnitRecord, question: Question, *, batch: object
+) -> str | None:
     r"""Return the command that makes the images of one channel again.
 
     Args:
       flags_text: Flags.txt of the run.
       record: Of the channel.
+      question: What was asked of it.
       batch: Units per batch of the run; the same gives, on the same machine, the same bits.
 
     Returns:
-      A command for a shell, with a directory of its own.
+      A command for a shell, with a directory of its own; None where flags cannot say it, since
+      something was given in Python.
 
     Example:
       >>> row = UnitRecord("conv1", 3, "alive", 0.1, 2.5, 0.0, 0.0, 1.0, 256, 1.5, 0)
-      >>> print(unit_command("--model=m\n--layer=all\n--out=o\n", row, batch=8))
+      >>> asked = question({}, "conv1")
+      >>> print(unit_command("--model=m\n--layer=all\n--out=o\n", row, asked, batch=8))
       python -m experiments.visualize --model=m --batch=8 --layer=conv1 --channels=3
           --out=runs/conv1-3
     """
     own = {"layer", "channels", "out", "batch"}
     lines = [line for line in flags_text.splitlines() if line]
+    if any(line.startswith("#") for line in lines):
+        return None
     kept = [line for line in lines if line.lstrip("-").split("=")[0] not in own]
     if isinstance(batch, int):
         kept.append(f"--batch={batch}")
-    kept += [f"--layer={record.layer}", f"--channels={record.channel}"]
+    kept.append(f"--layer={record.layer}")
+    if question.has_several:
+        kept.append(f"--channels={question.label(record.channel)}")
     kept.append(f"--out=runs/{file_name(record.layer)}-{record.channel}")
     return shlex.join(["python", "-m", "experiments.visualize", *kept])
