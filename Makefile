@@ -36,8 +36,9 @@ install: $(INSTALLED)
 test: lint
 	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --dist=loadfile $(PYTEST_ARGS)
 
-# What a processor, a compiler or a release of JAX can change.
+# What a compiler or a release of JAX can change; of these, what a processor can.
 NUMERIC_TESTS = tests/nn tests/maximize tests/importers tests/test_training.py tests/test_checkpoints.py
+ISA_TESTS = tests/nn tests/maximize tests/importers/onnx/test_operators.py tests/test_training.py
 
 test-numeric: $(INSTALLED_DEV)
 	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
@@ -48,7 +49,8 @@ test-numeric: $(INSTALLED_DEV)
 test-isa: $(INSTALLED_DEV)
 	@set -e; for flags in "AVX2 --xla_backend_optimization_level=3" SSE4_2; do \
 	  echo "As for a processor with at most $$flags:"; \
-	  JAX_PLATFORMS=cpu XLA_FLAGS="$$XLA_FLAGS --xla_cpu_max_isa=$$flags" $(MAKE) --no-print-directory test-numeric; \
+	  JAX_PLATFORMS=cpu XLA_FLAGS="$$XLA_FLAGS --xla_cpu_max_isa=$$flags" \
+	    $(MAKE) --no-print-directory test-numeric NUMERIC_TESTS="$(ISA_TESTS)"; \
 	done
 
 # With an environment of its own for each interpreter, beside .venv.
