@@ -155,7 +155,7 @@ def init(key: Key, recipe: Recipe, image_shape: tuple[int, ...]) -> State:
         return State(
             key=key,
             parameters=parameters,
-            optimizer=recipe.optimizer.init(parameters),
+            optimizer=recipe.transformation.init(parameters),
             finite=jnp.array(True),
             objective=trace,
             penalty=trace,
@@ -225,7 +225,9 @@ def _step(network: Network, recipe: Recipe) -> Callable[[Variables, State, Unit,
         on_image, (objective, penalty, response) = jax.grad(loss, has_aux=True)(image)
         direction, pressure = steered(key, variables, state, unit, step, image, on_image, response)
         (gradient,) = to_parameters(direction)
-        updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.parameters)
+        updates, optimizer = recipe.transformation.update(
+            gradient, state.optimizer, state.parameters
+        )
         parameters = optax.apply_updates(state.parameters, updates)
         if recipe.parameterization.is_image:
             projection_key = jax.random.fold_in(key, 1)

@@ -229,16 +229,14 @@ def visualize(
         targets are not one for each channel, or the recipe cannot work.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
+      >>> import jax, jax.numpy as jnp
       >>> from featvis_jax.nn.cnn import CNN
       >>> from featvis_jax.nn.tracing import linen_network
-      >>> from featvis_jax.maximize import objectives, parameterizations
+      >>> from featvis_jax.maximize import objectives
       >>> module = CNN(rank=2, features=(2, 4, 4, 4, 4))
       >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((40, 44, 1)))
       >>> network = linen_network(module, variables, (40, 44, 1))
-      >>> recipe = Recipe(
-      ...     objective=objectives.channel("conv2"), steps=5,
-      ...     parameterization=parameterizations.pixels(), optimizer=optax.adam(0.02))
+      >>> recipe = Recipe(objectives.channel("conv2"), steps=5)
       >>> units = list(visualize(network, recipe, "conv2", [0, 3]))
       >>> [unit.channel for unit in units], units[0].image.shape
       ([0, 3], (40, 44, 1))

@@ -10,7 +10,7 @@ import optax
 
 from featvis_jax.maximize.drive import Drive, check_drive
 from featvis_jax.maximize.objectives import Objective
-from featvis_jax.maximize.parameterizations import Parameterization
+from featvis_jax.maximize.parameterizations import Parameterization, fourier
 from featvis_jax.maximize.transforms import identity, is_differentiable, is_identity
 from featvis_jax.nn.tracing import Network
 from featvis_jax.types import Image, Key, Transform
@@ -22,10 +22,11 @@ class Recipe(NamedTuple):
     Attributes:
       objective: f, what to maximize.
       parameterization: What is optimized.
-      optimizer: From optax; it minimizes, and is handed the gradient of lambda R - f.
+      optimizer: From optax; it minimizes, and is handed the gradient of lambda R - f. ``None`` is
+        Adam with the learning rate of the parameterization.
       steps: Number of steps.
       penalty: R, what to keep low, or ``None``.
-      penalty_weight: Lambda.
+      penalty_weight: lambda, the weight of the penalty.
       robustness: Applied to the image before the network; gradients flow through it.
       projection: Applied to the image after each update. Needs pixels.
       drive: Makes robustness and projection as strong as each unit permits while it responds as
@@ -37,9 +38,9 @@ class Recipe(NamedTuple):
     """
 
     objective: Objective
-    parameterization: Parameterization
-    optimizer: optax.GradientTransformation
-    steps: int
+    parameterization: Parameterization = fourier()
+    optimizer: optax.GradientTransformation | None = None
+    steps: int = 256
     penalty: Objective | None = None
     penalty_weight: float = 0.0
     robustness: Transform = identity()
@@ -48,6 +49,13 @@ class Recipe(NamedTuple):
     variants: int = 1
     transparency: bool = False
     rematerialize: bool = False
+
+    @property
+    def transformation(self) -> optax.GradientTransformation:
+        """The optimizer, or what stands for none."""
+        if self.optimizer is not None:
+            return self.optimizer
+        return optax.adam(self.parameterization.learning_rate)
 
     @property
     def terms(self) -> list[Objective]:
