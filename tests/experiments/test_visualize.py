@@ -299,7 +299,9 @@ def test_bad_input_is_refused_before_anything_is_compiled(outcomes, refused, pla
 
 
 def test_a_layer_has_to_be_named(outcomes, refused):
-    refused(outcomes["no layer"], ["--layer is missing", "conv1, pool1, conv2", "'all'"])
+    refused(
+        outcomes["no layer"], ["--layer is missing", "conv1, pool1, conv2", "all for every layer"]
+    )
 
 
 def test_nothing_is_left_of_a_refused_command(outcomes, place):
