@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from featvis_jax.nn.programs import fast
     from featvis_jax.results.store import read_run as open_run
     from featvis_jax.runs.grade import grade
+    from featvis_jax.runs.in_memory import Units, visualize
     from featvis_jax.runs.train import train
-    from featvis_jax.runs.visualized import Units, visualize
 
 __all__ = [
     "Model",
@@ -54,7 +54,7 @@ _PLACES = {
     "Model": ("featvis_jax.models", "Model"),
     "Network": ("featvis_jax.nn.network", "Network"),
     "Recipe": ("featvis_jax.maximize.recipe", "Recipe"),
-    "Units": ("featvis_jax.runs.visualized", "Units"),
+    "Units": ("featvis_jax.runs.in_memory", "Units"),
     "fast": ("featvis_jax.nn.programs", "fast"),
     "from_flax": ("featvis_jax.models", "from_flax"),
     "from_function": ("featvis_jax.models", "from_function"),
@@ -62,7 +62,7 @@ _PLACES = {
     "load": ("featvis_jax.models", "load"),
     "open_run": ("featvis_jax.results.store", "read_run"),
     "train": ("featvis_jax.runs.train", "train"),
-    "visualize": ("featvis_jax.runs.visualized", "visualize"),
+    "visualize": ("featvis_jax.runs.in_memory", "visualize"),
 }
 
 

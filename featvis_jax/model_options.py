@@ -19,7 +19,7 @@ MODEL_HELP = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImagesToldOf(Options):
+class InputOptions(Options):
     """Images that the network expects."""
 
     grid: str | None = option(
@@ -82,7 +82,7 @@ class ImagesToldOf(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions(ImagesToldOf):
+class ModelOptions(InputOptions):
     """The network."""
 
     model: str | None = option(None, MODEL_HELP)

@@ -18,10 +18,11 @@ from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.volumes import read_grid
 from featvis_jax.importers.kinds import KINDS, network_of_jax
 from featvis_jax.layers_table import layers_text
-from featvis_jax.model_options import ImagesToldOf, ModelOptions
+from featvis_jax.model_options import InputOptions, ModelOptions
 from featvis_jax.nn import tracing
 from featvis_jax.nn.network import Network, permuted_weights
 from featvis_jax.options import errors_of, shown_value, some
+from featvis_jax.progress import announced
 from featvis_jax.zoo import ONLY_IN_CLONES
 
 
@@ -47,7 +48,7 @@ class Model(NamedTuple):
     intensity_range: tuple[float, float] = (0.0, 1.0)
     spectrum: np.ndarray | None = None
     scaling: str | None = None
-    told: ImagesToldOf = ImagesToldOf()
+    told: InputOptions = InputOptions()
 
     @property
     def name(self) -> str:
@@ -152,7 +153,8 @@ def loaded(options: ModelOptions) -> Model:
     if options.model is None:
         raise ValueError("`model` is missing: name a network. See docs/your-network.md.")
     own = some(ModelOptions, options)  # A launcher's options are more than these.
-    found = told_of(_read(options.model, options.input_shape), own)
+    with announced(f"reading the model {options.model}"):
+        found = with_input_options(_read(options.model, options.input_shape), own)
     if options.random_weights is None:
         return found
     return with_permuted_weights(found, options.random_weights)
@@ -226,7 +228,7 @@ def from_network(network: Network, *, name: str) -> Model:
     return Model(network, {"name": name, "weights_sha256": digest.hexdigest()})
 
 
-def told_of(model: Model, told: ImagesToldOf) -> Model:
+def with_input_options(model: Model, told: InputOptions) -> Model:
     """A model with what a user says of its images.
 
     Args:

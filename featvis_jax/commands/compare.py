@@ -6,7 +6,6 @@ from featvis_jax.commands import startup
 from featvis_jax.commands.launch import Command
 from featvis_jax.commands.startup import StartupOptions
 from featvis_jax.models import loaded
-from featvis_jax.progress import announced
 from featvis_jax.runs import compare
 from featvis_jax.runs.compare import CompareOptions
 
@@ -19,8 +18,7 @@ class Flags(CompareOptions, StartupOptions):
 def main(flags: Flags) -> None:
     """Make every picture, then draw."""
     startup.prepare(flags)
-    with announced(f"reading the model {flags.model}"):
-        model = loaded(flags)
+    model = loaded(flags)
     compare.run(model, flags)
 
 

@@ -9,7 +9,6 @@ from featvis_jax.layers_table import layers_text
 from featvis_jax.model_options import ModelOptions
 from featvis_jax.models import loaded
 from featvis_jax.options import say
-from featvis_jax.progress import announced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,8 +19,7 @@ class Flags(ModelOptions, StartupOptions):
 def main(flags: Flags) -> None:
     """Load the network and say its layers."""
     startup.prepare(flags)
-    with announced(f"reading the model {flags.model}"):
-        model = loaded(flags)
+    model = loaded(flags)
     say(layers_text(model.network))
 
 

@@ -11,7 +11,6 @@ from featvis_jax.commands.startup import StartupOptions
 from featvis_jax.layers_table import layers_text
 from featvis_jax.models import loaded
 from featvis_jax.options import option
-from featvis_jax.progress import announced
 from featvis_jax.runs import channels, tensorboard, visualize, visualize_job
 from featvis_jax.runs.environment import environment
 from featvis_jax.runs.visualize_job import Shard, VisualizeOptions
@@ -41,8 +40,7 @@ class Flags(VisualizeOptions, StartupOptions):
 def main(flags: Flags) -> None:
     """Visualize and say where the results are."""
     startup.prepare(flags)
-    with announced(f"reading the model {flags.model}"):
-        model = loaded(flags)
+    model = loaded(flags)
     if flags.list_layers:
         print(layers_text(model.network))
         return

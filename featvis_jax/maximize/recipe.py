@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
         Adam with the learning rate of the parameterization.
       steps: Number of steps.
       penalty: R, what to keep low, or ``None``.
-      penalty_weight: lambda, the weight of the penalty.
+      penalty_weight: The weight of the penalty, lambda.
       robustness: Applied to the image before the network; gradients flow through it.
       projection: Applied to the image after each update. Needs pixels.
       drive: Makes robustness and projection as strong as each unit permits while it responds as

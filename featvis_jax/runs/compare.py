@@ -77,10 +77,7 @@ def run(model: Model, options: CompareOptions) -> None:
     (layer,) = layers
     own = recipes.chosen_channels(layer, options.channels, options)
     model, inputs = reference_scans.read(
-        model,
-        options,
-        seed=options.seed,
-        needs_spectrum=options.parameterization == "phase" or options.config is not None,
+        model, options, seed=options.seed, needs_spectrum=options.needs_spectrum
     )
     if options.parameterizations:
         made, column = _by_parameterization(model, layer.name, options), "parameterization"

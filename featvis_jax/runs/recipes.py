@@ -69,6 +69,11 @@ class RecipeOptions(ObjectiveOptions, ImageOptions):
     )
     seed: int = option(0, "Seed of all random draws.", least=0, most=2**32 - 1)
 
+    @property
+    def needs_spectrum(self) -> bool:
+        """Whether the recipe is made from the spectrum of real images, or may be."""
+        return self.parameterization == "phase" or self.config is not None
+
 
 def chosen_layers(network: Network, options: UnitOptions) -> list[Layer]:
     """The layers that options name.

@@ -116,10 +116,7 @@ def job(model: Model, options: AscentOptions) -> Job:
         layer.name: recipes.chosen_channels(layer, options.channels, options) for layer in layers
     }
     model, inputs = reference_scans.read(
-        model,
-        options,
-        seed=options.seed,
-        needs_spectrum=options.parameterization == "phase" or options.config is not None,
+        model, options, seed=options.seed, needs_spectrum=options.needs_spectrum
     )
     work = Work(
         network,

@@ -15,8 +15,8 @@ from featvis_jax.models import from_flax
 from featvis_jax.results.manifest import ConfigurationMismatch
 from featvis_jax.results.store import read_run
 from featvis_jax.runs import recipes, visualize_job
+from featvis_jax.runs.in_memory import visualize as units_of_model
 from featvis_jax.runs.visualize_job import AscentOptions
-from featvis_jax.runs.visualized import visualize as units_of_model
 
 pytestmark = pytest.mark.optax
 SHAPE, CHANNELS = (12, 14, 1), 4

@@ -12,7 +12,7 @@ from featvis_jax.maximize import objectives, parameterizations
 from featvis_jax.model_options import ModelOptions
 from featvis_jax.models import from_flax, from_function, load
 from featvis_jax.results.store import read_run
-from featvis_jax.runs.visualized import visualize
+from featvis_jax.runs.in_memory import visualize
 
 pytestmark = pytest.mark.optax
 SHAPE = (20, 24, 1)
