@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from featvis_jax.types import Activations, Image, Key
+from featvis_jax.types import Activations, Key
 
 Variables = PyTree[Array]
 Channel = Int[Array, ""]
 Place = tuple[Int[Array, ""] | int, ...]
+Changes = Mapping[str, Callable[[Array], Array]]
+"""What is made of the outputs of some layers, by the layers' own names."""
 
 _RELU = "/relu"
 
@@ -50,7 +52,9 @@ class Network(NamedTuple):
     """A trained network as the ascent sees it: pure functions, weights, and names.
 
     Attributes:
-      activations: ``(variables, image, layers) -> {layer: output}`` for one unbatched image.
+      activations: ``(variables, image, layers, changes={}) -> {layer: output}`` for one unbatched
+        image. ``changes``, ``{layer: output -> output}``, says what is made of the outputs of some
+        layers before anything reads them: an ablation, or a gradient in the middle of a network.
       one_channel: ``(variables, image, layer, channel, place=None) -> {layer: output}`` where the
         output has that channel alone, computed without the others where that is possible; with a
         place, an index along each axis of the layer's grid, at that place alone, out of no more of
@@ -62,7 +66,7 @@ class Network(NamedTuple):
       aliases: Other names of layers, such as those that a file has for them, each with the layer's.
     """
 
-    activations: Callable[[Variables, Image, tuple[str, ...]], Activations]
+    activations: Callable[..., Activations]
     one_channel: Callable[..., Activations]
     variables: Variables
     image_shape: tuple[int, ...]

@@ -44,6 +44,57 @@ def test_named_values_are_layers_with_channels_last(rng, weights):
     np.testing.assert_allclose(values["pooled"], second.mean((0, 2, 3)), rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_made_of_a_layer_reaches_whoever_reads_it(rng, weights):
+    network = function_network(channels_first, weights, SHAPE)
+    image = jnp.asarray(rng.standard_normal(SHAPE), jnp.float32)
+
+    def without_channel(first):
+        return first.at[..., 1].set(0.0)
+
+    layers = ("first", "second")
+    found = network.activations(weights, image, layers, {"first": without_channel})
+    silent = {**weights, "first": weights["first"].at[1].set(0.0)}
+    expected = network.activations(silent, image, layers)
+    for name in layers:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_in_the_middle_is_that_of_what_follows(rng, weights):
+    network = function_network(channels_first, weights, SHAPE)
+    image = jnp.asarray(rng.standard_normal(SHAPE), jnp.float32)
+
+    def through(added):
+        changes = {"first": lambda first: first + added}
+        return network.activations(weights, image, ("second",), changes)["second"][1, 2, 0]
+
+    def rest(first):
+        relu = jax.nn.relu(first.transpose(2, 0, 1)[None])
+        return lax.conv(relu, weights["second"], (2, 2), "SAME")[0, 0, 1, 2]
+
+    first = network.activations(weights, image, ("first",))["first"]
+    found = jax.grad(through)(jnp.zeros_like(first))
+    np.testing.assert_allclose(found, jax.grad(rest)(first), rtol=1e-5, atol=1e-6)
+
+
+def test_changes_of_copies_under_a_vmap_keep_to_their_copy(rng):
+    kernels = jnp.asarray(rng.standard_normal((2, 3, 1, 3, 3)), jnp.float32)
+
+    def function(weights, images):
+        x = images.transpose(0, 3, 1, 2)
+        both = jax.vmap(
+            lambda kernel: checkpoint_name(lax.conv(x, kernel, (1, 1), "SAME"), "branch")
+        )(weights)
+        return checkpoint_name(both.sum(axis=0), "sum")
+
+    network = function_network(function, kernels, SHAPE)
+    names = [layer.name for layer in network.layers]
+    image = jnp.asarray(rng.standard_normal(SHAPE), jnp.float32)
+    plain = network.activations(kernels, image, tuple(names))
+    second = names[1]
+    found = network.activations(kernels, image, ("sum",), {second: jnp.zeros_like})["sum"]
+    np.testing.assert_allclose(found, plain["sum"] - plain[second], rtol=1e-5, atol=1e-5)
+
+
 def test_elements_that_see_everything_keep_their_place(rng):
     """Channels first on a cube, through a group normalization that flattens the grid."""
     kernels = rng.standard_normal((3, 4, 4, 3, 3, 3)).astype(np.float32)

@@ -10,9 +10,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jaxtyping import Array
 
-from featvis_jax.nn.network import Channel, Layer, Network, Place, Variables, select, split_relu
+from featvis_jax.nn.network import (
+    Changes,
+    Channel,
+    Layer,
+    Network,
+    Place,
+    Variables,
+    select,
+    split_relu,
+)
 from featvis_jax.nn.programs import flat
 from featvis_jax.nn.programs.cuts import Cut, Part, Source
 from featvis_jax.nn.programs.fast import apply_fast
@@ -41,10 +51,22 @@ class _Reading(NamedTuple):
 
     def read(self, value: Array) -> Array:
         """``(*grid, channels)``."""
-        order = (*self.grid, self.channel)
-        dropped = [axis for axis in range(value.ndim) if axis not in order]
-        shape = [value.shape[axis] for axis in order]
-        return value.transpose(*dropped, *order).reshape(shape)
+        shape = [value.shape[axis] for axis in self._kept]
+        return value.transpose(*self._order(value.ndim)).reshape(shape)
+
+    def written(self, output: Array, like: Array) -> Array:
+        """The value that is read as `output`, in the layout of another one."""
+        order = self._order(like.ndim)
+        moved = output.reshape([like.shape[axis] for axis in order])
+        return moved.transpose(*(order.index(axis) for axis in range(like.ndim)))
+
+    @property
+    def _kept(self) -> tuple[int, ...]:
+        return (*self.grid, self.channel)
+
+    def _order(self, rank: int) -> list[int]:
+        """All axes, those with a single element in front."""
+        return [*(axis for axis in range(rank) if axis not in self._kept), *self._kept]
 
 
 def network_of(
@@ -75,9 +97,12 @@ def network_of(
     compute = _computing(traced, readings, image_shape, aliases)
 
     def activations(
-        variables: Variables, image: Image, layers: tuple[str, ...]
+        variables: Variables,
+        image: Image,
+        layers: tuple[str, ...],
+        changes: Changes = MappingProxyType({}),
     ) -> dict[str, Array]:
-        return compute(variables, image, layers, _Axes.NONE)
+        return compute(variables, image, layers, _Axes.NONE, changes)
 
     def one_channel(
         variables: Variables,
@@ -88,7 +113,7 @@ def network_of(
     ) -> dict[str, Array]:
         places = {f"place {i}": index for i, index in enumerate(place or ())}
         axes = _Axes.CHANNEL if place is None else _Axes.CHANNEL_AND_GRID
-        return compute(variables, image, (layer,), axes, channel=channel, **places)
+        return compute(variables, image, (layer,), axes, {}, channel=channel, **places)
 
     of_layers = tuple(aliases.items())
     return Network(activations, one_channel, variables, image_shape, layers, refused, of_layers)
@@ -138,24 +163,59 @@ def _computing(
         )
 
     def compute(
-        variables: Variables, image: Image, asked: tuple[str, ...], axes: _Axes, **sources: Any
+        variables: Variables,
+        image: Image,
+        asked: tuple[str, ...],
+        axes: _Axes,
+        changes: Changes,
+        **sources: Any,
     ) -> dict[str, Array]:
         if image.shape != image_shape:
             raise ValueError(f"The image has shape {image.shape}; expected {image_shape}.")
         names = tuple(
             dict.fromkeys(split_relu(name, readings, aliases=aliases)[0] for name in asked)
         )
-        how = plan(jax.sharding.get_abstract_mesh(), names, axes)
+        mesh = jax.sharding.get_abstract_mesh()
+        how = plan(mesh, names, axes)
         leaves = [image, *jax.tree.leaves(variables)]
         given = [
             None if taken is None else (leaf, {})
             for leaf, taken in zip(leaves, how.takes, strict=True)
         ]
-        found = how.run(given, sources, apply_fast)
+        found = how.run(given, sources, apply_fast, _edits(traced(mesh), readings, changes))
         outputs = {n: readings[n].read(value) for n, value in zip(names, found, strict=True)}
         return select(outputs, asked, readings, aliases=aliases)
 
     return compute
+
+
+def _edits(
+    traced: Flat, readings: Mapping[str, _Reading], changes: Changes
+) -> dict[core.Var, Callable[[Array], Array]]:
+    """What changes of layers make of the values that these are read from."""
+
+    def edit(name: str) -> Callable[[Array], Array]:
+        reading = readings[name]
+        # Of a module under `jax.vmap`, the one copy.
+        own = tuple(slice(lane, lane + 1) for lane in traced.marked[name].lane)
+
+        def edited(value: Array) -> Array:
+            changed = changes[name](reading.read(value[own]))
+            return value.at[own].set(reading.written(changed, value[own]))
+
+        return edited
+
+    edits: dict[core.Var, Callable[[Array], Array]] = {}
+    for name in changes:
+        variable, before = traced.marked[name].variable, edits.get(traced.marked[name].variable)
+        edits[variable] = edit(name) if before is None else _after(before, edit(name))
+    return edits
+
+
+def _after(
+    first: Callable[[Array], Array], then: Callable[[Array], Array]
+) -> Callable[[Array], Array]:
+    return lambda value: then(first(value))
 
 
 def _part(marked: Marked, reading: _Reading, axes: _Axes) -> Part:

@@ -8,7 +8,8 @@ whatever lies behind the value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -79,7 +80,11 @@ class Plan:
         self.takes = [needed.get(variable) for variable in jaxpr.invars]
 
     def run(
-        self, inputs: Sequence[tuple[Any, Part] | None], sources: Sources, apply: Apply
+        self,
+        inputs: Sequence[tuple[Any, Part] | None],
+        sources: Sources,
+        apply: Apply,
+        changes: Mapping[core.Var, Callable[[Any], Any]] = MappingProxyType({}),
     ) -> list[Any]:
         """Compute.
 
@@ -87,6 +92,7 @@ class Plan:
           inputs: Each input, and which part of it that is; ``None`` for one that is not needed.
           sources: The numbers that cuts start from.
           apply: How an equation is carried out.
+          changes: What is made of some values, before anything reads them.
         """
         jaxpr = self._program.jaxpr
         values: dict[core.Var, tuple[Any, Part]] = {}
@@ -94,7 +100,8 @@ class Plan:
             values[variable] = constant, {}
         for variable, given in zip(jaxpr.invars, inputs, strict=True):
             if given is not None:
-                values[variable] = given
+                array, held = given
+                values[variable] = changes.get(variable, _same)(array), held
 
         def read(atom: Any, part: Part) -> Any:
             if isinstance(atom, core.Literal):
@@ -107,8 +114,12 @@ class Plan:
             operands = [read(atom, part) for atom, part in pairs]
             results = step.compute(operands, sources, apply)
             for variable, result in zip(step.makes, results, strict=True):
-                values[variable] = result, step.makes[variable]
+                values[variable] = changes.get(variable, _same)(result), step.makes[variable]
         return [read(atom, part) for atom, part in self._wanted]
+
+
+def _same(array: Any) -> Any:
+    return array
 
 
 def _steps(equation: core.JaxprEqn, asked: dict[core.Var, Part]) -> list[_Step]:
