@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from featvis_jax.results.tables import LayerRecord, ReferenceRecord, UnitRecord
+from featvis_jax.results.trust import TrustRecord
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-_Record = TypeVar("_Record", UnitRecord, LayerRecord, ReferenceRecord)
+_Record = TypeVar("_Record", UnitRecord, LayerRecord, ReferenceRecord, TrustRecord)
 
 
 def encode_cell(value: object, *, digits: int | None = None) -> str:
@@ -45,7 +46,9 @@ def encode_cell(value: object, *, digits: int | None = None) -> str:
 
 def _decode_cell(text: str, kind: object) -> Any:
     """Read what `encode_cell` wrote."""
-    if kind is str:
+    if kind == str | None and text == "n/a":
+        return None
+    if kind in (str, str | None):
         codes = {code: letter for letter, code in _ESCAPES.items()}
         return re.sub(r"\\.", lambda match: codes[match[0]], text)
     if kind is int:
@@ -62,7 +65,7 @@ def encode_table(records: Iterable[_Record], kind: type[_Record]) -> bytes:
 
     Args:
       records: All of one kind.
-      kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
+      kind: `UnitRecord`, `LayerRecord`, `ReferenceRecord` or `TrustRecord`.
 
     Returns:
       UTF-8; without records it holds the names alone.
@@ -104,7 +107,7 @@ def read_table(path: Path, kind: type[_Record]) -> list[_Record]:
 
     Args:
       path: What `encode_table` encoded lies there, or nothing.
-      kind: `UnitRecord`, `LayerRecord` or `ReferenceRecord`.
+      kind: `UnitRecord`, `LayerRecord`, `ReferenceRecord` or `TrustRecord`.
 
     Returns:
       The records, in the order of the lines.

@@ -25,7 +25,7 @@ PATTERNED = ("driven", "weak", "alive", "unsettled", "noise")
 _REQUIRED: Any = object()
 
 
-def _column(description: str, *, default: Any = _REQUIRED, **more: object) -> Any:
+def column(description: str, *, default: Any = _REQUIRED, **more: object) -> Any:
     """Describe a column of a table, in the words of a BIDS sidecar."""
     metadata = {"Description": description, **more}
     if default is _REQUIRED:
@@ -42,16 +42,16 @@ class UnitRecord:
       ('conv1', 3, 2)
     """
 
-    layer: str = _column("Layer of the network, as the model names it")
-    channel: int = _column(
+    layer: str = column("Layer of the network, as the model names it")
+    channel: int = column(
         "Channel of the layer, from 0, or of several directions the number of one, which run.json "
         "names under unit_names; 0 if a layer as a whole was asked for"
     )
-    variant: int = _column(
+    variant: int = column(
         "Image of the channel, from 1; a run with several variants has a row for each",
         default=1,
     )
-    status: str = _column(
+    status: str = column(
         "What became of the image",
         Levels={
             "driven": "the unit responds to the image as strongly as was aimed at, or more",
@@ -65,39 +65,39 @@ class UnitRecord:
             "diverged": "the ascent left the finite numbers; the image is the last finite one",
         },
     )
-    initial_objective: float = _column(
+    initial_objective: float = column(
         "Objective of the first image, measured on the image as it is; run.json says what the "
         "objective is"
     )
-    final_objective: float = _column(
+    final_objective: float = column(
         "Objective of the image that is stored, measured on the image as it is"
     )
-    transformed_objective: float | None = _column(
+    transformed_objective: float | None = column(
         "Objective before the last step, measured through the random transforms of that step as "
         "all steps are: the last finite value of the channel's trace",
         default=None,
     )
-    response: float | None = _column(
+    response: float | None = column(
         "Largest activation of the channel in the image that is stored, with the sign of the "
         "objective, or the objective itself where it is not about the places of a channel",
         default=None,
     )
-    target: float | None = _column("Response that the ascent aimed at", default=None)
-    strength: float | None = _column(
+    target: float | None = column("Response that the ascent aimed at", default=None)
+    strength: float | None = column(
         "Response as a share of that to the strongest real input, which reference.tsv has; n/a "
         "without --reference, and where no real input drives the channel",
         default=None,
     )
-    penalty: float = _column("Penalty of the image that is stored")
-    intensity_min: float = _column("Smallest intensity of the image")
-    intensity_max: float = _column("Largest intensity of the image")
-    steps: int = _column("Steps of the ascent that were taken")
-    seconds: float = _column(
+    penalty: float = column("Penalty of the image that is stored")
+    intensity_min: float = column("Smallest intensity of the image")
+    intensity_max: float = column("Largest intensity of the image")
+    steps: int = column("Steps of the ascent that were taken")
+    seconds: float = column(
         "Share of the image in the time of its batch; the only column that differs when a run "
         "is repeated",
         Units="s",
     )
-    seed: int = _column("Seed that the random numbers of the channel come from")
+    seed: int = column("Seed that the random numbers of the channel come from")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored."""
@@ -129,11 +129,11 @@ class LayerRecord:
       8
     """
 
-    layer: str = _column("Layer of the network, as the model names it")
-    output_shape: tuple[int, ...] = _column("Shape of the output without channels")
-    channels: int = _column("Number of channels")
-    receptive_field: tuple[int, ...] = _column("Voxels of the input that one output value sees")
-    stride: tuple[int, ...] = _column("Voxels of the input between neighbouring output values")
+    layer: str = column("Layer of the network, as the model names it")
+    output_shape: tuple[int, ...] = column("Shape of the output without channels")
+    channels: int = column("Number of channels")
+    receptive_field: tuple[int, ...] = column("Voxels of the input that one output value sees")
+    stride: tuple[int, ...] = column("Voxels of the input between neighbouring output values")
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class ReferenceRecord:
       ('conv1', 3)
     """
 
-    layer: str = _column("Layer of the network, as the model names it")
-    channel: int = _column("Channel of the layer, from 0; 0 if a layer as a whole was asked for")
-    reference: float = _column("Response to the strongest real input, or to the percentile of them")
+    layer: str = column("Layer of the network, as the model names it")
+    channel: int = column("Channel of the layer, from 0; 0 if a layer as a whole was asked for")
+    reference: float = column("Response to the strongest real input, or to the percentile of them")
 
     @property
     def unit(self) -> tuple[str, int]:

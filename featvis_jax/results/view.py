@@ -19,6 +19,7 @@ from featvis_jax.results.tables import (
     UnitRecord,
     UnitResult,
 )
+from featvis_jax.results.trust import TrustRecord
 
 ImageKind = Literal["images", "transparency"]
 """What a unit has images of: the image that drives it, and where the network was looking."""
@@ -73,6 +74,10 @@ class RunView:
     def reference(self) -> list[ReferenceRecord]:
         """Return how strongly real inputs drive the channels; none if the run has no reference."""
         return encoding.read_table(self.directory / "reference.tsv", ReferenceRecord)
+
+    def trust(self) -> list[TrustRecord]:
+        """Return what speaks for and against its pictures; none before that was measured."""
+        return encoding.read_table(self.directory / "trust.tsv", TrustRecord)
 
     def finished(self, layer: str) -> frozenset[int]:
         """Return the channels of a layer of which every image is finished."""
