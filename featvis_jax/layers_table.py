@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from featvis_jax import memory
 from featvis_jax.maximize import planning
-from featvis_jax.nn.network import Network
+from featvis_jax.nn.network import Layer, Network
 
 
 def layers_text(network: Network) -> str:
     """A table of the layers: name, operator, output, channels, reach, and what fits into memory.
+
+    Of a layer of tokens, the output is the grid of those that are places of the image, and how many
+    others there are in front of them or behind: ``1 + 4 x 3``.
 
     Example:
       >>> from featvis_jax.models import load
@@ -25,7 +28,7 @@ def layers_text(network: Network) -> str:
             (
                 layer.name,
                 layer.operator,
-                " x ".join(map(str, layer.shape[:-1])) or "-",
+                _places(layer),
                 str(layer.channels),
                 "all" if layer.receptive_field is None else str(layer.receptive_field),
                 "-" if layer.stride is None else str(layer.stride),
@@ -45,3 +48,9 @@ def layers_text(network: Network) -> str:
     )
     lines.extend(f"No layer: {name}, since {why}" for name, why in network.refused)
     return "\n".join(lines)
+
+
+def _places(layer: Layer) -> str:
+    if layer.tokens is not None:
+        return str(layer.tokens)
+    return " x ".join(map(str, layer.shape[:-1])) or "-"

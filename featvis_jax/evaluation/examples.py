@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from featvis_jax.data.sources import Source
 from featvis_jax.nn.network import Layer, Network, Variables
+from featvis_jax.nn.tokens import Tokens
 from featvis_jax.types import Activations, Image
 
 
@@ -120,6 +121,8 @@ def receptive_box(
 ) -> Int[np.ndarray, "rank 2"]:
     """The voxels that one output of a layer sees, as a box to draw around.
 
+    Of a layer of tokens it is the box of the token's place on their grid.
+
     Along an axis of n voxels and m outputs with stride s and receptive field r, output i sees the
     r voxels from ``i s - p``, where ``p = max(0, (m - 1) s + r - n) // 2`` is the padding before
     the first voxel: none in a network without padding, half of what is padded in any other.
@@ -131,7 +134,7 @@ def receptive_box(
 
     Returns:
       First voxel and the one after the last along each axis, cut at the image's border; the whole
-      image for a layer without a receptive field.
+      image for a layer without a receptive field, and for a token without a place.
 
     Example:
       >>> layer = Layer("conv1", "Conv", (8, 10, 4), 5, 2, True)
@@ -139,13 +142,53 @@ def receptive_box(
       [[0, 5], [6, 11]]
     """
     sizes = np.array(image_shape[:-1])
-    if layer.receptive_field is None or layer.stride is None:
+    grid, index = _on_grid(layer, place)
+    if layer.receptive_field is None or layer.stride is None or len(index) != len(sizes):
         return np.stack([np.zeros_like(sizes), sizes], axis=1)
-    outputs = np.array(layer.shape[:-1])
+    outputs = np.array(grid)
     padding = ((outputs - 1) * layer.stride + layer.receptive_field - sizes).clip(0) // 2
-    start = np.asarray(place) * layer.stride - padding
+    start = np.array(index) * layer.stride - padding
     stop = start + layer.receptive_field
     return np.stack([start.clip(0), np.minimum(stop, sizes)], axis=1)
+
+
+def cell_box(
+    layer: Layer, place: Sequence[int] | Int[np.ndarray, " rank"], image_shape: Sequence[int]
+) -> Int[np.ndarray, "rank 2"]:
+    """The voxels where one output of a layer lies, whatever it sees: its share of the image.
+
+    After attention every token sees all of the image, and still has its own patch.
+
+    Args:
+      layer: The layer, of `Network.layer`.
+      place: Index of the output along each spatial axis.
+      image_shape: ``(*spatial, channels)`` of the network's input.
+
+    Returns:
+      First voxel and the one after the last along each axis; the whole image for what has no place.
+
+    Example:
+      >>> from featvis_jax.nn.tokens import Tokens
+      >>> layer = Layer("block1", "Block", (13, 8), None, None, True, Tokens(1, (4, 3), 0))
+      >>> cell_box(layer, (6,), (20, 24, 1)).tolist(), cell_box(layer, (0,), (20, 24, 1)).tolist()
+      ([[5, 10], [16, 24]], [[0, 20], [0, 24]])
+    """
+    sizes = np.array(image_shape[:-1])
+    grid, index = _on_grid(layer, place)
+    if len(index) != len(sizes):
+        return np.stack([np.zeros_like(sizes), sizes], axis=1)
+    start, outputs = np.array(index), np.array(grid)
+    return np.stack([start * sizes // outputs, -(-(start + 1) * sizes // outputs)], axis=1)
+
+
+def _on_grid(
+    layer: Layer, place: Sequence[int] | Int[np.ndarray, " rank"]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A layer's grid in the image, and where on it an output lies; no index where it has none."""
+    index = tuple(int(i) for i in place)
+    if layer.tokens is None:
+        return layer.shape[:-1], index
+    return layer.tokens.grid, layer.tokens.place(*index) or ()
 
 
 class _Ranked(NamedTuple):
@@ -201,13 +244,15 @@ def _submit(
     batch = range(start, min(start + batch_size, len(images)))
     filled = [*batch, *[batch[-1]] * (batch_size - len(batch))]
     stack = np.stack([images[index] for index in filled])
-    return batch, *_statistics(network.activations, layer, network.variables, stack)
+    tokens = network.layer(layer).tokens
+    return batch, *_statistics(network.activations, layer, tokens, network.variables, stack)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _statistics(
     activations: Callable[[Variables, Image, tuple[str, ...]], Activations],
     layer: str,
+    tokens: Tokens | None,
     variables: Variables,
     images: Float[Array, "batch *spatial channels"],
 ) -> tuple[Array, Array, Array]:
@@ -216,6 +261,9 @@ def _statistics(
     def one(image: Image) -> tuple[Array, Array, Array]:
         output = activations(variables, image, (layer,))[layer]
         flat = output.reshape(-1, output.shape[-1])
-        return jnp.mean(flat, axis=0), jnp.max(flat, axis=0), jnp.argmax(flat, axis=0)
+        first = 0
+        if tokens is not None:  # As in activation maximization, those without a place do not count.
+            first, flat = tokens.first, flat[tokens.first : tokens.stop]
+        return jnp.mean(flat, axis=0), jnp.max(flat, axis=0), first + jnp.argmax(flat, axis=0)
 
     return jax.vmap(one)(images)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from featvis_jax.nn.tokens import Tokens
 from featvis_jax.types import Activations, Key
 
 Variables = PyTree[Array]
@@ -29,10 +30,13 @@ class Layer(NamedTuple):
       name: The module's path, ``block1/conv`` for a nested one in Flax and ``block1.conv`` in
         PyTorch, the name of an ONNX node, or what a function calls it.
       operator: The module's class, or the operator of an ONNX node.
-      shape: Of the output for one image, ``(*spatial, channels)`` or ``(channels,)``.
+      shape: Of the output for one image, ``(*spatial, channels)``, ``(tokens, channels)`` or
+        ``(channels,)``.
       receptive_field: Input voxels per axis that reach one output; ``None`` where all do.
       stride: Input voxels between two neighbouring outputs; ``None`` where there are none.
       has_weights: Whether the layer has parameters of its own.
+      tokens: Of a sequence, which of its elements are places of the image; ``None`` for any other
+        layer, and where it is not known.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Layer(NamedTuple):
     receptive_field: int | None
     stride: int | None
     has_weights: bool
+    tokens: Tokens | None = None
 
     @property
     def channels(self) -> int:

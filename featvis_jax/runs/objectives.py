@@ -11,7 +11,8 @@ from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.maximize import objectives
 from featvis_jax.maximize.objectives import Directions, Numbers, Objective, directions_of
 from featvis_jax.models import Model
-from featvis_jax.options import Options, errors_of, option
+from featvis_jax.nn.network import Layer
+from featvis_jax.options import Options, errors_of, option, shown_value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,10 @@ class ObjectiveOptions(Options):
         ),
     )
     position: tuple[int, ...] | None = option(
-        None, "For neuron: position on the layer's grid; the centre by default."
+        None,
+        "For neuron: position on the layer's grid; the centre by default. Of a layer of tokens "
+        "(docs/your-network.md), the place of one on their grid, or its number alone, which class "
+        "tokens have too.",
     )
     other: int | None = option(
         None, "For logit_difference: the logit to subtract; the others by default."
@@ -99,6 +103,7 @@ class ObjectiveOptions(Options):
 
 
 _ALONG = ("direction", "cosine_direction")
+_OVER_PLACES = ("channel", *_ALONG)
 
 
 def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: str) -> Objective:
@@ -122,13 +127,17 @@ def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: s
             mask = load_on_grid(options.attention, model.grid)[..., 0]
             chosen = objectives.attention(layer, objectives.on_layer(mask, model.network, layer))
     elif options.objective == "neuron":
-        chosen = objectives.neuron(layer, position=options.position)
+        chosen = objectives.neuron(layer, position=_position(model.network.layer(layer), options))
     elif options.objective == "logit_difference":
         chosen = objectives.logit_difference(layer, other=options.other)
     elif options.objective in _ALONG:
         chosen = getattr(objectives, options.objective)(layer, _fitting(model, layer, options))
     else:
         chosen = getattr(objectives, options.objective)(layer)
+    tokens = model.network.layer(layer).tokens
+    is_over_places = options.attention is None and options.objective in _OVER_PLACES
+    if is_over_places and tokens is not None and tokens.has_others:
+        chosen = objectives.of_tokens(chosen, first=tokens.first, stop=tokens.stop)
     if options.sign == "-1":
         chosen = -chosen
     if (options.pooling or pooling) == "strongest":
@@ -137,6 +146,25 @@ def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: s
     if options.variants > 1 and weight:
         chosen = chosen + weight * objectives.diversity(layer)
     return chosen
+
+
+def _position(layer: Layer, options: ObjectiveOptions) -> tuple[int, ...] | None:
+    """Where a neuron is: of a layer of tokens the number of one."""
+    tokens, position = layer.tokens, options.position
+    if tokens is None or (position is not None and len(position) == 1):
+        return position
+    grid = tokens.grid
+    place = tuple(side // 2 for side in grid) if position is None else position
+    inside = len(place) == len(grid) and all(
+        0 <= i < side for i, side in zip(place, grid, strict=True)
+    )
+    if not inside:
+        raise ValueError(
+            f"`position={shown_value(place)}`: the tokens of layer {layer.name!r} lie on a grid of "
+            f"{' x '.join(map(str, grid))}: give one index from 0 for each of its axes, or the "
+            f"number of a token, from 0 to {tokens.total - 1}."
+        )
+    return (tokens.number(place),)
 
 
 def _refuse_idle(options: ObjectiveOptions) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from featvis_jax.data.sources import Source
-from featvis_jax.evaluation.examples import receptive_box, top_examples
+from featvis_jax.evaluation.examples import cell_box, receptive_box, top_examples
 from featvis_jax.models import Model
 from featvis_jax.options import Options, option
 from featvis_jax.progress import callback
@@ -44,7 +44,7 @@ def write(
     """Write for every channel a picture of the images that drive it most, and a table.
 
     The picture of a volume is its axial slice through the place where the channel is strongest. A
-    frame shows the voxels that this place sees.
+    frame shows the voxels that this place sees, or where it lies if it sees all of them.
 
     Args:
       run: The run.
@@ -56,6 +56,7 @@ def write(
     rows: list[dict[str, object]] = []
     for name, wanted in channels.items():
         layer = model.network.layer(name)
+        look = cell_box if layer.receptive_field is None else receptive_box
         with callback(f"real images, {name}", unit="image") as on_images:
             found = top_examples(
                 model.network,
@@ -69,7 +70,7 @@ def write(
             # A row for every contrast, and in each the same images.
             contrasts: list[list[np.ndarray]] = [[] for _ in run.input_channels.labels]
             for number, place in zip(found.image[channel], found.place[channel], strict=True):
-                box = receptive_box(layer, place, model.image_shape)
+                box = look(layer, place, model.image_shape)
                 seen = run.input_channels.seen(source[int(number)])
                 for pictures, image in zip(contrasts, seen, strict=True):
                     pictures.append(_framed(image, box, window=model.intensity_range))

@@ -22,18 +22,40 @@ _UNKNOWN = "unknown"
 Shape = tuple[int, ...]
 
 
+class Joined(NamedTuple):
+    """Places of the image with other things around them, such as tokens behind a class token.
+
+    Attributes:
+      before: How many others are in front.
+      grid: What the axis of the places was.
+      behind: How many others follow.
+    """
+
+    before: int
+    grid: Axis
+    behind: int
+
+    @property
+    def size(self) -> int:
+        """How many elements there are in all."""
+        return self.before + length(self.grid) + self.behind
+
+
+Role = str | Joined
+
+
 class Part(NamedTuple):
     """What an axis holds, or one of several things that are merged in it.
 
     Attributes:
-      role: ``"batch"``, ``"channels"``, the number of an axis of the image's grid, or the name of
-        an axis of some other kind, such as tokens of which not all are places of the image.
+      role: ``"batch"``, ``"channels"``, the number of an axis of the image's grid, places of the
+        image and others in a row, or the name of an axis of some other kind.
       size: How many there are.
       stride: The step between two of them: where an axis of 12 is split into 3 times 4, the first
         part has stride 4, the second 1.
     """
 
-    role: str
+    role: Role
     size: int
     stride: int = 1
 
@@ -44,8 +66,10 @@ Axis = tuple[Part, ...]
 Axes = tuple[Axis, ...]
 
 
-def whole(role: str, size: int) -> Axis:
+def whole(role: Role, size: int) -> Axis:
     """An axis that holds one thing."""
+    if isinstance(role, Joined) and size != role.size:
+        return (Part(f"{_UNKNOWN} {role}", size),)  # Nobody knows which are left.
     return (Part(role, size),)
 
 
@@ -56,7 +80,7 @@ def unknown(value: str, axis: int, size: int) -> Axis:
 
 def is_known(axis: Axis) -> bool:
     """Whether what an axis holds came from the image or is channels."""
-    return not any(part.role.startswith(_UNKNOWN) for part in axis)
+    return not any(str(part.role).startswith(_UNKNOWN) for part in axis)
 
 
 def length(axis: Axis) -> int:
@@ -64,7 +88,7 @@ def length(axis: Axis) -> int:
     return math.prod(part.size for part in axis)
 
 
-def roles(axis: Axis) -> set[str]:
+def roles(axis: Axis) -> set[Role]:
     """What an axis holds; parts of one element count where there is nothing else."""
     large = {part.role for part in axis if part.size > 1}
     return large or {part.role for part in axis}
@@ -76,6 +100,24 @@ def resized(axis: Axis, size: int, otherwise: Axis) -> Axis:
     if len(found) > 1:
         found = found - {CHANNELS}  # Rows of pixels that channels were shuffled into.
     return whole(found.pop(), size) if len(found) == 1 else otherwise
+
+
+def cut(axis: Axis, start: int, stop: int) -> Axis | None:
+    """What is left of places of the image and others in a row; ``None`` where that is not known.
+
+    Args:
+      axis: Before.
+      start: The first element that is kept.
+      stop: The one after the last.
+    """
+    (role,) = roles(axis) if len(roles(axis)) == 1 else (None,)
+    if not isinstance(role, Joined) or axis != whole(role, role.size):
+        return None
+    first, end = role.before, role.size - role.behind
+    if start > first or stop < end:
+        return None
+    before, behind = first - start, stop - end
+    return whole(Joined(before, role.grid, behind), stop - start) if before + behind else role.grid
 
 
 def joined(parts: Iterable[Part]) -> Axis:
@@ -164,12 +206,14 @@ class Reading(NamedTuple):
       order: How those axes are transposed.
       shape: ``(*grid, channels)``.
       is_plain: Whether the axes are batch, channels and the grid as everywhere in ONNX.
+      joined: What the one axis of a sequence holds, where some of it are places of the image.
     """
 
     pieces: Shape
     order: tuple[int, ...]
     shape: Shape
     is_plain: bool
+    joined: Joined | None
 
     def read(self, array: Array) -> Array:
         """The activation.
@@ -181,7 +225,7 @@ class Reading(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    role: str
+    role: Role
     size: int
     stride: int
     axis: int
@@ -199,12 +243,13 @@ def reading(axes: Axes) -> Reading | None:
         if part.role != BATCH or part.size > 1
     ]
     pieces = _one_per_run(pieces)
-    of_roles: dict[str, list[int]] = {}
+    of_roles: dict[Role, list[int]] = {}
     for place, piece in enumerate(pieces):
         of_roles.setdefault(piece.role, []).append(place)
     if CHANNELS not in of_roles or BATCH in of_roles:
         return None
     channels = of_roles.pop(CHANNELS)
+    sequence = next(iter(of_roles)) if len(of_roles) == 1 else None
     order, shape = [], []
     for places in (*of_roles.values(), channels):
         places.sort(key=lambda place: -pieces[place].stride)
@@ -219,6 +264,7 @@ def reading(axes: Axes) -> Reading | None:
         shape=tuple(shape),
         is_plain=[piece.axis for piece in pieces] == list(range(1, len(axes)))
         and order == [*range(1, len(pieces)), 0],
+        joined=sequence if isinstance(sequence, Joined) and sequence.size == shape[0] else None,
     )
 
 

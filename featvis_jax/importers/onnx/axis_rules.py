@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from featvis_jax.importers.onnx.axes import (
     CHANNELS,
     Axes,
     Axis,
+    Joined,
+    cut,
+    is_known,
     length,
     reshaped,
     resized,
@@ -52,7 +56,7 @@ def channel_axis(graph: Graph) -> int | None:
         if not of_channels:  # A single channel, taken away and added again: the axis that is left.
             of_grid = {role for axis in axes[2:] for role in roles(axis)}
             of_channels = {str(axis) for axis in range(1, len(image))} - of_grid
-        if len(of_channels) == 1 and (name := of_channels.pop()).isdigit():
+        if len(of_channels) == 1 and (name := str(of_channels.pop())).isdigit():
             return int(name)
     return None
 
@@ -128,20 +132,62 @@ def _concatenated(facts: Facts) -> Sequence[Axis]:
     made = [common(facts, place, facts.operands, facts.shape) for place in range(len(facts.shape))]
     joined = [axes[along] if axes is not None else () for axes in facts.operands]
     same = set[str]().union(*map(roles, joined))
-    # Of tokens some of which are no places of the image, all are tokens.
     is_one = len(same) == 1 and (all(joined) or same == {CHANNELS})
-    made[along] = whole(same.pop(), facts.shape[along]) if is_one else facts.unknown(along)
+    others = _among_others(facts, along) or facts.unknown(along)
+    made[along] = whole(same.pop(), facts.shape[along]) if is_one else others
     return made
+
+
+def _among_others(facts: Facts, along: int) -> Axis | None:
+    """Places of the image that something else was put in front of or behind, or both."""
+    counts, grids = [0], list[Axis]()  # Of others: before the places, and behind them.
+    for axes, constant in zip(facts.operands, facts.constants, strict=True):
+        if axes is None and constant is None:
+            return None
+        axis = () if axes is None else axes[along]
+        if axis and is_known(axis):
+            (role, *more) = roles(axis)
+            found = Joined(0, axis, 0)
+            if isinstance(role, Joined) and not more and length(axis) == role.size:
+                found = role
+            before, grid, behind = found
+            grids.append(grid)
+            counts = [counts[0] + before, behind]
+        else:
+            counts[-1] += length(axis) if constant is None else constant.shape[along]
+    is_grid = len(grids) == 1 and all(str(role).isdigit() for role in roles(grids[0]))
+    return whole(Joined(counts[0], grids[0], counts[1]), facts.shape[along]) if is_grid else None
 
 
 def _sliced(facts: Facts) -> Sequence[Axis]:
     made = list(_resized(facts))
     starts, steps = facts.integers(1, "starts") or [], facts.integers(4, "steps")
     along = facts.integers(3, "axes") or list(range(len(starts)))
-    for axis, step in zip(along, steps or [1] * len(along), strict=True):
+    for axis, start, step in zip(along, starts, steps or [1] * len(along), strict=True):
+        place = axis % len(made)
         if step < 0:  # Mirrored: what was merged cannot be taken apart as it was.
-            place = axis % len(made)
             made[place] = facts.resized(place, facts.data[place])
+        elif step == 1:
+            made[place] = _cut(facts, place, start) or made[place]
+    return made
+
+
+def _cut(facts: Facts, place: int, start: int) -> Axis | None:
+    """An axis of the output that is neighbours of the operand's, from one on."""
+    size = length(facts.data[place])
+    first = min(max(start + size if start < 0 else start, 0), size)
+    return cut(facts.data[place], first, first + facts.shape[place])
+
+
+def _split(facts: Facts) -> Sequence[Axis]:
+    made = list(_resized(facts))
+    place = facts.axis("axis", 0, len(made))
+    outputs = zip(facts.step.node.outputs, facts.step.shapes, strict=True)
+    earlier = itertools.takewhile(lambda output: output[0] != facts.value, outputs)
+    shapes = [shape for _, shape in earlier]
+    if all(shape is not None for shape in shapes):
+        start = sum(shape.shape[place] for shape in shapes if shape is not None)
+        made[place] = _cut(facts, place, start) or made[place]
     return made
 
 
@@ -188,13 +234,14 @@ _RULES: dict[str, Rule] = {
     "MatMul": product,
     "Reshape": _reshaped,
     "Slice": _sliced,
+    "Split": _split,
     "Squeeze": _squeezed,
     "Transpose": _transposed,
     "Unsqueeze": _unsqueezed,
     **dict.fromkeys(("Conv", "ConvTranspose", "DepthToSpace", "SpaceToDepth"), _windows),
     **dict.fromkeys(
-        ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Pad", "Resize", "Split",
-         "Tile", "Upsample"), _resized
+        ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Pad", "Resize", "Tile",
+         "Upsample"), _resized
     ),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduced),
 }  # fmt: skip

@@ -37,9 +37,9 @@ def onnx_network(path: Path | str, *, image_shape: Sequence[int] | None = None) 
     Which axis of an output has the channels is followed through the graph
     (`featvis_jax.importers.onnx.axes`), wherever a transposition or a reshape puts it. Tokens of a
     transformer are laid out on the grid of the image again where they came from it one by one;
-    where others joined them, as a class token, they are a sequence with one axis. An output whose
-    axes do not tell, such as how much tokens attend to each other, is no layer:
-    `Network.refused` names it.
+    where others joined them, as a class token, they are a sequence with one axis, and
+    `Layer.tokens` says which of them lie where. An output whose axes do not tell, such as how much
+    tokens attend to each other, is no layer: `Network.refused` names it.
 
     Args:
       path: The file.

@@ -19,6 +19,7 @@ from featvis_jax.importers.onnx.image import image_axes
 from featvis_jax.importers.onnx.modules import Call, numbered
 from featvis_jax.importers.onnx.scopes import scopes
 from featvis_jax.nn.programs.marks import mark
+from featvis_jax.nn.tokens import Tokens
 
 _MERGED = "its batch normalization is merged into its weights by the exporter: take {!r}."
 
@@ -31,12 +32,14 @@ class Target(NamedTuple):
       operator: What makes it.
       has_weights: Whether that has weights of its own.
       reading: Which of its axes are what.
+      tokens: Of a sequence, which of its elements are places of the image.
     """
 
     value: str
     operator: str
     has_weights: bool
     reading: Reading
+    tokens: Tokens | None
 
     def mark(self, name: str, value: Value) -> None:
         """Call it a layer, channels last."""
@@ -44,7 +47,13 @@ class Target(NamedTuple):
             array = value.array[0]
         else:
             array = self.reading.read(graphs.as_in_onnx(value))
-        mark(array[None], name, operator=self.operator, has_weights=self.has_weights)
+        mark(
+            array[None],
+            name,
+            operator=self.operator,
+            has_weights=self.has_weights,
+            tokens=self.tokens,
+        )
 
 
 class Targets(NamedTuple):
@@ -98,13 +107,28 @@ def targets(model: onnx.ModelProto, graph: Graph, *, image_is_last: bool) -> Tar
             shape = tuple(map(axes.length, found[named.value]))
             refused.append((named.name, f"no axis of its shape {shape} is known to be channels."))
         else:
-            layers[named.name] = Target(named.value, named.operator, named.has_weights, reading)
+            tokens = _tokens(reading, rank=len(graph.input_shape) - 2)
+            layers[named.name] = Target(
+                named.value, named.operator, named.has_weights, reading, tokens
+            )
     if not layers:
         listed = ", ".join(name for name, _ in refused) or "no numbers"
         raise ValueError(f"of all that it computes ({listed}) no axis is known to be channels.")
     known = {*layers, *(name for name, _ in refused)}
     aliases = {alias: name for alias, name in aliases.items() if alias not in known}
     return Targets(layers, aliases, tuple(refused))
+
+
+def _tokens(reading: Reading, *, rank: int) -> Tokens | None:
+    """Which elements of a sequence are places of the image, if they lie row by row."""
+    if reading.joined is None:
+        return None
+    before, parts, behind = reading.joined
+    found = [int(str(part.role)) for part in parts if part.size > 1]
+    if found != sorted(set(found)) or any(part.stride != 1 for part in parts):
+        return None
+    sizes = {int(str(part.role)): part.size for part in parts}
+    return Tokens(before, tuple(sizes.get(axis, 1) for axis in range(rank)), behind)
 
 
 def _values(graph: Graph) -> Iterator[tuple[int, Step, str]]:

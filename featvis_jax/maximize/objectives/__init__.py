@@ -17,6 +17,7 @@ from featvis_jax.maximize.objectives.activations import (
 from featvis_jax.maximize.objectives.base import VARIANTS, Objective, fingerprint
 from featvis_jax.maximize.objectives.directions import cosine_direction, direction
 from featvis_jax.maximize.objectives.masks import attention, on_layer
+from featvis_jax.maximize.objectives.sequences import of_tokens
 from featvis_jax.maximize.objectives.strongest import strongest
 from featvis_jax.maximize.objectives.units import Directions, Numbers, Unit, directions_of
 from featvis_jax.maximize.objectives.variants import diversity, interpolation
@@ -39,6 +40,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "neuron",
+    "of_tokens",
     "on_layer",
     "strongest",
 ]

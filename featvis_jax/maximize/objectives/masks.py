@@ -76,7 +76,8 @@ def on_layer(mask: Numbers, network: Network, layer: str) -> Float[np.ndarray, "
       layer: Name of a layer with a grid.
 
     Returns:
-      Weights of the layer's spatial shape, float32.
+      Weights of the layer's spatial shape, float32; of a layer of tokens, one for each, and 0 for
+      those that have no place.
 
     Raises:
       ValueError: The mask is of another grid, or leaves nothing of the layer, or the layer has no
@@ -96,11 +97,17 @@ def on_layer(mask: Numbers, network: Network, layer: str) -> Float[np.ndarray, "
     description = f"on_layer(mask, network, {layer!r})"
     weights = _read("on_layer", mask)
     target = network.layer(layer)
-    grid, image_grid = grid_of(target, description), network.image_shape[:-1]
+    tokens, image_grid = target.tokens, network.image_shape[:-1]
+    grid = grid_of(target, description) if tokens is None else tokens.grid
     if weights.shape != image_grid:
         raise ValueError(
             f"{description}: the mask's grid is {weights.shape}, but the image's is {image_grid}: "
             "resample the mask to the image."
+        )
+    if len(grid) != len(image_grid):
+        raise ValueError(
+            f"{description}: layer {layer!r} has the grid {grid}, and where it lies in the image "
+            "is not known: take a neuron, or another layer."
         )
     for axis, (inputs, outputs) in enumerate(zip(image_grid, grid, strict=True)):
         field, stride = target.receptive_field, target.stride or inputs / outputs
@@ -122,6 +129,8 @@ def on_layer(mask: Numbers, network: Network, layer: str) -> Float[np.ndarray, "
             f"{description}: nothing of the mask is left on the layer's grid {grid}: its places "
             "lie where no receptive field is centred; enlarge it."
         )
+    if tokens is not None:  # Those without a place have no weight.
+        weights = np.pad(weights.ravel(), (tokens.before, tokens.behind))
     return weights.astype(np.float32)
 
 

@@ -24,6 +24,7 @@ from featvis_jax.nn.programs.evaluate import (
 )
 from featvis_jax.nn.programs.marks import is_mark
 from featvis_jax.nn.programs.refusal import refusal, refused_effects
+from featvis_jax.nn.tokens import Tokens
 
 # Constants with more elements are given to a program as arguments: XLA would fold them for minutes.
 # Smaller ones, such as the matrices of an interpolation, are worth knowing.
@@ -38,12 +39,14 @@ class Marked(NamedTuple):
       lane: For a module under `jax.vmap`, which of its copies, along each of the axes in front.
       operator: What makes it; empty where its name is all that is known.
       has_weights: Whether that has parameters.
+      tokens: Which elements of a sequence are places of the image, where the network says so.
     """
 
     variable: core.Var
     lane: tuple[int, ...]
     operator: str
     has_weights: bool
+    tokens: Tokens | None
 
 
 class Flat(NamedTuple):
@@ -157,8 +160,13 @@ def _names(program: core.ClosedJaxpr) -> tuple[dict[str, Marked], tuple[str, ...
             unique = name if counts[name] == 1 else f"{name}@{counts[name]}"
             if unique in marked:
                 raise ValueError(f"Two layers are called {unique!r}: rename one of them.")
-            operator, weights = parameters.get("operator", ""), parameters.get("has_weights")
-            marked[unique] = Marked(variable, tuple(map(int, lane)), operator, bool(weights))
+            marked[unique] = Marked(
+                variable,
+                tuple(map(int, lane)),
+                parameters.get("operator", ""),
+                has_weights=bool(parameters.get("has_weights")),
+                tokens=parameters.get("tokens"),
+            )
     return marked, tuple(name for name in hidden if name not in marked)
 
 

@@ -28,7 +28,10 @@ from featvis_jax.nn.programs.cuts import Cut, Part, Source
 from featvis_jax.nn.programs.fast import apply_fast
 from featvis_jax.nn.programs.flat import Flat, Marked
 from featvis_jax.nn.programs.parts import Plan
-from featvis_jax.nn.programs.receptive_fields import places, spans, summary
+from featvis_jax.nn.programs.receptive_fields import points, spans, summary
+from featvis_jax.nn.programs.sequences import on_grid, tokens_of
+from featvis_jax.nn.programs.spans import Span
+from featvis_jax.nn.tokens import Tokens
 from featvis_jax.types import Image
 
 _HIDDEN = (
@@ -237,8 +240,8 @@ def _layers(
     variables = list(dict.fromkeys(marked.variable for marked in traced.marked.values()))
     found = spans(traced.program, variables, image_shape)
     seen = dict(zip(variables, found, strict=True))
-    values = [marked.variable for marked in traced.marked.values() if not marked.operator]
-    in_space = dict(zip(values, places(traced.program, values, image_shape), strict=True))
+    values = [marked.variable for marked in traced.marked.values() if _needs_points(marked)]
+    lying = dict(zip(values, points(traced.program, values, image_shape), strict=True))
     readings: dict[str, _Reading] = {}
     layers: list[Layer] = []
     refused = [(name, _HIDDEN) for name in traced.hidden]
@@ -249,11 +252,14 @@ def _layers(
         if marked.operator:
             reading = _of_module(axes, shape)
         else:
-            reading = _of_value(axes, shape, in_space[marked.variable])
+            reading = _of_value(axes, shape, _axes_in_space(lying[marked.variable]))
         if reading is None:
             refused.append((name, f"no axis of its shape {shape[lanes:]} is known to be channels."))
             continue
         readings[name] = reading
+        tokens = _tokens(marked, reading, lying.get(marked.variable))
+        if tokens is not None:
+            of_axes = on_grid(of_axes, reading.grid[0], tokens)
         field = summary(of_axes, image_shape[:-1])
         layers.append(
             Layer(
@@ -263,11 +269,31 @@ def _layers(
                 receptive_field=field.size if reading.grid else None,
                 stride=field.stride if reading.grid else None,
                 has_weights=marked.has_weights,
+                tokens=tokens,
             )
         )
     if not readings:
         raise ValueError(_no_layers(refused))
     return readings, tuple(layers), tuple(refused)
+
+
+def _needs_points(marked: Marked) -> bool:
+    """Whether where a value's elements lie tells what its axes, or its tokens, are."""
+    is_sequence = len(marked.variable.aval.shape) - len(marked.lane) == 3  # pyright: ignore
+    return not marked.operator or (is_sequence and marked.tokens is None)
+
+
+def _axes_in_space(lying: Sequence[Span | None]) -> set[int]:
+    return {span.axis for span in lying if span is not None and span.axis is not None}
+
+
+def _tokens(
+    marked: Marked, reading: _Reading, lying: Sequence[Span | None] | None
+) -> Tokens | None:
+    """Which elements of a sequence are places of the image."""
+    if len(reading.grid) != 1 or marked.tokens is not None or lying is None:
+        return marked.tokens
+    return tokens_of(lying, reading.grid[0])
 
 
 def _no_layers(refused: Sequence[tuple[str, str]]) -> str:

@@ -9,6 +9,8 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from featvis_jax.nn.tokens import Tokens
+
 MARK = core.Primitive("layer")
 """The identity, with a layer's name and what else is known of it."""
 
@@ -16,7 +18,14 @@ NAME = "name"
 """The primitive of `jax.ad_checkpoint.checkpoint_name`, which marks a layer too."""
 
 
-def mark(value: Array, name: str, *, operator: str = "", has_weights: bool = False) -> Array:
+def mark(
+    value: Array,
+    name: str,
+    *,
+    operator: str = "",
+    has_weights: bool = False,
+    tokens: Tokens | None = None,
+) -> Array:
     """Call a value a layer.
 
     Args:
@@ -24,11 +33,13 @@ def mark(value: Array, name: str, *, operator: str = "", has_weights: bool = Fal
       name: The layer's name. Where several values have the same, the second is ``NAME@2``.
       operator: What makes it, such as a module's class.
       has_weights: Whether that has parameters.
+      tokens: Which elements of a sequence are places of the image, where that is known.
 
     Returns:
       The value.
     """
-    return MARK.bind(value, name=name, operator=operator, has_weights=has_weights, lanes=0)
+    known = {"operator": operator, "has_weights": has_weights, "tokens": tokens}
+    return MARK.bind(value, name=name, lanes=0, **known)
 
 
 def is_mark(equation: core.JaxprEqn) -> bool:

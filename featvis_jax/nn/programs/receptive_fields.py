@@ -87,10 +87,10 @@ def spans(
     return [list(of_axes) for of_axes in zip(*found, strict=True)]
 
 
-def places(
+def points(
     program: core.ClosedJaxpr, values: Sequence[Any], image_shape: Sequence[int]
-) -> list[set[int]]:
-    """For some values of a program, the axes along which their elements lie in the image.
+) -> list[list[Span | None]]:
+    """For some values of a program, where along each axis of the image their elements lie.
 
     An element lies at the middle of what it is computed from. What is computed from all of the
     image lies nowhere and moves nothing: a normalization by a mean leaves each element its place,
@@ -102,10 +102,7 @@ def places(
       image_shape: ``(*spatial, channels)``.
     """
     found = _spans(program, values, image_shape, points=True)
-    return [
-        {span.axis for span in of_axes if span is not None and span.axis is not None}
-        for of_axes in zip(*found, strict=True)
-    ]
+    return [list(of_axes) for of_axes in zip(*found, strict=True)]
 
 
 def _spans(

@@ -9,6 +9,7 @@ import pytest
 
 from featvis_jax.importers.onnx import onnx_network
 from featvis_jax.importers.onnx.axes import CHANNELS, reading, reshaped, whole
+from featvis_jax.nn.tokens import Tokens
 from tests.importers.onnx.models import Builder, every_value, save
 
 QUICK_JIT = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -169,15 +170,41 @@ def test_tokens_lie_on_the_grid_that_they_came_from(tmp_path, rng):
             network.layer(name)
 
 
-def test_tokens_with_a_class_token_among_them_are_a_sequence(tmp_path, rng):
+def test_tokens_with_a_class_token_among_them_are_a_sequence_that_knows_its_grid(tmp_path, rng):
     b, end = vision_transformer(rng, class_token=True)
     network, _, found, values = imported(b, tmp_path, rng, end)
     assert network.layer("tokens").shape == (4, 3, 4)
     for name in ("joined", "q", "merged", "sum"):
         assert network.layer(name).shape == (13, values[name].shape[-1])
+        assert network.layer(name).tokens == Tokens(1, (4, 3), 0)
         assert_close(found[name], values[name][0])
+    assert network.layer("q").receptive_field == network.layer("q").stride == 2
+    assert network.layer("sum").receptive_field is None
     assert network.layer("class").shape == (4,)
+    assert network.layer("class").tokens is None
     assert_close(found["class"], values["class"][0])
+
+
+def test_tokens_around_places_are_counted_and_places_alone_lie_on_their_grid_again(tmp_path, rng):
+    """Registers are put behind the class token, and another token at the end."""
+    b = Builder(rng, (1, 1, 8, 6))
+    x = b.conv("image", 1, 4, (2, 2), strides=[2, 2])
+    x = b.node("Transpose", b.node("Reshape", x, np.array([1, 4, 12])), perm=[0, 2, 1])
+    x = b.node("Concat", b.normal(1, 1, 4), x, b.normal(1, 1, 4), axis=1, name="three")
+    x = b.node("Add", x, b.normal(1, 14, 4), name="placed")
+    parts = [
+        b.node("Slice", x, *map(np.array, ([start], [stop], [1])), name=name)
+        for name, start, stop in (("first", 0, 1), ("rest", 1, 2**31), ("cut", -8, 2**31))
+    ]
+    x = b.node("Concat", parts[0], b.normal(1, 4, 4), parts[1], axis=1, name="registers")
+    split = b.node("Split", x, np.array([5, 12, 1]), axis=1, outputs=3)
+    network, _, found, values = imported(b, tmp_path, rng, x, parts[2], *split)
+    assert network.layer("three").tokens == network.layer("placed").tokens == Tokens(1, (4, 3), 1)
+    assert network.layer("rest").tokens == Tokens(0, (4, 3), 1)
+    assert network.layer("registers").tokens == Tokens(5, (4, 3), 1)
+    assert network.layer("cut").tokens is None  # A part of the grid.
+    alone = [layer.name for layer in network.layers if layer.shape == (4, 3, 4)]
+    assert_close(found[alone[-1]], values["registers"][0, 5:17].reshape(4, 3, 4))
 
 
 def test_windows_that_are_taken_apart_lie_where_they_were(tmp_path, rng):
