@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from featvis_jax import models
@@ -154,7 +156,7 @@ def test_a_network_of_pytorch_is_in_the_gallery_after_two_commands(reader):
 def test_an_age_rises_and_falls_by_the_sign(reader):
     directory, run = reader
     change = []
-    for command in commands("your-network.md", "--layer=head"):
+    for command in commands("your-network.md", "--model=mine.py:network --layer=head"):
         run([*installed(command), "--steps=8", "--nogallery"])
         out = command[-1].removeprefix("--out=")
         head, row = (directory / out / "units.tsv").read_text().splitlines()
@@ -162,6 +164,36 @@ def test_an_age_rises_and_falls_by_the_sign(reader):
         change.append(float(row["final_objective"]) - float(row["initial_objective"]))
     assert len(change) == 2
     assert min(change) > 0
+
+
+def test_a_class_at_a_voxel_is_as_probable_as_the_objective_says(reader):
+    directory, run = reader
+    found = {}
+    _, *others = commands("your-network.md", "--model=lesions.py:network")
+    for command in others:
+        run([*installed(command), "--steps=8", "--nogallery"])
+        out = command[-1].removeprefix("--out=")
+        head, row = (directory / out / "units.tsv").read_text().splitlines()
+        row = dict(zip(head.split("\t"), row.split("\t"), strict=True))
+        assert float(row["final_objective"]) > float(row["initial_objective"])
+        image = nibabel.load(directory / out / "images/head/0002.nii.gz").get_fdata()
+        np.save(directory / "image.npy", image.astype(np.float32))
+        log_probabilities = run(["-c", PROBABILITIES]).split()
+        background, _, lesion = map(float, log_probabilities)
+        found[out] = float(row["final_objective"]), lesion - background
+    assert list(found) == ["runs/no-lesion", "runs/lesion-or-background"]
+    stated, log_odds = found["runs/lesion-or-background"]
+    assert stated == pytest.approx(log_odds, abs=1e-3)
+    assert log_odds > found["runs/no-lesion"][1]
+
+
+# What a reader's own PyTorch says of a picture.
+PROBABILITIES = """
+import lesions, numpy, torch
+module, _ = lesions.network()
+image = torch.from_numpy(numpy.load("image.npy"))
+print(*module(image[None, None]).log()[0, :, 12, 14, 12].tolist())
+"""
 
 
 def without_code(text: str) -> str:
