@@ -34,7 +34,8 @@ class InputOptions(Options):
         None,
         "How each scan was scaled when the network was trained: unit to 0..1, by its percentiles; "
         "zscore to a mean of 0 and a standard deviation of 1; zscore_nonzero likewise, but over "
-        "the voxels that are not 0, and zeros stay 0. Scans of `reference`, `real_examples`, "
+        "the voxels that are not 0, and zeros stay 0; raw for none at all, as for CT in Hounsfield "
+        "units. Scans of `reference`, `real_examples`, "
         "`start_image` and `hold` are scaled in the same way before the network sees them. Without "
         "it, those of a cohort are scaled by unit, and single files have to be scaled already.",
         choices=tuple(SCALINGS),
@@ -42,7 +43,8 @@ class InputOptions(Options):
     intensity_range: tuple[float, float] | None = option(
         None,
         "LOW,HIGH: the range of a foreign network's images, and so of its pictures. 0,1 by "
-        "default; for z-scores the range of the scans of `reference`, from percentile 0.1 to 99.9.",
+        "default; for z-scores and raw intensities the range of the scans of `reference`, from "
+        "percentile 0.1 to 99.9.",
     )
     channel_names: tuple[str, ...] | None = option(
         None,
@@ -66,14 +68,14 @@ class InputOptions(Options):
         if not low < high or not np.isfinite([low, high]).all():
             raise ValueError(f"{shown}: expected LOW,HIGH, LOW < HIGH.")
         if self.scaling is not None:
-            is_centred = SCALINGS[self.scaling].is_centred
-            if is_centred and not low < 0 < high:
+            chosen = SCALINGS[self.scaling]
+            if chosen.is_centred and not low < 0 < high:
                 raise ValueError(
                     f"{shown}: the z-scores of `scaling={self.scaling}` lie around 0; expected a "
                     "range such as -2,4, or leave it out and give `reference=DIR`, whose scans "
                     "have a range."
                 )
-            if not is_centred and not 0 <= low < high <= 1:
+            if chosen.ends == (0, 1) and not 0 <= low < high <= 1:
                 raise ValueError(
                     f"{shown}: `scaling={self.scaling}` scales scans to 0..1; expected a part of "
                     "that range, or leave one of the two out."

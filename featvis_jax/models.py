@@ -68,8 +68,8 @@ class Model(NamedTuple):
     @property
     def needs_range(self) -> bool:
         """Whether nobody has said yet between which ends its images lie."""
-        centred = self.scaling is not None and SCALINGS[self.scaling].is_centred
-        return centred and self.told.intensity_range is None
+        is_open = self.scaling is not None and SCALINGS[self.scaling].ends is None
+        return is_open and self.told.intensity_range is None
 
     @property
     def unit(self) -> str | None:
@@ -106,8 +106,8 @@ def load(
         has all that is taken.
       input_shape: ``(*spatial, channels)`` where the model leaves it open.
       grid: A NIfTI file on the grid of the network's input, whose affine is taken.
-      scaling: How the scans that it was trained on were scaled: "unit", "zscore" or
-        "zscore_nonzero".
+      scaling: How the scans that it was trained on were scaled: "unit", "zscore",
+        "zscore_nonzero" or "raw".
       intensity_range: Of a foreign network's images; 0 to 1 by default.
       channel_names: Of the input channels.
       random_weights: Seed by which the values of every tensor of weights are put in a random

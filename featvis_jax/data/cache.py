@@ -1,7 +1,7 @@
 """A cohort's volumes on disk, as networks are shown them: scaled, slice by slice.
 
-Each subject is a float16 `.npy`, axial first `(z, x, y)`, so that slices stream from a memory map,
-and a `.json` that says what it was made of.
+Each subject is a `.npy`, float16 or, for raw intensities, float32, axial first `(z, x, y)`, so that
+slices stream from a memory map, and a `.json` that says what it was made of.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float16, Float64
+from jaxtyping import Float, Float64
 
 from featvis_jax.data.cohorts import Cohort, Subject
 from featvis_jax.data.errors import CohortError, VolumeError
@@ -43,7 +43,7 @@ class CachedVolume:
 
     Attributes:
       participant_id: Whose.
-      path: The `.npy`, float16 `(z, x, y)`.
+      path: The `.npy`, `(z, x, y)`.
       shape: `(z, x, y)`.
       brain_fraction: `(z,)`, share of each axial slice that is brain.
       scan_sha256: Checksum of the file that it was made of.
@@ -62,12 +62,12 @@ class CachedVolume:
         """The scan by the beginning of its checksum, wherever it lies and whatever it is called."""
         return self.scan_sha256[:_SHORT]
 
-    def open(self) -> Float16[np.ndarray, "z x y"]:
+    def open(self) -> Float[np.ndarray, "z x y"]:
         """The volume as a read-only memory map, the same at every call."""
         return self._map
 
     @functools.cached_property
-    def _map(self) -> Float16[np.ndarray, "z x y"]:
+    def _map(self) -> Float[np.ndarray, "z x y"]:
         # NumPy reads the header with `ast`, which fails now and then in two threads of Python 3.11.
         with _OPENING:
             return np.load(self.path, mmap_mode="r", allow_pickle=False)
@@ -146,15 +146,16 @@ def _cache_one(subject: Subject, directory: Path, scaling: str, max_bytes: int) 
     if cached is not None:
         return cached
 
+    chosen = SCALINGS[scaling]
     data = load_volume(subject.path, max_bytes=max_bytes).data
     try:
-        scaled = SCALINGS[scaling].scale(data)
+        scaled = chosen.scale(data).astype(chosen.dtype)
         # Of the scan as it is: where a brain is does not depend on the scaling.
         fraction = brain_fraction_per_slice(data)
     except ValueError as error:
         raise VolumeError(f"{subject.path}: {error}") from error
-    axial = np.ascontiguousarray(scaled.astype(np.float16).transpose(2, 0, 1))
-    outside = SCALINGS[scaling].outside(axial)
+    axial = np.ascontiguousarray(scaled.transpose(2, 0, 1))
+    outside = chosen.outside(axial)
     with subject.path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     # The sidecar last: until it is there, the entry does not count.
@@ -192,7 +193,7 @@ def _read_entry(
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     shape = (depth, width, height)
-    expected_bytes = math.prod(shape) * 2
+    expected_bytes = math.prod(shape) * np.dtype(SCALINGS[str(source["scaling"])].dtype).itemsize
     if fraction.shape != (depth,) or voxels_path.stat().st_size < expected_bytes:
         return None
     return CachedVolume(participant_id, voxels_path, shape, fraction, checksum, outside)

@@ -89,13 +89,22 @@ class Scaling(NamedTuple):
       outside: Of a scan once it is scaled, the intensity of air: what stands where an image
         reaches beyond the scan.
       unit: What its numbers are, in words.
-      is_centred: Whether scans have a mean of 0, and no ends that are known beforehand.
+      is_centred: Whether scans have a mean of 0.
+      ends: The lowest and the highest intensity; None where they are not known beforehand.
+      dtype: What keeps them as exactly as they have to be: float16 has eleven bits, which are
+        steps of 2 above 2048, and ends at 65504.
     """
 
     scale: Callable[[Float32[np.ndarray, "*spatial"]], Float32[np.ndarray, "*spatial"]]
     outside: Callable[[np.ndarray], float]
     unit: str
-    is_centred: bool
+    is_centred: bool = False
+    ends: tuple[float, float] | None = None
+    dtype: type[np.floating] = np.float16
+
+
+def _unscaled(data: Float32[np.ndarray, "*spatial"]) -> Float32[np.ndarray, "*spatial"]:
+    return np.asarray(data, np.float32)
 
 
 def _lowest(scaled: np.ndarray) -> float:
@@ -103,7 +112,7 @@ def _lowest(scaled: np.ndarray) -> float:
 
 
 SCALINGS: Mapping[str, Scaling] = {
-    "unit": Scaling(rescale, _lowest, "0 to 1 of each scan", is_centred=False),
+    "unit": Scaling(rescale, _lowest, "0 to 1 of each scan", ends=(0.0, 1.0)),
     "zscore": Scaling(standardize, _lowest, "z-score of each scan", is_centred=True),
     "zscore_nonzero": Scaling(
         functools.partial(standardize, nonzero=True),
@@ -111,5 +120,6 @@ SCALINGS: Mapping[str, Scaling] = {
         "z-score of each scan over its nonzero voxels",
         is_centred=True,
     ),
+    "raw": Scaling(_unscaled, _lowest, "raw intensity of each scan, HU in CT", dtype=np.float32),
 }
 """How scans are scaled, by name; the statistics are always those of one whole scan."""

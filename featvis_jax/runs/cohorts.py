@@ -308,7 +308,7 @@ def _of_channels(name: str, path: str, channels: InputChannels) -> list[_Named]:
             for cohort, scan in zip(cohorts, scans, strict=True)
         ]
     origin = str(Path(path).resolve())
-    if len(names) == 1:
+    if names == ("",) or (len(names) == 1 and not Path(path).is_dir()):
         return [_Named(read(path, name=name), told, origin)]
     if not Path(path).is_dir():
         raise ValueError(

@@ -35,9 +35,9 @@ class ReferenceOptions(CacheOptions):
         "A cohort, or one scan, with which to measure how strongly real images drive each unit; "
         "pictures are compared with the strongest response. A network that looks for lesions is "
         "shown the images with and without lesions. A foreign network also gets its spectrum and "
-        "the range of its z-scores (`scaling`) from here. With several input channels, the scans "
-        "of each are found by its name (`channel_names`); or give one scan for each, separated by "
-        "commas.",
+        "the range of its z-scores or raw intensities (`scaling`) from here. With several input "
+        "channels, the scans of each are found by its name (`channel_names`); or give one scan for "
+        "each, separated by commas.",
     )
     reference_images: int = option(
         240, "Number of images of `reference`, spread evenly over its people.", least=2
@@ -67,6 +67,8 @@ _FEW_SCANS = 20
 # Percentiles that are the ends of a range which nobody tells.
 _SPANNED = (0.1, 99.9)
 _LOOKED_AT = 40
+# The last bits of a float32, in which intensities are not told apart.
+_LEFT_OUT = 10
 # How far the images may be from those that a network was trained on: their ends as a share of the
 # range, their mean by its standard deviation, and their standard deviation by a factor.
 _MOST_APART, _MOST_SHIFTED, _MOST_SPREAD = 0.1, 0.5, 2.0
@@ -179,9 +181,9 @@ def read(
     if found is None:
         if model.needs_range:
             raise ValueError(
-                f"`scaling={model.scaling}`: the range of z-scores is not known beforehand; give "
-                "`reference=DIR`, a cohort to take it from, or `intensity_range=LOW,HIGH`, such as "
-                "-2,4."
+                f"`scaling={model.scaling}`: the range of the images ({model.unit}) is not known "
+                "beforehand; give `reference=DIR`, a cohort to take it from, or "
+                "`intensity_range=LOW,HIGH`, such as -2,4 for z-scores."
             )
         return model, None
     if model.scaling is None and model.told.intensity_range is None:
@@ -209,7 +211,7 @@ def spanned(
     """Percentiles 0.1 and 99.9 of all voxels of some images together, to three decimals.
 
     Args:
-      images: With the intensities of cached volumes, which are float16.
+      images: Read once, and never together.
 
     Raises:
       ValueError: They have one intensity.
@@ -219,14 +221,17 @@ def spanned(
       >>> spanned([ramp, ramp])
       (1.0, 1997.0)
     """
-    # There are few float16: counted, images take no memory together.
-    counts = np.zeros(2**16, np.int64)
+    # Counted, images take no memory together. The bits that are left out of a float32 are a
+    # hundredth of a percent: z-scores of a cache, which are float16, and whole numbers up to
+    # 16384 have none.
+    counts = np.zeros(2 ** (32 - _LEFT_OUT), np.int64)
     for image in images:
-        bits = image.astype(np.float16).view(np.uint16)
+        bits = np.ascontiguousarray(image, np.float32).view(np.uint32) >> _LEFT_OUT
         counts += np.bincount(bits.ravel(), minlength=len(counts))
-    values = np.arange(len(counts), dtype=np.uint16).view(np.float16).astype(np.float64)
+    present = np.flatnonzero(counts)
+    values = (present.astype(np.uint32) << _LEFT_OUT).view(np.float32).astype(np.float64)
     order = np.argsort(values)
-    below = np.cumsum(counts[order])
+    below = np.cumsum(counts[present][order])
     ends = values[order][np.searchsorted(below, np.array(_SPANNED) * below[-1] / 100)]
     low, high = (round(float(end), 3) for end in ends)
     if not low < high:

@@ -6,8 +6,10 @@ import json
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from nibabel.nifti1 import Nifti1Image
 
 from featvis_jax.data import cache
 from featvis_jax.data.cache import CachedVolume, cache_volumes, checksums
@@ -52,6 +54,25 @@ def test_is_used_again(subjects, tmp_path, monkeypatch):
         assert again[who].path == entry.path
         assert again[who].shape == entry.shape
         np.testing.assert_array_equal(again[who].brain_fraction, entry.brain_fraction)
+
+
+def test_raw_intensities_are_kept_to_the_last_unit(tmp_path, rng):
+    """Of CT, and of a scanner's 16 bits: float16 has steps of 2 above 2048 and ends at 65504."""
+    made = []
+    for number, (low, high) in enumerate(((-1024, 3072), (0, 65536))):
+        voxels = rng.integers(low, high, (6, 7, 8)).astype(np.int32)
+        voxels[0, 0, :2] = low, high - 1
+        made.append(voxels)
+        path = tmp_path / f"sub-{number}" / "anat" / f"sub-{number}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        nibabel.save(Nifti1Image(voxels, np.eye(4)), path)
+    (tmp_path / "participants.tsv").write_text("participant_id\nsub-0\nsub-1\n")
+    cohort = read_cohort(tmp_path)
+    for _ in range(2):  # Made, and found again.
+        cached = cache_volumes(cohort.subjects, tmp_path / "cache", scaling="raw")
+        for entry, voxels in zip(cached.values(), made, strict=True):
+            np.testing.assert_array_equal(entry.open(), np.moveaxis(voxels, -1, 0))
+            assert entry.outside == voxels.min()
 
 
 @pytest.mark.parametrize("name", ["zscore", "zscore_nonzero"])

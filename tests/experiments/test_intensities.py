@@ -56,6 +56,13 @@ def files(tmp_path_factory) -> Path:
                 stripped(path, flat=name == "flat" and person == 1)
         rows = "".join(f"sub-{person}\n" for person in range(3))
         (place / name / "participants.tsv").write_text("participant_id\n" + rows)
+    for person in range(3):
+        path = place / "tomograms" / f"sub-{person}/anat/sub-{person}_CT.nii.gz"
+        scan(path, (12, 14, 6), 80 + person, high=900.0)
+        # Air, and bone in a third of the voxels, in whole Hounsfield units.
+        data = np.round(stored(path) * 4600 / 900 - 1500).clip(-1024, 3071)
+        nibabel.save(Nifti1Image(data.astype(np.int16), AFFINE), path)
+    (place / "tomograms" / "participants.tsv").write_text("participant_id\n" + rows)
     return place
 
 
@@ -113,6 +120,14 @@ MADE = {
             "{place}/cohort/sub-0/anat/sub-0_FLAIR.nii.gz",
         ],
     ),
+    "raw": ("volumes", ["--scaling=raw", "--reference={place}/tomograms", "--channel_names=CT"]),
+    "raw, told": (
+        "volumes",
+        [
+            *["--scaling=raw", "--intensity_range=-1024,3071", "--parameterization=pixels"],
+            "--start_image={place}/tomograms/sub-0/anat/sub-0_CT.nii.gz",
+        ],
+    ),
     "nobody says": ("volumes", ["--reference={place}/cohort"]),
     "no reference": ("volumes", []),
 }
@@ -123,10 +138,15 @@ REFUSED = {
         "volumes",
         ["--scaling=zscore"],
         [
-            "--scaling=zscore: the range of z-scores is not known",
+            "--scaling=zscore: the range of the images (z-score of each scan) is not known",
             "give --reference=DIR",
             "--intensity_range=",
         ],
+    ),
+    "no range of raw intensities": (
+        "volumes",
+        ["--scaling=raw"],
+        ["--scaling=raw: the range of the images (raw intensity", "give --reference=DIR"],
     ),
     "0 to 1 of z-scores": (
         "volumes",
@@ -223,6 +243,24 @@ def test_a_cohort_reaches_the_network_as_z_scores_and_gives_their_range(outcomes
     assert read_run(root / "volumes").image("stem", 0, 1)[0].max() <= np.float32(high)
 
 
+def test_raw_intensities_reach_the_network_as_they_are(root):
+    paths = sorted((root / "tomograms").glob("*/anat/*_CT.nii.gz"))
+    seen = np.stack([stored(path) for path in paths])
+    values = [row.reference for row in read_run(root / "raw").reference()]
+    assert values == [seen.max(), -seen.min()] == [3071, 1024]
+    told = configuration(root / "raw")["intensities"]
+    words = "raw intensity of each scan, HU in CT"
+    assert (told["scaling"], told["unit"]) == ("raw", words)
+    assert told["range"] == list(np.percentile(seen, [0.1, 99.9], method="inverted_cdf"))
+    (page,) = (root / "raw" / "gallery").glob("units/**/0001.html")
+    assert f"<span>{words}</span></span>" in page.read_text()
+    # Two steps change little of the start image, and nothing of what is as bright as it may be.
+    start = stored(paths[0])
+    (path,) = read_run(root / "raw,-told").image_paths("stem", 0, 1)
+    np.testing.assert_allclose(stored(path)[start == 3071], 3071, atol=0.5)
+    assert np.abs(stored(path) - start).max() < 500
+
+
 def test_phases_keep_to_the_spectrum_of_each_contrast_of_the_reference(root):
     both = [images(root, contrast, nonzero=True) for contrast in ("T1w", "FLAIR")]
     volumes = np.stack(both, axis=-1).astype(np.float32)
@@ -279,7 +317,7 @@ def test_without_a_word_of_it_a_reference_is_scaled_to_0_to_1_and_says_so(outcom
     assert (
         "its scans are scaled to 0..1 each, since nobody says" in outcomes["nobody says"]["errors"]
     )
-    assert "--scaling=unit|zscore|zscore_nonzero" in outcomes["nobody says"]["errors"]
+    assert "--scaling=unit|zscore|zscore_nonzero|raw" in outcomes["nobody says"]["errors"]
     told = configuration(root / "nobody-says")["intensities"]
     assert told == {"scaling": "unit", "unit": "0 to 1 of each scan", "range": [0.0, 1.0]}
     assert configuration(root / "no-reference")["intensities"] is None
