@@ -32,16 +32,28 @@ demo: $(INSTALLED)
 install: $(INSTALLED)
 
 # On the CPU, unless the caller says otherwise: JAX_PLATFORMS=cuda make test
-# The tests of a file stay in one process, since they share what was trained and compiled.
+# The tests of a file stay in one process, since they share what was trained and compiled. The files
+# come in the order of tests/conftest.py.
+BY_FILE = --dist=loadfile --no-loadscope-reorder
 test: lint
-	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --dist=loadfile $(PYTEST_ARGS)
+	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest $(BY_FILE) $(PYTEST_ARGS)
 
-# What a compiler or a release of JAX can change; of these, what a processor can.
-NUMERIC_TESTS = tests/nn tests/maximize tests/importers tests/test_training.py tests/test_checkpoints.py
-ISA_TESTS = tests/nn tests/maximize tests/importers/onnx/test_operators.py tests/test_training.py
+# What a release of JAX can change: how networks are traced, imported and compiled, and what an ascent
+# and a training make of them.
+NUMERIC_TESTS = tests/nn tests/importers/onnx tests/test_training.py tests/test_checkpoints.py \
+  $(patsubst %,tests/importers/torch/test_%.py,capture programs weights) \
+  tests/maximize/transforms/test_contract.py $(MAXIMIZE_TESTS) \
+  $(patsubst %,tests/maximize/test_%.py,devices layer neuron_crop planning recipe_defaults rising variants)
+# What a processor can change: the numbers of convolutions, poolings, transforms, ascents and
+# trainings, against references. A test of numbers in another file belongs here, too.
+ISA_TESTS = $(patsubst %,tests/nn/test_%.py,cnn fast ops pooling) $(MAXIMIZE_TESTS) \
+  tests/importers/onnx/test_operators.py tests/test_training.py
+MAXIMIZE_TESTS = $(patsubst %,tests/maximize/test_%.py,ascent objectives parameterizations \
+  penalties reference strongest) $(patsubst %,tests/maximize/transforms/test_%.py,denoising geometry \
+  intensity resizing smoothing switching)
 
 test-numeric: $(INSTALLED_DEV)
-	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --numprocesses=2 $(BY_FILE) \
 	  $(PYTEST_ARGS) $(NUMERIC_TESTS)
 
 # XLA compiles as for such processors on any x86-64: as well as it can for the first, since the other
@@ -64,7 +76,7 @@ test-wheel:
 	rm -rf "$(WHEEL)" build/lib && mkdir -p "$(WHEEL)/elsewhere"
 	"$(PYTHON)" -m venv "$(WHEEL)/env"
 	"$(WHEEL)/env/bin/python" -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir "$(WHEEL)" .
-	"$(WHEEL)/env/bin/python" -m pip --disable-pip-version-check install --quiet "$(WHEEL)"/*.whl
+	"$(WHEEL)/env/bin/python" -m pip --disable-pip-version-check install --quiet --no-compile "$(WHEEL)"/*.whl
 	@test "$$(stat -c %s "$(WHEEL)"/*.whl)" -le 8388608 || { echo "The wheel is larger than 8 MB." >&2; exit 1; }
 	cd "$(WHEEL)/elsewhere" && export JAX_PLATFORMS=cpu && bin=$(abspath $(WHEEL))/env/bin && \
 	  $$bin/featvis && $$bin/featvis layers --model=square-lesion && \

@@ -48,6 +48,28 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+# Each takes a minute or more, most of it in a fixture of its own. They begin, so that no process is
+# left with one of them when the others have nothing to do; --no-loadscope-reorder keeps the order.
+LONGEST = (
+    "experiments/test_reproduce_paper.py",
+    "experiments/test_grade.py",
+    "experiments/test_train.py",
+    "experiments/",
+    "test_training.py",
+    "test_docs.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest in front; others stay in their order."""
+
+    def rank(item: pytest.Item) -> int:
+        begun = [item.nodeid.startswith(f"tests/{name}") for name in LONGEST]
+        return begun.index(True) if any(begun) else len(begun)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(autouse=True)
 def strict_dtype_promotion(request: pytest.FixtureRequest):
     """Makes an implicit change of dtype an error, save where a test is marked `optax`."""
