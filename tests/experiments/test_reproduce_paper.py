@@ -430,7 +430,7 @@ def test_pictures_show_what_was_planted_if_nine_of_ten_do_and_controls_do_not(
 
 
 @pytest.fixture(scope="module")
-def reproduced(launch, place):
+def reproduced(launch, environment, place):
     """A whole reproduction of toy size; gives its directory, its flags and what was printed."""
     out = place / "reproduction"
     flags = [
@@ -442,7 +442,10 @@ def reproduced(launch, place):
     listed = launch("reproduce_paper", *flags, "--dry_run")
     assert listed.returncode == 0, listed.stderr
     assert not out.exists()
-    ran = launch("reproduce_paper", *flags)
+    program = [sys.executable, str(Path(__file__).with_name("reproduce.py")), *flags]
+    ran = subprocess.run(
+        program, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     stored = json.loads((out / "numbers.json").read_bytes())
     assert [each["command"] for each in stored["stages"]] == listed.stdout.splitlines()
