@@ -615,7 +615,9 @@ def test_weights_that_overflow_in_the_last_step_are_seen_in_validation(tmp_path)
 # Parts of a batch, and the devices that share them
 
 
-def start_on(devices: int, result: Path, *, stop: int = 0) -> subprocess.Popen[str]:
+def start_on(
+    devices: int, result: Path, shared: Path | str = "", *, stop: int = 0
+) -> subprocess.Popen[str]:
     """Begins trainings on a number of simulated devices, with as many threads on all of them."""
     program = Path(__file__).with_name("training_devices.py")
     environment = {
@@ -625,7 +627,7 @@ def start_on(devices: int, result: Path, *, stop: int = 0) -> subprocess.Popen[s
         "PYTHONPATH": str(program.parents[1]),
         "NPROC": "8",  # As featvis_jax/commands/startup.py has it.
     }
-    command = [sys.executable, program, result, str(stop)]
+    command = [sys.executable, program, result, shared, str(stop)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -639,11 +641,11 @@ def trained_on(tmp_path_factory):
     """What trainings end with, by the number of devices: on two until a stop, then on one, too."""
     place = tmp_path_factory.mktemp("devices")
     paths = {name: place / f"{name}.npz" for name in ("1", "2", "8", "2 and 1")}
-    processes = [start_on(2, paths["2 and 1"], stop=3)]
-    processes += [start_on(int(name), paths[name]) for name in ("1", "2", "8")]
-    finish(processes[0])
-    for process in (*processes[1:], start_on(1, paths["2 and 1"])):
-        finish(process)
+    on_two = start_on(2, paths["2"], paths["2 and 1"], stop=3)
+    on_eight = start_on(8, paths["8"])
+    finish(on_two)
+    finish(start_on(1, paths["1"], paths["2 and 1"]))
+    finish(on_eight)
     found = {}
     for name, path in paths.items():
         with np.load(path) as result:

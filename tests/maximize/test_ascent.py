@@ -126,10 +126,16 @@ class Program(NamedTuple):
     together: Any
     alone: Any
     states: State
+    begun: dict[int, State]
 
-    def run(self, first, stop, states=None, variables=None) -> State:
+    def begin(self, stop) -> State:
+        """The states after the first steps; they are taken once for all tests."""
+        if stop not in self.begun:
+            self.begun[stop] = self.run(0, stop, self.states)
+        return self.begun[stop]
+
+    def run(self, first, stop, states, variables=None) -> State:
         variables = self.network.variables if variables is None else variables
-        states = self.states if states is None else states
         return self.together(variables, states, units([0, 1, 2]), *bounds(first, stop))
 
     def run_alone(self, channel, first, stop, states=None) -> State:
@@ -183,7 +189,7 @@ def make_program(network, penalty) -> Program:
         for jit, count in ((jax.jit, 3), (QUICK_JIT, 1))
     )
     states = start(network, recipe, [0, 1, 2], layer="conv3")
-    return Program(network, recipe, together, alone, states)
+    return Program(network, recipe, together, alone, states, begun={})
 
 
 SHAPES = {"2-D": (40, 44, 1), "3-D": (28, 29, 30, 1)}
@@ -211,7 +217,7 @@ def test_a_channel_starts_with_the_same_bits_alone_and_in_a_batch(program, chann
 @pytest.mark.parametrize("channel", [0, 2])
 @pytest.mark.parametrize("step", [0, 9, STEPS - 1])  # The last two end with the projection.
 def test_a_step_from_the_same_state_is_the_same_alone_and_in_a_batch(program, channel, step):
-    before = program.run(0, step)
+    before = program.begin(step)
     together = unit_of(program.run(step, step + 1, before), channel)
     alone = program.run_alone(channel, step, step + 1, before)
     assert_same_bits(alone.key, together.key)
@@ -230,7 +236,7 @@ def test_a_step_from_the_same_state_is_the_same_alone_and_in_a_batch(program, ch
 def test_where_nothing_switches_a_channel_alone_stays_the_channel_in_a_batch(
     smooth_program, channel
 ):
-    together = unit_of(smooth_program.run(0, STEPS), channel)
+    together = unit_of(smooth_program.begin(STEPS), channel)
     alone = smooth_program.run_alone(channel, 0, STEPS)
     moved = np.abs(together.parameters - smooth_program.states.parameters[channel])
     assert np.median(moved) > 0.1
@@ -242,7 +248,7 @@ def test_where_nothing_switches_a_channel_alone_stays_the_channel_in_a_batch(
 
 @pytest.mark.optax
 def test_every_unit_rises_within_its_bounds(program):
-    states = program.run(0, STEPS)
+    states = program.begin(STEPS)
     trace = np.asarray(states.objective)
     assert np.isfinite(trace).all()
     assert (trace[:, -4:].mean(axis=1) > trace[:, :4].mean(axis=1)).all()
@@ -255,7 +261,7 @@ def test_every_unit_rises_within_its_bounds(program):
 
 @pytest.mark.optax
 def test_chunks_of_any_length_give_the_same_bits(program):
-    at_once = program.run(0, STEPS)
+    at_once = program.begin(STEPS)
     states = program.states
     for first, stop in [(0, 1), (1, 8), (8, 8), (8, 19), (19, STEPS)]:
         states = program.run(first, stop, states)
@@ -266,14 +272,14 @@ def test_chunks_of_any_length_give_the_same_bits(program):
 
 @pytest.mark.optax
 def test_a_unit_that_diverges_keeps_its_last_image_and_disturbs_no_other(program):
-    healthy = program.run(0, STEPS)
+    healthy = program.begin(STEPS)
     params = program.network.variables["params"]
     bias = params["conv3"]["bias"].at[1].set(jnp.nan)
     poisoned = {
         **program.network.variables,
         "params": {**params, "conv3": {**params["conv3"], "bias": bias}},
     }
-    seven = program.run(0, 7)
+    seven = program.begin(7)
     found = program.run(7, STEPS, seven, poisoned)
     np.testing.assert_array_equal(found.finite, [True, False, True])
     for other in (0, 2):
@@ -292,7 +298,7 @@ def test_a_unit_that_diverges_keeps_its_last_image_and_disturbs_no_other(program
 @pytest.mark.optax
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_image_that_is_not_finite_stays_in_its_unit(program, value):
-    healthy = program.run(0, 6)
+    healthy = program.begin(6)
     images = program.states.parameters
     spoiled = images.at[(0, *(9,) * (images.ndim - 2), 0)].set(value)
     found = program.run(0, 6, program.states._replace(parameters=spoiled))
