@@ -6,7 +6,7 @@ A `Recipe` says what happens in a step, `init` makes the state of each unit, and
     for every unit, in parallel (vmap):
         image      = decode(parameters)
         f, R       = objective, penalty of network(robustness(image))
-        parameters = optimizer's step along the gradient of f - weight * R
+        parameters = optimizer's step along the gradient of f - weight * R - cost(parameters)
         parameters = constrain(projection(parameters))
 
 A recipe with a drive applies its transforms in part, at a pressure of each unit's own that
@@ -36,9 +36,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from featvis_jax.maximize import drive
-from featvis_jax.maximize.objectives import VARIANTS, Objective, Unit
-from featvis_jax.maximize.reading import Read, Respond, reader, responder, response_of
+from featvis_jax.maximize import drive, steering
+from featvis_jax.maximize.objectives import VARIANTS, Unit
+from featvis_jax.maximize.reading import Read, Respond, reader, responder
 from featvis_jax.maximize.recipe import Recipe, check
 from featvis_jax.maximize.transforms import in_part
 from featvis_jax.nn.tracing import Network
@@ -77,7 +77,7 @@ class State(NamedTuple):
       optimizer: The optimizer's state.
       finite: False from the step on at which something was no longer finite.
       objective: f before each step, ``(steps,)``, NaN where not reached.
-      penalty: R before each step, likewise.
+      penalty: R before each step, likewise; with the cost of the parameters, where they have one.
       transparency: Sum over the steps of |d(f - lambda R) / d image|, ``None`` if not asked for.
       pressure: How strong regularization is, ``None`` in a recipe without a drive.
     """
@@ -100,10 +100,11 @@ class Measurement(NamedTuple):
     Attributes:
       image: ``(*spatial, channels)``.
       objective: f.
-      penalty: R, 0 without one.
+      penalty: R, 0 without one; with the cost of the parameters, where they have one.
       response: How strongly the unit responds, wherever in the image (`Objective.response`).
       target: The response that it aims at, NaN where there is none.
       transparency: As in `State`.
+      maps: What the parameters stand for beside the image (`Parameterization.maps`).
     """
 
     image: Image
@@ -112,6 +113,7 @@ class Measurement(NamedTuple):
     response: Scalar
     target: Scalar
     transparency: Image | None = None
+    maps: dict[str, Float[Array, ...]] | None = None
 
 
 Advance = Callable[[Variables, State, Unit, Int[Array, ""], Int[Array, ""]], State]
@@ -203,10 +205,10 @@ def advance(network: Network, recipe: Recipe) -> Advance:
 
 def _step(network: Network, recipe: Recipe) -> Callable[[Variables, State, Unit, Step], State]:
     """Make the function that takes one variant of a unit one step further."""
-    read = reader(network, [*recipe.terms, *_steering_terms(recipe)])
+    read = reader(network, [*recipe.terms, *steering.terms(recipe)])
     if recipe.rematerialize:
         read = jax.checkpoint(read, policy=_is_costly)
-    steered = _steering(network, recipe)
+    steered = steering.steering(network, recipe)
 
     def step_one_variant(variables: Variables, state: State, unit: Unit, step: Step) -> State:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), step)
@@ -223,8 +225,10 @@ def _step(network: Network, recipe: Recipe) -> Callable[[Variables, State, Unit,
         # the transpose of a psum is a psum.
         image, to_parameters = jax.vjp(recipe.parameterization.decode, state.parameters)
         on_image, (objective, penalty, response) = jax.grad(loss, has_aux=True)(image)
-        direction, pressure = steered(key, variables, state, unit, step, image, on_image, response)
-        (gradient,) = to_parameters(direction)
+        cost, on_cost = steering.cost(recipe, state.parameters)
+        found = steering.Found(image, on_image, to_parameters, on_cost, response)
+        gradient, pressure = steered(key, variables, unit, step, state.pressure, found)
+        penalty = penalty + cost
         updates, optimizer = recipe.transformation.update(
             gradient, state.optimizer, state.parameters
         )
@@ -266,50 +270,6 @@ def _moved_if(finite: Bool[Array, ""], state: State, moved: State) -> State:
     )
 
 
-def _steering_terms(recipe: Recipe) -> list[Objective]:
-    """What a drive needs to know beside the recipe's terms, read off the same activations."""
-    return [] if recipe.drive is None else [response_of(recipe.objective)]
-
-
-def _steering(
-    network: Network, recipe: Recipe
-) -> Callable[..., tuple[Image, drive.Pressure | None]]:
-    """Make the function that tells the direction of a step, and the pressure of the next."""
-    respond_plainly = reader(network, _steering_terms(recipe))
-
-    def steered(
-        key: Key,
-        variables: Variables,
-        state: State,
-        unit: Unit,
-        step: Step,
-        image: Image,
-        on_image: Image,
-        response: list[Scalar],
-    ) -> tuple[Image, drive.Pressure | None]:
-        given, pressure = recipe.drive, state.pressure
-        if given is None or pressure is None:
-            return on_image, None
-        hold = recipe.parameterization.hold
-        cost = jax.grad(lambda image: given.cost.value({}, hold(image), unit))(image)
-        plain = lax.cond(
-            step % drive.PLAIN_EVERY == 0,
-            lambda: respond_plainly(variables, image, unit)[0],
-            lambda: pressure.plain,
-        )
-        wander = jax.random.normal(jax.random.fold_in(key, 2), image.shape, image.dtype)
-        direction = drive.directed(given, on_image, cost, wander, pressure)
-        seen, target = pressure._replace(plain=plain), _target(unit)
-        return direction, drive.after_step(given, seen, response[0], target, step, recipe.steps)
-
-    return steered
-
-
-def _target(unit: Unit) -> Scalar:
-    """The response that a unit aims at; NaN for one that has to find it."""
-    return jnp.full((), jnp.nan) if unit.target is None else unit.target
-
-
 def _applied(transform: Transform, key: Key, image: Image, step: Step, state: State) -> Image:
     """An image after a transform, or after as much of it as the unit's pressure says."""
     if state.pressure is None:
@@ -341,10 +301,13 @@ def measure(network: Network, recipe: Recipe) -> Measure:
     def one_variant(variables: Variables, state: State, unit: Unit) -> Measurement:
         image = recipe.parameterization.decode(state.parameters)
         objective, penalty = _with_penalty(read(variables, image, unit))
-        target = _target(unit)
+        of_image, target = recipe.parameterization, steering.target(unit)
         if recipe.drive is not None and state.pressure is not None:
             target = drive.aimed_at(recipe.drive, target, state.pressure)
-        return Measurement(image, objective, penalty, objective, target, state.transparency)
+        if of_image.cost is not None:
+            penalty = penalty + of_image.cost(state.parameters)
+        maps = None if of_image.maps is None else of_image.maps(state.parameters)
+        return Measurement(image, objective, penalty, objective, target, state.transparency, maps)
 
     one_unit = _over_variants(one_variant, recipe, in_axes=(None, 0, None))
 

@@ -41,14 +41,15 @@ from jaxtyping import Array, Float
 
 from featvis_jax.maximize.objectives import Objective
 from featvis_jax.maximize.penalties import clutter
-from featvis_jax.types import Image, Scalar, Step
+from featvis_jax.types import Scalar, Step
 
 
 class Drive(NamedTuple):
     """How regularization follows a target.
 
     Attributes:
-      cost: What a clean image has little of; it reads no layer.
+      cost: What a clean image has little of; it reads no layer. Parameters with a cost of their own
+        (`Parameterization.cost`) have that in its place.
       cost_share: Share of the cost in a step at full pressure, in [0, 1).
       headroom: Pressure rises above so many times the target.
       rise: Share of all steps in which pressure goes from none to full.
@@ -180,14 +181,22 @@ def after_step(
     return Pressure(jnp.where(looking, 0.0, share), ceiling, pressure.plain)
 
 
-def directed(drive: Drive, ascent: Image, cost: Image, wander: Image, pressure: Pressure) -> Image:
+def directed(
+    drive: Drive,
+    ascent: Float[Array, "*shape"],
+    cost: Float[Array, "*shape"],
+    wander: Float[Array, "*shape"],
+    pressure: Pressure,
+) -> Float[Array, "*shape"]:
     """The direction of a step down in `cost` and up in the objective.
+
+    All three are of an image, or of parameters in a row where those have a cost of their own.
 
     Args:
       drive: How.
       ascent: Gradient of what is minimized: of minus the objective.
       cost: Gradient of the cost.
-      wander: White noise, the direction of a unit that has no gradient: behind ReLUs that nothing
+      wander: Noise, the direction of a unit that has no gradient: behind ReLUs that nothing
         in the image passes, another image is what helps.
       pressure: Where the unit stands.
     """

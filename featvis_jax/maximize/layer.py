@@ -38,6 +38,7 @@ class FinishedUnit(NamedTuple):
       variant: Which of the unit's variants.
       transparency: ``(*spatial, channels)``, where the recipe asks for it.
       target: The response that was aimed at, where there is one.
+      maps: By name, what the parameters stand for beside the image, ``(*spatial, components)``.
     """
 
     channel: int
@@ -53,6 +54,7 @@ class FinishedUnit(NamedTuple):
     variant: int = 0
     transparency: Float[np.ndarray, "*spatial channels"] | None = None
     target: float | None = None
+    maps: dict[str, Float[np.ndarray, "*spatial components"]] | None = None
 
 
 class FinishedBatch(NamedTuple):
@@ -161,6 +163,7 @@ class LayerProgram:
         variants = self._variants
         if variants > 1:  # Those of one unit follow each other.
             results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+        results = (*results[:3], results[3]._replace(maps=None), results[4])
         finite, objective, penalty, first, last = jax.device_get(results)
         finished = tuple(
             FinishedUnit(
@@ -177,6 +180,7 @@ class LayerProgram:
                 variant=i % variants,
                 transparency=None if last.transparency is None else last.transparency[i],
                 target=_known(float(last.target[i])),
+                maps=None if last.maps is None else {k: v[i] for k, v in last.maps.items()},
             )
             for i in range(batch.count * variants)
         )

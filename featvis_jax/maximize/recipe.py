@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
       objective: f, what to maximize.
       parameterization: What is optimized.
       optimizer: From optax; it minimizes, and is handed the gradient of lambda R - f. ``None`` is
-        Adam with the learning rate of the parameterization.
+        that of the parameterization, at its learning rate: Adam, or steps of one length.
       steps: Number of steps.
       penalty: R, what to keep low, or ``None``.
       penalty_weight: The weight of the penalty, lambda.
@@ -55,7 +55,8 @@ class Recipe(NamedTuple):
         """The optimizer, or what stands for none."""
         if self.optimizer is not None:
             return self.optimizer
-        return optax.adam(self.parameterization.learning_rate)
+        image = self.parameterization
+        return image.optimizer.of(image.learning_rate, self.steps)[0]
 
     @property
     def terms(self) -> list[Objective]:
@@ -90,6 +91,12 @@ def check(recipe: Recipe, *, network: Network | None = None) -> None:
         )
     if recipe.drive is not None:
         check_drive(recipe.drive)
+        if recipe.objective.most is not None:
+            raise ValueError(
+                f"{recipe.objective.description} has no gradient from {recipe.objective.most:g} "
+                "on, and a drive takes such a unit for one that nothing drives: leave the drive "
+                "out, which has targets of its own, or take the objective without its end."
+            )
     if not is_differentiable(recipe.robustness):
         raise ValueError(
             f"The robustness transform {recipe.robustness} has no useful gradient, and the ascent "

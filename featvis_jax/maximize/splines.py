@@ -180,7 +180,7 @@ def mean_square(
     return jnp.sum(coefficients * _along_axes(coefficients, products))
 
 
-def membrane_energy(coefficients: Float[Array, components * points], grid: ControlGrid) -> Scalar:
+def membrane_energy(coefficients: Float[Array, " components *points"], grid: ControlGrid) -> Scalar:
     """Mean over the voxels of |grad v|^2, with derivatives per mm: 0 for what moves as a whole.
 
     Args:
@@ -201,7 +201,7 @@ def membrane_energy(coefficients: Float[Array, components * points], grid: Contr
     return total
 
 
-def bending_energy(coefficients: Float[Array, "*points components"], grid: ControlGrid) -> Scalar:
+def bending_energy(coefficients: Float[Array, " components *points"], grid: ControlGrid) -> Scalar:
     """Mean over the voxels of all squared second derivatives, for lengths in control spacings.
 
         s^2 mean over x of sum over a, b of |d_a d_b v|^2,   s the spacing in mm

@@ -67,7 +67,7 @@ def determinant_limits(rank: int, *, strain: float) -> tuple[float, float]:
 
 
 def displacement(
-    coefficients_mm: Float[Array, rank * points],
+    coefficients_mm: Float[Array, " rank *points"],
     grid: ControlGrid,
     *,
     places: Places | None = None,
@@ -86,7 +86,7 @@ def displacement(
 
 
 def determinant(
-    coefficients_mm: Float[Array, rank * points],
+    coefficients_mm: Float[Array, " rank *points"],
     grid: ControlGrid,
     *,
     places: Places | None = None,
@@ -120,7 +120,7 @@ def determinant(
 
 
 def log_growth(
-    coefficients_mm: Float[Array, rank * points],
+    coefficients_mm: Float[Array, " rank *points"],
     grid: ControlGrid,
     *,
     places: Places | None = None,

@@ -16,6 +16,7 @@ from featvis_jax.maximize.objectives.activations import (
 )
 from featvis_jax.maximize.objectives.base import VARIANTS, Objective, fingerprint
 from featvis_jax.maximize.objectives.directions import cosine_direction, direction
+from featvis_jax.maximize.objectives.limits import up_to
 from featvis_jax.maximize.objectives.masks import attention, on_layer
 from featvis_jax.maximize.objectives.sequences import of_tokens
 from featvis_jax.maximize.objectives.strongest import strongest
@@ -43,4 +44,5 @@ __all__ = [
     "of_tokens",
     "on_layer",
     "strongest",
+    "up_to",
 ]

@@ -46,6 +46,7 @@ class Objective:
       alone: The value without what only compares the variants of a unit; ``None`` where that is
         all of it.
       directions: Units of its own, which its numbers count in place of a layer's channels.
+      most: What it goes up to (`up_to`), ``None`` where it has no end.
 
     Example:
       >>> from featvis_jax.maximize.objectives import channel
@@ -68,6 +69,7 @@ class Objective:
     places_of: str = ""
     alone: Value | None = dataclasses.field(default=None, repr=False)
     directions: Directions | None = dataclasses.field(default=None, repr=False)
+    most: float | None = dataclasses.field(default=None, repr=False)
 
     @property
     def unit_layers(self) -> tuple[str, ...]:

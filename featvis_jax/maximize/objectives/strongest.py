@@ -30,7 +30,7 @@ def strongest(objective: Objective, *, softness: float = 1.0) -> Objective:
       softness: Above 0.
 
     Raises:
-      ValueError: The softness is not a positive number.
+      ValueError: The softness is not a positive number, or the objective ends somewhere (`up_to`).
 
     Example:
       >>> from featvis_jax.maximize.objectives import channel
@@ -42,6 +42,11 @@ def strongest(objective: Objective, *, softness: float = 1.0) -> Objective:
     """
     if not 0 < softness < float("inf"):
         raise ValueError(f"strongest: softness is {softness}; expected a number above 0.")
+    if objective.most is not None:
+        raise ValueError(
+            f"strongest: {objective.description} would lose its end; expected it outside: "
+            f"up_to(strongest(...), {objective.most:g})."
+        )
     read = objective.places
     if read is None or objective.place is not None:
         return objective

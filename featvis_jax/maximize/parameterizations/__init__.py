@@ -15,6 +15,7 @@ from featvis_jax.maximize.parameterizations.base import (
     Parameters,
 )
 from featvis_jax.maximize.parameterizations.coordinates import cppn
+from featvis_jax.maximize.parameterizations.deformation import Budget, Stiffness, deformation
 from featvis_jax.maximize.parameterizations.holding import holding
 from featvis_jax.maximize.parameterizations.multiscale import laplacian
 from featvis_jax.maximize.parameterizations.spatial import from_image, inside, pixels
@@ -27,11 +28,14 @@ from featvis_jax.maximize.parameterizations.spectral import (
 __all__ = [
     "FIXED_CONTRASTS",
     "INTENSITIES",
+    "Budget",
     "FixedContrast",
     "Intensity",
     "Parameterization",
     "Parameters",
+    "Stiffness",
     "cppn",
+    "deformation",
     "fourier",
     "from_image",
     "holding",

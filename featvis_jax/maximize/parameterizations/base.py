@@ -25,9 +25,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from featvis_jax.types import Image, Key
+from featvis_jax.maximize.optimizers import ADAM, Optimizer
+from featvis_jax.types import Image, Key, Scalar
 
 Parameters = PyTree[Array]
 INTENSITIES = ("clip", "sigmoid", "affine")
@@ -94,9 +95,15 @@ class Parameterization(NamedTuple):
         images, can be applied to them.
       encode: ``image -> parameters`` that stand for it, as nearly as the range allows; ``None``
         where there is no telling.
-      learning_rate: Of Adam, for an ascent of some hundred steps.
+      learning_rate: Of its optimizer, for an ascent of some hundred steps.
       hold: ``image -> image`` with the channels that are held put in (`holding`). `decode` has done
         so; a gradient with respect to the image goes through it once more, and is zero there.
+      cost: ``parameters -> scalar``, what they cost beside what the image does: it is subtracted
+        from the objective, and of a recipe with a drive it is the drive's cost. ``None`` where all
+        that counts is the image.
+      maps: ``parameters -> {name: (*spatial, components)}``, what they stand for beside the image,
+        on its grid: how far a scan was moved, for example.
+      optimizer: What takes the steps where a recipe does not say.
     """
 
     description: str
@@ -107,6 +114,9 @@ class Parameterization(NamedTuple):
     encode: Callable[[Image], Parameters] | None = None
     learning_rate: float = 0.05
     hold: Callable[[Image], Image] = unchanged
+    cost: Callable[[Parameters], Scalar] | None = None
+    maps: Callable[[Parameters], dict[str, Float[Array, "*spatial _"]]] | None = None
+    optimizer: Optimizer = ADAM
 
 
 @functools.partial(
