@@ -37,6 +37,7 @@ class Model(NamedTuple):
       affine: Voxel indices of its input to mm; None for one that does not tell where it looks.
       intensity_range: Of the images that it was trained on, as far as anybody says.
       spectrum: Mean magnitude spectrum of those images, where it is known.
+      mean: Mean of the images of a reference, where an ascent is to start from it.
       scaling: How scans become those images, a name in `featvis_jax.data.intensities.SCALINGS`;
         None where nobody says.
       told: What its user says of it.
@@ -47,6 +48,7 @@ class Model(NamedTuple):
     affine: np.ndarray | None = None
     intensity_range: tuple[float, float] = (0.0, 1.0)
     spectrum: np.ndarray | None = None
+    mean: np.ndarray | None = None
     scaling: str | None = None
     told: InputOptions = InputOptions()
 

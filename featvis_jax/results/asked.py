@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 # At the head of a description stand factors and how places are weighed: "strongest((-1.0) *
 # channel('conv5'))" is about the places where the channel is lowest.
-_HEAD = re.compile(r"\(*(?:strongest\(|(?:\((?P<negative>-[^()]+)\)|[0-9][0-9.e+-]*) \* )")
+_HEAD = re.compile(r"\(*(?:strongest\(|up_to\(|(?:\((?P<negative>-[^()]+)\)|[0-9][0-9.e+-]*) \* )")
 _WORDS = {
     "channel": "channel",
     "neuron": "channel",

@@ -12,6 +12,8 @@
                                 its second image, if the run was asked for variants
     images/<layer>/0012_T1w.nii.gz, 0012_FLAIR.nii.gz, 0012.png
                                 of a network of several input channels, a file for each
+    images/<layer>/0012_desc-logjac.nii.gz, 0012_desc-displacement.nii.gz, ...
+                                of a scan that was deformed: what grew, how far it moved, the scan
     transparency/<layer>/       for all, where the network was looking, if the run was asked
     traces/<layer>.npz          channel (n,), variant (n,), objective (n, steps), penalty (n, steps)
     sheets/<layer>.png          every finished channel of the layer on one page
@@ -125,6 +127,9 @@ class Run(RunView):
         for new in of_layer.values():
             for result in new:
                 key = result.record.key
+                for name, values in result.maps.items():
+                    path = self.map_path(*key, name=name)
+                    self._write(path, nifti.encode_map(values, affine))
                 self._write_image("images", key, result.image, channels, affine, window, unit)
                 seen = result.transparency
                 if seen is not None:

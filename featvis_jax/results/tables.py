@@ -1,7 +1,7 @@
 """The tables and arrays of a run: one row per unit, one per layer, and the traces of the ascent."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -160,7 +160,9 @@ class UnitResult:
     """A finished image: its row, its voxels (*spatial, channels), its values at every step.
 
     `transparency` is a second image, where the network was looking, or None; `name` is what the
-    unit is called, where it is one of several directions.
+    unit is called, where it is one of several directions; `maps` has by name what there is at each
+    voxel beside the image (*spatial, components): of a scan that was deformed, "scan" itself,
+    "logjac", "displacement" in mm along the axes of the world, "logbright".
     """
 
     record: UnitRecord
@@ -169,6 +171,7 @@ class UnitResult:
     penalty: Float[np.ndarray, " steps"]
     transparency: Float[np.ndarray, "*spatial channels"] | None = None
     name: str | None = None
+    maps: Mapping[str, Float[np.ndarray, "*spatial components"]] = field(default_factory=dict)
 
     @property
     def layer(self) -> str:

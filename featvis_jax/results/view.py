@@ -97,6 +97,11 @@ class RunView:
         stem, place = tables.image_name(channel, variant), self.directory / of / file_name(layer)
         return [place / f"{stem}{suffix}.nii.gz" for suffix in self.input_channels.suffixes]
 
+    def map_path(self, layer: str, channel: int, variant: int = 1, *, name: str) -> Path:
+        """Return where a map of an image lies, beside it."""
+        stem = tables.image_name(channel, variant)
+        return self.directory / "images" / file_name(layer) / f"{stem}_desc-{name}.nii.gz"
+
     def sheet_path(self, layer: str) -> Path:
         """Return where the contact sheet of a layer lies."""
         return self.directory / "sheets" / f"{file_name(layer)}.png"
@@ -122,6 +127,25 @@ class RunView:
         paths = self.image_paths(layer, channel, variant, of="transparency")
         return _decoded(paths)[0] if paths[0].is_file() else None
 
+    def map_names(self, layer: str, channel: int, variant: int = 1) -> list[str]:
+        """Return what the maps of an image are called."""
+        pattern = self.map_path(layer, channel, variant, name="*")
+        paths = sorted(pattern.parent.glob(pattern.name))
+        return [path.name.removesuffix(".nii.gz").partition("_desc-")[2] for path in paths]
+
+    def maps(
+        self, layer: str, channel: int, variant: int = 1
+    ) -> dict[str, Float[np.ndarray, "*spatial components"]]:
+        """Return by name what there is at each voxel beside an image; most runs have nothing."""
+        found = {}
+        for name in self.map_names(layer, channel, variant):
+            path = self.map_path(layer, channel, variant, name=name)
+            try:
+                found[name] = nifti.decode_map(path.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
+        return found
+
     def units(
         self, layer: str | None = None, *, without: frozenset[Key] = frozenset()
     ) -> Iterator[UnitResult]:
@@ -144,7 +168,8 @@ class RunView:
                 seen = self.transparency(*record.key)
                 called = question.label(record.channel) if question.names else None
                 curves = traces.objective[at], traces.penalty[at]
-                yield UnitResult(record, image, *curves, transparency=seen, name=called)
+                maps = self.maps(*record.key)
+                yield UnitResult(record, image, *curves, transparency=seen, name=called, maps=maps)
 
     def traces(self, layer: str) -> Traces:
         """Return objective and penalty before every step, for the finished images of a layer."""

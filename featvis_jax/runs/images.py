@@ -8,7 +8,8 @@ import optax
 
 from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.maximize import parameterizations
-from featvis_jax.maximize.drive import Drive, settling
+from featvis_jax.maximize.drive import Drive
+from featvis_jax.maximize.optimizers import NADAM
 from featvis_jax.maximize.parameterizations import (
     FIXED_CONTRASTS,
     INTENSITIES,
@@ -17,8 +18,9 @@ from featvis_jax.maximize.parameterizations import (
 )
 from featvis_jax.maximize.presets import CLOUDS, Strategy
 from featvis_jax.models import Model
-from featvis_jax.options import Options, errors_of, option
-from featvis_jax.runs import channels
+from featvis_jax.options import errors_of, option
+from featvis_jax.runs import channels, deformations
+from featvis_jax.runs.deformations import DeformationOptions
 
 # Of a scaled scan, the share of voxels that may lie beyond the range.
 _MOST_BEYOND = 0.05
@@ -30,15 +32,16 @@ _BY_AFFINE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageOptions(Options):
+class ImageOptions(DeformationOptions):
     """The image."""
 
     parameterization: str | Parameterization | None = option(
         None,
         "How the image is parameterized (docs/parameterizations.md); by default fourier for "
         "`regularization=driven` and pixels for all other strategies. All but pixels need a "
-        "strategy that acts before the network: driven, lucid or none.",
-        choices=("pixels", "fourier", "laplacian", "cppn", "phase"),
+        "strategy that acts before the network: driven, lucid or none. deformation changes the "
+        "shape of the scan that `start_image` names.",
+        choices=("pixels", "fourier", "laplacian", "cppn", "phase", deformations.NAME),
     )
     intensity: str | None = option(
         None,
@@ -55,7 +58,8 @@ class ImageOptions(Options):
     start_image: str | None = option(
         None,
         "NIfTI file to start from; for a network with several input channels, a file with as many "
-        "volumes, or as many files, separated by commas. " + _BY_AFFINE,
+        "volumes, or as many files, separated by commas. Or mean: the mean of the scans of "
+        "`reference`. " + _BY_AFFINE,
     )
     mask: str | None = option(
         None, "NIfTI mask: nothing outside it changes, in any channel. " + _BY_AFFINE
@@ -69,7 +73,8 @@ class ImageOptions(Options):
     )
     learning_rate: float | None = option(
         None,
-        "Learning rate of Adam (of NAdam for phase); the default depends on `parameterization`.",
+        "Learning rate of Adam (of NAdam for phase; for deformation the length of a step in mm); "
+        "the default depends on `parameterization`.",
     )
 
 
@@ -86,6 +91,13 @@ def start_image(model: Model, options: ImageOptions) -> np.ndarray | None:
     """
     if options.start_image is None:
         return None
+    if options.start_image == deformations.MEAN:
+        if model.mean is None:
+            raise ValueError(
+                f"`start_image={deformations.MEAN}` is the mean of the scans of `reference`: give "
+                "that cohort, or a NIfTI file to start from."
+            )
+        return np.clip(model.mean, *model.intensity_range)
     start = channels.read_channels("start_image", options.start_image, model)
     _refuse_other_range(f"`start_image={options.start_image}`", start, model)
     # Of a scan that was scaled a few voxels lie beyond the range, which percentiles are.
@@ -142,6 +154,20 @@ def parameterization(
         made_of["intensity"] = FIXED_CONTRASTS[options.intensity]._replace(
             contrast=options.contrast
         )
+    name = options.parameterization
+    if name != deformations.NAME and options.idle is not None:
+        raise ValueError(
+            f"`{options.idle}` is for `parameterization={deformations.NAME}`: leave it out, or "
+            "give that."
+        )
+    if name == deformations.NAME:
+        if options.intensity is not None:
+            raise ValueError(
+                f"`intensity={options.intensity}`: a scan that is deformed keeps its own: leave it "
+                "out."
+            )
+        chosen = deformations.deformed(model, start, options, variants=variants)
+        return _finished(model, chosen, start, options, variants=variants)
     if isinstance(options.parameterization, Parameterization):
         return _finished(model, options.parameterization, start, options, variants=variants)
     name = options.parameterization or ("pixels" if strategy.drive is None else "fourier")
@@ -169,7 +195,7 @@ def _finished(
     variants: int,
 ) -> Parameterization:
     """A parameterization with its start, its mask and the channels that are held."""
-    if start is not None:
+    if start is not None and options.parameterization != deformations.NAME:
         # Variants of a unit that start alike would stay alike.
         noise = 0.01 if variants > 1 else 0.0
         chosen = parameterizations.from_image(start, chosen, noise=noise)
@@ -228,8 +254,5 @@ def optimizer(
     rate = chosen.learning_rate if options.learning_rate is None else options.learning_rate
     if not 0 < rate < float("inf"):
         raise ValueError(f"`learning_rate={rate}`: expected a positive number.")
-    name = "nadam" if options.parameterization == "phase" else "adam"
-    if drive is None:
-        return getattr(optax, name)(rate), f"{name}(learning_rate={rate})"
-    made = getattr(optax, name)(settling(rate, steps))
-    return made, f"{name}(learning_rate=settling({rate}, {steps}))"
+    kind = NADAM if options.parameterization == "phase" else chosen.optimizer
+    return kind.of(rate, steps, settles=kind.settles or drive is not None)

@@ -56,6 +56,10 @@ class ObjectiveOptions(Options):
         choices=("mean", "strongest"),
     )
     sign: str = option("1", "-1 to show what suppresses a unit.", choices=("1", "-1"))
+    up_to: float | None = option(
+        None,
+        "Where the objective ends: more of it is not asked for, and what the image costs decides.",
+    )
     variants: int = option(1, "Number of images per unit, optimized together.", least=1)
     diversity: float | None = option(
         None, "Weight of the term that keeps a unit's variants apart; 1 by default.", least=0.0
@@ -142,6 +146,9 @@ def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: s
         chosen = -chosen
     if (options.pooling or pooling) == "strongest":
         chosen = objectives.strongest(chosen)
+    if options.up_to is not None:
+        with errors_of("up_to", options.up_to):
+            chosen = objectives.up_to(chosen, options.up_to)
     weight = 1.0 if options.diversity is None else options.diversity
     if options.variants > 1 and weight:
         chosen = chosen + weight * objectives.diversity(layer)

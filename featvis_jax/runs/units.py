@@ -61,4 +61,22 @@ def unit_result(
         seed=seed,
     )
     traces = unit.objective_trace, unit.penalty_trace
-    return UnitResult(record, unit.image, *traces, transparency=unit.transparency, name=name)
+    return UnitResult(
+        record,
+        unit.image,
+        *traces,
+        transparency=unit.transparency,
+        name=name,
+        maps={} if unit.maps is None else _maps(unit, model.affine),
+    )
+
+
+def _maps(unit: FinishedUnit, affine: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What is kept beside an image; a displacement along the axes of the world, if it is known."""
+    assert unit.maps is not None
+    found = {"scan": unit.start, **unit.maps}
+    if "displacement" in found and affine is not None:
+        along = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        moved = found["displacement"]
+        found["displacement"] = np.asarray(moved @ along[:, : moved.shape[-1]].T, np.float32)
+    return found

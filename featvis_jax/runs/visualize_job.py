@@ -14,6 +14,7 @@ from featvis_jax.nn.network import Layer
 from featvis_jax.options import option
 from featvis_jax.results.tables import Key
 from featvis_jax.runs import channels, images, recipes, reference_scans
+from featvis_jax.runs.deformations import with_mean
 from featvis_jax.runs.precision import PrecisionOptions
 from featvis_jax.runs.real_examples import RealExamplesOptions
 from featvis_jax.runs.recipes import RecipeOptions, UnitOptions
@@ -118,6 +119,7 @@ def job(model: Model, options: AscentOptions) -> Job:
     model, inputs = reference_scans.read(
         model, options, seed=options.seed, needs_spectrum=options.needs_spectrum
     )
+    model = with_mean(model, inputs, options.start_image)
     work = Work(
         network,
         recipes={

@@ -9,7 +9,7 @@ import numpy as np
 from featvis_jax.results import grids, panels
 from featvis_jax.results.asked import compared_with, intensity_unit
 from featvis_jax.results.files import file_name
-from featvis_jax.results.gallery import charts, contents, similarity, viewer, views
+from featvis_jax.results.gallery import charts, contents, growth, similarity, viewer, views
 from featvis_jax.results.gallery.contents import Layer, Part, Variant
 from featvis_jax.results.gallery.grid import Grid, contrast_options, view_options
 from featvis_jax.results.gallery.pictures import write_picture, write_planes, write_projections
@@ -120,6 +120,10 @@ def _write_pictures(
                 _write_depth(site, part, image_part, grid, stem=f"{folder}/{variant.name}")
                 if with_viewer:
                     _write_volume(site, layer, variant, part, image_part, grid)
+            variant.changes = growth.changes(
+                site, image, run.maps(*variant.record.key), stem=stem, affine=grid.affine,
+                window=grid.window,
+            )  # fmt: skip
             seen = run.picture_path(*variant.record.key, of="transparency")
             if seen.is_file():
                 variant.transparency = f"{stem}-transparency.png"
@@ -214,9 +218,11 @@ def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object
 
 def _files(run: RunView, variant: Variant) -> list[tuple[str, str]]:
     """Return where an image lies, from the directory of the run, and what each file is called."""
-    paths, names = run.image_paths(*variant.record.key), run.input_channels.apart.labels
+    key = variant.record.key
+    paths, names = run.image_paths(*key), run.input_channels.apart.labels
     named = [(f"NIfTI {name}".strip(), path) for name, path in zip(names, paths, strict=True)]
-    named.append(("PNG", run.picture_path(*variant.record.key)))
+    named.append(("PNG", run.picture_path(*key)))
+    named += [(name, run.map_path(*key, name=name)) for name in run.map_names(*key)]
     return [(name, link(path.relative_to(run.directory).as_posix())) for name, path in named]
 
 

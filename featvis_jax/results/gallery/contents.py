@@ -12,6 +12,7 @@ from featvis_jax.results import tables
 from featvis_jax.results.asked import Question, question
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery.charts import Chart
+from featvis_jax.results.gallery.growth import Change
 from featvis_jax.results.pixels import Window
 from featvis_jax.results.store import RunView
 from featvis_jax.results.tables import STATUSES, LayerRecord, UnitRecord
@@ -101,6 +102,8 @@ class Variant:
     parts: list[Part] = field(default_factory=list)
     transparency: str | None = None
     """picture of where the network was looking, below the gallery"""
+    changes: list[Change] = field(default_factory=list)
+    """what changed of a scan that was deformed"""
     chart: Chart | None = None
     penalty_chart: Chart | None = None
 
