@@ -9,7 +9,7 @@ import jax
 import optax
 
 from featvis_jax.maximize.drive import Drive, check_drive
-from featvis_jax.maximize.objectives import Objective
+from featvis_jax.maximize.objectives import VARIANTS, Objective
 from featvis_jax.maximize.parameterizations import Parameterization, fourier
 from featvis_jax.maximize.transforms import identity, is_differentiable, is_identity
 from featvis_jax.nn.tracing import Network
@@ -78,6 +78,12 @@ def check(recipe: Recipe, *, network: Network | None = None) -> None:
         raise ValueError(f"steps is {recipe.steps}; expected at least 1.")
     if recipe.variants < 1:
         raise ValueError(f"variants is {recipe.variants}; expected at least 1.")
+    wanted = recipe.parameterization.variants
+    if wanted not in (None, recipe.variants):
+        raise ValueError(
+            f"variants is {recipe.variants}, and {recipe.parameterization.description} has a scan "
+            f"for each of {wanted}: set it to that."
+        )
     for term in recipe.terms:
         if term.reads_variants and recipe.variants < 2:
             raise ValueError(
@@ -183,7 +189,10 @@ def _check_fit(recipe: Recipe, network: Network) -> None:
         parameterization = recipe.parameterization
         return parameterization.decode(parameterization.init(key, network.image_shape))
 
-    shape = jax.eval_shape(first_image, jax.random.key(0)).shape
+    # Parameterizations may ask which variant they are.
+    of_variants = jax.vmap(first_image, axis_name=VARIANTS)
+    keys = jax.random.split(jax.random.key(0), recipe.variants)
+    shape = jax.eval_shape(of_variants, keys).shape[1:]
     if shape != network.image_shape:
         raise ValueError(
             f"{recipe.parameterization.description} makes images of shape {shape}, but the network "

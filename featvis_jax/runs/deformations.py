@@ -25,7 +25,7 @@ _NOISE = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeformationOptions(Options):
-    """The deformation, for `parameterization=deformation`."""
+    """The deformation of a scan."""
 
     changes: str | None = option(
         None,

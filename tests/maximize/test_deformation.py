@@ -250,6 +250,27 @@ def test_transforms_variants_transparency_and_a_drive_go_with_it():
     assert np.abs(first.maps["logjac"] - second.maps["logjac"]).max() > 1e-4
 
 
+@pytest.mark.optax
+def test_scans_of_their_own_are_the_variants_of_a_unit():
+    """Each variant makes of its scan what it would make of it alone."""
+    scans = [scan("2-D"), np.roll(scan("2-D"), 2, axis=0)]
+    recipe = Recipe(
+        objectives.logit("logits"), parameterizations.deformations(scans), steps=4, variants=2
+    )
+    both = ascend("2-D", recipe)
+    assert [unit.variant for unit in both] == [0, 1]
+    for unit, one in zip(both, scans, strict=True):
+        alone = recipe._replace(parameterization=deformation(one), variants=1)
+        (expected,) = ascend("2-D", alone)
+        np.testing.assert_allclose(unit.start, one, atol=1e-6)
+        np.testing.assert_allclose(unit.image, expected.image, atol=1e-4)
+        np.testing.assert_allclose(unit.maps["logjac"], expected.maps["logjac"], atol=1e-4)
+    with pytest.raises(ValueError, match=r"variants is 3, .* for each of 2: set it to that"):
+        ascent.check(recipe._replace(variants=3), network=disc_network("2-D"))
+    with pytest.raises(ValueError, match=r"the scans have the shapes .*; expected one"):
+        parameterizations.deformations([scans[0], scans[0][1:]])
+
+
 def test_steps_of_a_drive_go_down_in_the_energy_where_nothing_else_pulls():
     """At full pressure nearly all of a step is the cost's, told on the parameters."""
     recipe = Recipe(objectives.logit("logits"), made("2-D", noise=0.3), steps=20, drive=Drive())

@@ -35,6 +35,8 @@ A, B = objectives.channel("a"), objectives.channel("b")
         (objectives.direction("a", vector=np.ones(3)), False, "direction"),
         (-objectives.cosine_direction("a", vector=np.ones(3)), True, "direction"),
         (-objectives.direction("a", np.eye(3)), True, "direction"),
+        (objectives.up_to(objectives.strongest(-A), 8.0), True, "channel"),
+        (objectives.up_to(objectives.logit("a"), 8.0), False, "logit"),
     ],
     ids=lambda each: getattr(each, "description", None),
 )

@@ -15,7 +15,12 @@ from featvis_jax.maximize.parameterizations.base import (
     Parameters,
 )
 from featvis_jax.maximize.parameterizations.coordinates import cppn
-from featvis_jax.maximize.parameterizations.deformation import Budget, Stiffness, deformation
+from featvis_jax.maximize.parameterizations.deformation import (
+    Budget,
+    Stiffness,
+    deformation,
+    deformations,
+)
 from featvis_jax.maximize.parameterizations.holding import holding
 from featvis_jax.maximize.parameterizations.multiscale import laplacian
 from featvis_jax.maximize.parameterizations.spatial import from_image, inside, pixels
@@ -36,6 +41,7 @@ __all__ = [
     "Stiffness",
     "cppn",
     "deformation",
+    "deformations",
     "fourier",
     "from_image",
     "holding",

@@ -104,6 +104,8 @@ class Parameterization(NamedTuple):
       maps: ``parameters -> {name: (*spatial, components)}``, what they stand for beside the image,
         on its grid: how far a scan was moved, for example.
       optimizer: What takes the steps where a recipe does not say.
+      variants: How many variants of a unit it makes, each from a scan of its own; ``None`` for any
+        number.
     """
 
     description: str
@@ -117,6 +119,7 @@ class Parameterization(NamedTuple):
     cost: Callable[[Parameters], Scalar] | None = None
     maps: Callable[[Parameters], dict[str, Float[Array, "*spatial _"]]] | None = None
     optimizer: Optimizer = ADAM
+    variants: int | None = None
 
 
 @functools.partial(

@@ -14,10 +14,11 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from featvis_jax.maximize import splines, warps
-from featvis_jax.maximize.objectives import Numbers, fingerprint
+from featvis_jax.maximize.objectives import VARIANTS, Numbers, fingerprint
 from featvis_jax.maximize.optimizers import UNIT_STEPS
 from featvis_jax.maximize.parameterizations.base import Parameterization
 from featvis_jax.maximize.splines import ControlGrid
@@ -134,16 +135,72 @@ def deformation(
       True
     """
     # Many arguments: each is one choice about the field, and none belongs to another.
-    values = np.asarray(scan, np.float32)
-    _check(values, changes, stiffness, strain, intensity_range, noise)
-    grid = _grid(values.shape[:-1], spacing_mm, voxel_size_mm)
+    return deformations(
+        [scan],
+        voxel_size_mm=voxel_size_mm,
+        spacing_mm=spacing_mm,
+        changes=changes,
+        stiffness=stiffness,
+        strain=strain,
+        budget=budget,
+        intensity_range=intensity_range,
+        noise=noise,
+    )
+
+
+def deformations(
+    scans: Sequence[Numbers],
+    *,
+    voxel_size_mm: float | Sequence[float] = 1.0,
+    spacing_mm: float = 12.0,
+    changes: str = "shape",
+    stiffness: Stiffness = _STIFFNESS,
+    strain: float = 0.75,
+    budget: Budget = _UNLIMITED,
+    intensity_range: tuple[float, float] = (0.0, 1.0),
+    noise: float = 0.0,
+) -> Parameterization:
+    """Several scans, each smoothly deformed: the variants of a unit.
+
+    What all of them ask for is the network's; what one asks for alone may be that scan's.
+
+    Args:
+      scans: Of one shape, at least one; a recipe has as many variants.
+      voxel_size_mm: As `deformation`, like all that follows.
+      spacing_mm: From one control point to the next.
+      changes: "shape", "brightness" or "both".
+      stiffness: What the deformation costs.
+      strain: By how much any length may change at most.
+      budget: How much it may do at most.
+      intensity_range: Lowest and highest intensity.
+      noise: Of the start.
+
+    Raises:
+      ValueError: As `deformation`; or the scans differ in shape.
+
+    Example:
+      >>> deformations(np.zeros((3, 20, 20, 1)), spacing_mm=8.0).variants
+      3
+    """
+    # Many arguments: those of `deformation`.
+    shapes = {np.shape(scan) for scan in scans}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"deformation: the scans have the shapes {sorted(shapes)}; expected one, of at least "
+            "one scan."
+        )
+    values = np.stack([np.asarray(scan, np.float32) for scan in scans])
+    _check(values[0], changes, stiffness, strain, intensity_range, noise)
+    if not np.isfinite(values).all():
+        raise ValueError("deformation: a scan is not finite; expected intensities.")
+    grid = _grid(values.shape[1:-1], spacing_mm, voxel_size_mm)
     field = _Field(values, grid, changes, strain, intensity_range)
     _check_budget(field, budget)
 
     def init(key: Key, image_shape: tuple[int, ...]) -> Coefficients:
-        if values.shape != image_shape:
+        if values.shape[1:] != image_shape:
             raise ValueError(
-                f"deformation: the scan has shape {values.shape}, but the network takes "
+                f"deformation: the scan has shape {values.shape[1:]}, but the network takes "
                 f"{image_shape}: resample or crop it to that grid."
             )
         return {
@@ -155,10 +212,12 @@ def deformation(
         return stiffness.weight * field.energy(parameters, stiffness.energy)
 
     sizes = ", ".join(f"{size:g}" for size in grid.voxel_size_mm)
+    several = len(values) > 1
+    told = fingerprint(values if several else values[0])
     return Parameterization(
-        f"deformation({fingerprint(values)}, voxel_size_mm=({sizes}), spacing_mm={spacing_mm:g}, "
-        f"changes={changes!r}, stiffness={stiffness}, strain={strain:g}, budget={budget}, "
-        f"intensity_range={intensity_range}, noise={noise:g})",
+        f"deformation{'s' if several else ''}({told}, voxel_size_mm=({sizes}), "
+        f"spacing_mm={spacing_mm:g}, changes={changes!r}, stiffness={stiffness}, "
+        f"strain={strain:g}, budget={budget}, intensity_range={intensity_range}, noise={noise:g})",
         init,
         decode=field.image,
         constrain=lambda parameters: field.within(parameters, budget),
@@ -167,17 +226,28 @@ def deformation(
         cost=cost if stiffness.weight else None,
         maps=field.maps,
         optimizer=UNIT_STEPS,
+        variants=len(values) if several else None,
     )
 
 
 class _Field(NamedTuple):
     """What coefficients stand for. Those of brightness are in mm, too: steps of one length."""
 
-    scan: np.ndarray
+    scans: np.ndarray
     grid: ControlGrid
     changes: str
     strain: float
     intensity_range: tuple[float, float]
+
+    @property
+    def scan(self) -> Image:
+        """The scan, or of several that of the variant that asks."""
+        scans = jnp.asarray(self.scans)
+        return scans[0] if len(scans) == 1 else scans[lax.axis_index(VARIANTS)]
+
+    @property
+    def rank(self) -> int:
+        return self.scans.ndim - 2
 
     @property
     def spacing_mm(self) -> float:
@@ -185,7 +255,7 @@ class _Field(NamedTuple):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        components = {"shape": self.scan.ndim - 1, "brightness": self.scan.shape[-1]}
+        components = {"shape": self.rank, "brightness": self.scans.shape[-1]}
         return {name: (components[name], *self.grid.shape) for name in self.bounds}
 
     @property
@@ -203,7 +273,7 @@ class _Field(NamedTuple):
         }
 
     def image(self, parameters: Coefficients) -> Image:
-        bounded, image = self.bounded(parameters), jnp.asarray(self.scan)
+        bounded, image = self.bounded(parameters), self.scan
         if "shape" in bounded:
             image = warps.warp(image, warps.displacement(bounded["shape"], self.grid))
         if "brightness" in bounded:
@@ -328,11 +398,11 @@ def _check(
 
 def _check_budget(field: _Field, budget: Budget) -> None:
     """Refuse a budget that limits nothing, since no field reaches it."""
-    rank = field.scan.ndim - 1
+    rank = field.rank
     reach = {
         "rms_displacement_mm": warps.bound_mm(field.grid, strain=field.strain) * math.sqrt(rank),
         "rms_log_growth": -math.log(warps.determinant_limits(rank, strain=field.strain)[0]),
-        "rms_log_brightness": _MOST_LOG_BRIGHTNESS * math.sqrt(field.scan.shape[-1]),
+        "rms_log_brightness": _MOST_LOG_BRIGHTNESS * math.sqrt(field.scans.shape[-1]),
     }
     for name, most in reach.items():
         wanted = cast(float | None, getattr(budget, name))

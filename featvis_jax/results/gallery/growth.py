@@ -1,8 +1,9 @@
 """What grew and what shrank of a scan, in colour on what became of it.
 
 Red has grown, blue has shrunk, and grey has stayed: per cent of the volume, or of the area of a
-slice, at each voxel of the deformed scan. The colours say the same at both ends, whatever the sign,
-and their lightness falls alike from white: no side looks larger than it is.
+slice, at each voxel of the deformed scan. Both ends are equally far from no change and equally
+dark, so that no side looks larger than it is; how much of the colour lies over the scan says how
+much.
 """
 
 import math
@@ -17,7 +18,6 @@ from featvis_jax.results.gallery.site import Site
 from featvis_jax.results.nifti import Affine
 from featvis_jax.results.pixels import Window
 
-# The ends of the map; what lies between goes by way of white.
 _GROWN, _SHRUNK = (178.0, 24.0, 43.0), (33.0, 102.0, 172.0)
 _KINDS = {
     "logjac": ("What grew and what shrank", "volume", "smaller", "larger"),
@@ -71,6 +71,8 @@ def changes(
     for name, (title, what, less, more) in _KINDS.items():
         if name not in maps or "scan" not in maps:
             continue
+        if name == "logjac" and image.ndim == 3:
+            what = "area"
         percent = 100 * np.expm1(maps[name][..., 0].astype(np.float64))
         peak = np.unravel_index(np.argmax(np.abs(percent)), percent.shape)
         index, most = tuple(map(int, peak)), rounded(float(np.abs(percent).max()))
@@ -97,18 +99,20 @@ def changes(
 
 
 def rounded(most: float) -> float:
-    """The next number of 1, 2 or 5 and zeros that is as large: an end for a scale.
+    """The next number of one digit and zeros, or 15 and zeros, that is as large: ends of a scale.
 
     Args:
       most: Above 0; nothing is taken for a hundredth.
 
     Example:
-      >>> rounded(17.0), rounded(0.3), rounded(0.0)
-      (20.0, 0.5, 0.01)
+      >>> rounded(17.0), rounded(12.0), rounded(0.0)
+      (20.0, 15.0, 0.01)
     """
     most = max(most, 0.01)
     power = 10.0 ** math.floor(math.log10(most))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= most * (1 - 1e-9))
+    return next(
+        step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= most * (1 - 1e-9)
+    )
 
 
 def coloured(
@@ -122,13 +126,12 @@ def coloured(
 
     Example:
       >>> coloured(np.full((1, 3), 100, np.uint8), np.array([[-1.0, 0.0, 1.0]]))[0].tolist()
-      [[43, 102, 162], [100, 100, 100], [166, 35, 51]]
+      [[43, 102, 161], [100, 100, 100], [166, 35, 52]]
     """
     far = np.clip(np.abs(np.nan_to_num(shares)), 0, 1)[..., None]
     end = np.where(shares[..., None] > 0, np.array(_GROWN), np.array(_SHRUNK))
-    colour = 255 + (end - 255) * far
-    weight = 0.85 * np.sqrt(far)
-    return np.rint(ground[..., None] * (1 - weight) + colour * weight).astype(np.uint8)
+    weight = 0.85 * far
+    return np.rint(ground[..., None] * (1 - weight) + end * weight).astype(np.uint8)
 
 
 def _planes(values: np.ndarray, index: tuple[int, ...]) -> list[np.ndarray]:
