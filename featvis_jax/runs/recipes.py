@@ -8,6 +8,7 @@ from pathlib import Path
 from featvis_jax.importers.python_files import load_function
 from featvis_jax.maximize import ascent, penalties, presets
 from featvis_jax.maximize.objectives import Objective
+from featvis_jax.maximize.parameterizations import Parameterization
 from featvis_jax.maximize.recipe import check_units
 from featvis_jax.maximize.transforms import describe, is_identity
 from featvis_jax.models import Model
@@ -184,14 +185,7 @@ def recipe(
     if not options.penalty_weight < float("inf"):
         raise ValueError(f"`penalty_weight={options.penalty_weight}`: expected a number from 0.")
     image = images.parameterization(model, strategy, start, options, variants=options.variants)
-    fits = image.is_image or is_identity(strategy.projection)
-    if not fits and options.config is None:  # What the file makes of it is checked below.
-        raise ValueError(
-            f"`parameterization={options.parameterization}` with "
-            f"`regularization={regularization}`: {describe(strategy.projection)} acts on pixels "
-            "after each step, and this parameterization has none. Give "
-            "`regularization=lucid`, which acts before the network, or `regularization=none`."
-        )
+    _refuse_misfits(strategy, image, options, regularization)
     pooling = "mean" if strategy.drive is None else "strongest"
     steps = options.steps
     chosen = ascent.Recipe(
@@ -212,6 +206,30 @@ def recipe(
         chosen = _configured(chosen, model, layer, options, channels)
     ascent.check(chosen, network=model.network)
     return chosen
+
+
+def _refuse_misfits(
+    strategy: presets.Strategy,
+    image: Parameterization,
+    options: RecipeOptions,
+    regularization: str,
+) -> None:
+    """What a strategy cannot do for an image, or for an objective; a user's file may mend it."""
+    if options.config is not None:  # What the file makes of it is checked later.
+        return
+    if options.up_to is not None and strategy.drive is not None:
+        raise ValueError(
+            f"`up_to={options.up_to:g}`: `regularization={regularization}` has targets of its own, "
+            "which follow what real inputs do; give `regularization=lucid` or "
+            "`regularization=none`, or leave `up_to` out."
+        )
+    if not image.is_image and not is_identity(strategy.projection):
+        raise ValueError(
+            f"`parameterization={options.parameterization}` with "
+            f"`regularization={regularization}`: {describe(strategy.projection)} acts on pixels "
+            "after each step, and this parameterization has none. Give "
+            "`regularization=lucid`, which acts before the network, or `regularization=none`."
+        )
 
 
 def _configured(

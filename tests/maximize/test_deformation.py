@@ -9,7 +9,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,11 +141,14 @@ def test_it_costs_its_energy(energy):
     assert made("2-D", stiffness=Stiffness(energy, 0.0)).cost is None
 
 
-@pytest.mark.parametrize("name", ["2-D", "3-D"])
 @pytest.mark.parametrize(
-    "budget",
-    [Budget(0.4), Budget(rms_log_growth=0.05), Budget(0.2, 0.1, 0.03)],
-    ids=["mm", "growth", "all"],
+    ("name", "budget"),
+    [
+        ("2-D", Budget(0.4)),
+        ("2-D", Budget(0.2, 0.1, 0.03)),
+        ("3-D", Budget(rms_log_growth=0.05)),
+    ],
+    ids=["mm", "all", "growth"],
 )
 def test_a_budget_is_kept_to_and_what_is_within_is_left_alone(name, budget):
     of = made(name, changes="both", budget=budget)
@@ -260,11 +262,11 @@ def test_scans_of_their_own_are_the_variants_of_a_unit():
     both = ascend("2-D", recipe)
     assert [unit.variant for unit in both] == [0, 1]
     for unit, one in zip(both, scans, strict=True):
-        alone = recipe._replace(parameterization=deformation(one), variants=1)
-        (expected,) = ascend("2-D", alone)
         np.testing.assert_allclose(unit.start, one, atol=1e-6)
-        np.testing.assert_allclose(unit.image, expected.image, atol=1e-4)
-        np.testing.assert_allclose(unit.maps["logjac"], expected.maps["logjac"], atol=1e-4)
+    alone = recipe._replace(parameterization=deformation(scans[1]), variants=1)
+    (expected,) = ascend("2-D", alone)
+    np.testing.assert_allclose(both[1].image, expected.image, atol=1e-4)
+    np.testing.assert_allclose(both[1].maps["logjac"], expected.maps["logjac"], atol=1e-4)
     with pytest.raises(ValueError, match=r"variants is 3, .* for each of 2: set it to that"):
         ascent.check(recipe._replace(variants=3), network=disc_network("2-D"))
     with pytest.raises(ValueError, match=r"the scans have the shapes .*; expected one"):
@@ -323,8 +325,6 @@ def test_a_recipe_without_an_optimizer_takes_steps_of_unit_length():
     spelled = recipe._replace(optimizer=recipe.parameterization.optimizer.of(0.05 * 12, 3)[0])
     found = [ascend("2-D", each)[0] for each in (recipe, spelled)]
     np.testing.assert_array_equal(found[0].image, found[1].image)
-    adam = ascend("2-D", recipe._replace(optimizer=optax.adam(0.1)))[0]
-    assert np.abs(adam.image - found[0].image).max() > 0
 
 
 @pytest.mark.parametrize(

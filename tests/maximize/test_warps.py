@@ -158,8 +158,8 @@ def test_gradients_are_those_of_float64_differences(grid, rng):
     values, cotangent = coefficients(grid, rng, scale=0.3), rng.standard_normal(image.shape)
     with jax.enable_x64(True):
 
+        @jax.jit
         def seen(moved):
-            moved = jnp.asarray(moved)  # Differences come as NumPy's.
             warped = warps.warp(jnp.asarray(image), warps.displacement(moved, grid))
             growth = warps.log_growth(moved, grid)
             return jnp.sum(warped * cotangent), jnp.sum(growth * cotangent[..., 0])

@@ -156,7 +156,10 @@ def test_regularization_that_drives_goes_with_it(files):
         ({"strain": 1.5}, "strain is 1.5"),
         ({"intensity": "affine"}, "`intensity=affine`: a scan that is deformed keeps its own"),
         ({"parameterization": "pixels", "strain": 0.5}, "`strain` is for `parameterization=def"),
-        ({"up_to": 3.0, "regularization": "driven"}, "leave the drive out"),
+        (
+            {"up_to": 3.0, "regularization": "driven"},
+            "`up_to=3`: `regularization=driven` has targets",
+        ),
         ({"regularization": "paper"}, "acts on pixels after each step"),
         ({"changes": "colour"}, "`changes=colour`: expected one of shape, brightness, both"),
     ],
