@@ -15,12 +15,8 @@ from featvis_jax.maximize.parameterizations.base import (
     Parameters,
 )
 from featvis_jax.maximize.parameterizations.coordinates import cppn
-from featvis_jax.maximize.parameterizations.deformation import (
-    Budget,
-    Stiffness,
-    deformation,
-    deformations,
-)
+from featvis_jax.maximize.parameterizations.deformation import Stiffness, deformation, deformations
+from featvis_jax.maximize.parameterizations.deformed_scans import Budget
 from featvis_jax.maximize.parameterizations.holding import holding
 from featvis_jax.maximize.parameterizations.multiscale import laplacian
 from featvis_jax.maximize.parameterizations.spatial import from_image, inside, pixels

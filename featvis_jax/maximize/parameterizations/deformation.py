@@ -12,24 +12,22 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
 
 from featvis_jax.maximize import splines, warps
-from featvis_jax.maximize.objectives import VARIANTS, Numbers, fingerprint
+from featvis_jax.maximize.objectives import Numbers, fingerprint
 from featvis_jax.maximize.optimizers import UNIT_STEPS
 from featvis_jax.maximize.parameterizations.base import Parameterization
+from featvis_jax.maximize.parameterizations.deformed_scans import (
+    MOST_LOG_BRIGHTNESS,
+    Budget,
+    Coefficients,
+    DeformedScans,
+)
 from featvis_jax.maximize.splines import ControlGrid
-from featvis_jax.types import Image, Key, Scalar
+from featvis_jax.types import Key, Scalar
 
 CHANGES = ("shape", "brightness", "both")
-# Brightness from a half to twice the scan's.
-_MOST_LOG_BRIGHTNESS = math.log(2)
-_SAMPLES_PER_SPACING = 4
-
-Coefficients = dict[str, Float[Array, " _ *points"]]
 
 
 class Stiffness(NamedTuple):
@@ -51,27 +49,6 @@ class Stiffness(NamedTuple):
 
     energy: str = "membrane"
     weight: float = 1000.0
-
-
-class Budget(NamedTuple):
-    """How much a deformation may do at most, over the whole image; what is None has no limit.
-
-    A stiffness is a price, which has to suit the network; a budget is none. Both may be set.
-
-    Attributes:
-      rms_displacement_mm: Root mean square of the displacement's length.
-      rms_log_growth: Root mean square of the logarithm of the ratio of volumes, kept to within a
-        hundredth.
-      rms_log_brightness: Root mean square of the logarithm of the brightness ratio.
-
-    Example:
-      >>> Budget(rms_displacement_mm=0.5)
-      Budget(rms_displacement_mm=0.5, rms_log_growth=None, rms_log_brightness=None)
-    """
-
-    rms_displacement_mm: float | None = None
-    rms_log_growth: float | None = None
-    rms_log_brightness: float | None = None
 
 
 _STIFFNESS, _UNLIMITED = Stiffness(), Budget()
@@ -194,7 +171,7 @@ def deformations(
     if not np.isfinite(values).all():
         raise ValueError("deformation: a scan is not finite; expected intensities.")
     grid = _grid(values.shape[1:-1], spacing_mm, voxel_size_mm)
-    field = _Field(values, grid, changes, strain, intensity_range)
+    field = DeformedScans(values, grid, changes, strain, intensity_range)
     _check_budget(field, budget)
 
     def init(key: Key, image_shape: tuple[int, ...]) -> Coefficients:
@@ -228,125 +205,6 @@ def deformations(
         optimizer=UNIT_STEPS,
         variants=len(values) if several else None,
     )
-
-
-class _Field(NamedTuple):
-    """What coefficients stand for. Those of brightness are in mm, too: steps of one length."""
-
-    scans: np.ndarray
-    grid: ControlGrid
-    changes: str
-    strain: float
-    intensity_range: tuple[float, float]
-
-    @property
-    def scan(self) -> Image:
-        """The scan, or of several that of the variant that asks."""
-        scans = jnp.asarray(self.scans)
-        return scans[0] if len(scans) == 1 else scans[lax.axis_index(VARIANTS)]
-
-    @property
-    def rank(self) -> int:
-        return self.scans.ndim - 2
-
-    @property
-    def spacing_mm(self) -> float:
-        return self.grid.spacing[0] * self.grid.voxel_size_mm[0]
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        components = {"shape": self.rank, "brightness": self.scans.shape[-1]}
-        return {name: (components[name], *self.grid.shape) for name in self.bounds}
-
-    @property
-    def bounds(self) -> dict[str, float]:
-        """Of the coefficients, in mm."""
-        found = {
-            "shape": warps.bound_mm(self.grid, strain=self.strain),
-            "brightness": _MOST_LOG_BRIGHTNESS * self.spacing_mm,
-        }
-        return found if self.changes == "both" else {self.changes: found[self.changes]}
-
-    def bounded(self, parameters: Coefficients) -> Coefficients:
-        return {
-            name: bound * jnp.tanh(parameters[name] / bound) for name, bound in self.bounds.items()
-        }
-
-    def image(self, parameters: Coefficients) -> Image:
-        bounded, image = self.bounded(parameters), self.scan
-        if "shape" in bounded:
-            image = warps.warp(image, warps.displacement(bounded["shape"], self.grid))
-        if "brightness" in bounded:
-            low, high = self.intensity_range
-            ratio = jnp.exp(self.log_brightness(bounded["brightness"]))
-            image = jnp.clip(low + (image - low) * ratio, low, high)
-        return image
-
-    def log_brightness(self, coefficients: Float[Array, " channels *points"]) -> Image:
-        fields = [splines.evaluate(each, self.grid) for each in coefficients / self.spacing_mm]
-        return jnp.stack(fields, axis=-1)
-
-    def energy(self, parameters: Coefficients, kind: str) -> Scalar:
-        bounded, total = self.bounded(parameters), jnp.zeros(())
-        if "shape" in bounded:
-            of = splines.membrane_energy if kind == "membrane" else splines.bending_energy
-            total += of(bounded["shape"], self.grid)
-        if "brightness" in bounded:
-            total += jnp.square(self._rms(bounded["brightness"] / self.spacing_mm))
-        return total
-
-    def maps(self, parameters: Coefficients) -> dict[str, Float[Array, "*spatial _"]]:
-        bounded, found = self.bounded(parameters), {}
-        if "shape" in bounded:
-            sizes = self.grid.voxel_size_mm
-            moved = warps.displacement(bounded["shape"], self.grid)
-            found["logjac"] = warps.log_growth(bounded["shape"], self.grid)[..., None]
-            found["displacement"] = jnp.stack(
-                [along * size for along, size in zip(moved, sizes, strict=True)], axis=-1
-            )
-        if "brightness" in bounded:
-            found["logbright"] = self.log_brightness(bounded["brightness"])
-        return found
-
-    def within(self, parameters: Coefficients, budget: Budget) -> Coefficients:
-        """Parameters of the same field, only smaller where it does more than it may."""
-        bounded, kept = self.bounded(parameters), dict(parameters)
-        shares = {name: jnp.ones(()) for name in bounded}
-        if budget.rms_displacement_mm is not None:
-            shares["shape"] = _share(budget.rms_displacement_mm, self._rms(bounded["shape"]))
-        if budget.rms_log_growth is not None:
-            # Nearly in proportion to the field: a few corrections find it.
-            first = shares["shape"]
-            for _ in range(4):
-                found = self._rms_log_growth(shares["shape"] * bounded["shape"])
-                wanted = shares["shape"] * budget.rms_log_growth / found
-                shares["shape"] = jnp.minimum(wanted, first)
-        if budget.rms_log_brightness is not None:
-            found = self._rms(bounded["brightness"] / self.spacing_mm)
-            shares["brightness"] = _share(budget.rms_log_brightness, found)
-        for name, share in shares.items():
-            bound = self.bounds[name]
-            smaller = jnp.clip(share * bounded[name] / bound, -1 + 1e-6, 1 - 1e-6)
-            kept[name] = jnp.where(share < 1, bound * jnp.arctanh(smaller), parameters[name])
-        return kept
-
-    def _rms(self, coefficients: Float[Array, " components *points"]) -> Scalar:
-        squares = [splines.mean_square(each, self.grid) for each in coefficients]
-        # The small number is for no field at all.
-        return jnp.sqrt(jnp.maximum(sum(squares[1:], squares[0]), 1e-20))
-
-    def _rms_log_growth(self, coefficients_mm: Float[Array, " rank *points"]) -> Scalar:
-        places = []
-        for side, spacing in zip(self.grid.spatial, self.grid.spacing, strict=True):
-            count = min(side, math.ceil(_SAMPLES_PER_SPACING * side / spacing))
-            # The middle of each part, as a mean has it.
-            places.append((np.arange(count) + 0.5) * side / count - 0.5)
-        growth = warps.log_growth(coefficients_mm, self.grid, places=places)
-        return jnp.sqrt(jnp.maximum(jnp.mean(jnp.square(growth)), 1e-20))
-
-
-def _share(most: float, found: Scalar) -> Scalar:
-    return jnp.minimum(most / found, 1.0)
 
 
 def _grid(
@@ -396,13 +254,13 @@ def _check(
         raise ValueError(f"deformation: noise is {noise}; expected a share in [0, 1].")
 
 
-def _check_budget(field: _Field, budget: Budget) -> None:
+def _check_budget(field: DeformedScans, budget: Budget) -> None:
     """Refuse a budget that limits nothing, since no field reaches it."""
     rank = field.rank
     reach = {
         "rms_displacement_mm": warps.bound_mm(field.grid, strain=field.strain) * math.sqrt(rank),
         "rms_log_growth": -math.log(warps.determinant_limits(rank, strain=field.strain)[0]),
-        "rms_log_brightness": _MOST_LOG_BRIGHTNESS * math.sqrt(field.scans.shape[-1]),
+        "rms_log_brightness": MOST_LOG_BRIGHTNESS * math.sqrt(field.scans.shape[-1]),
     }
     for name, most in reach.items():
         wanted = cast(float | None, getattr(budget, name))
