@@ -108,7 +108,7 @@ def deformation(
       >>> parameters = start.init(jax.random.key(0), (20, 20, 1))
       >>> {name: values.shape for name, values in parameters.items()}
       {'shape': (2, 6, 6)}
-      >>> bool(jnp.allclose(start.decode(parameters), jnp.asarray(scan, jnp.float32)))
+      >>> np.allclose(start.decode(parameters), scan)
       True
     """
     # Many arguments: each is one choice about the field, and none belongs to another.
@@ -156,7 +156,7 @@ def deformations(
       ValueError: As `deformation`; or the scans differ in shape.
 
     Example:
-      >>> deformations(np.zeros((3, 20, 20, 1)), spacing_mm=8.0).variants
+      >>> deformations([np.zeros((20, 20, 1))] * 3, spacing_mm=8.0).variants
       3
     """
     # Many arguments: those of `deformation`.
