@@ -159,8 +159,21 @@ def descriptions(environment: Mapping[str, Any]) -> dict[str, object]:
             "DatasetType": "derivative",
             "GeneratedBy": [program],
         },
-        "units.json": {column.name: dict(column.metadata) for column in fields(UnitRecord)},
+        "units.json": sidecar(UnitRecord),
     }
+
+
+def sidecar(kind: type) -> dict[str, dict[str, Any]]:
+    """Return what the columns of a table mean, in the words of a BIDS sidecar.
+
+    Args:
+      kind: Of its records, such as `UnitRecord`.
+
+    Example:
+      >>> sidecar(UnitRecord)["intensity_min"]
+      {'Description': 'Smallest intensity of the image'}
+    """
+    return {column.name: dict(column.metadata) for column in fields(kind)}
 
 
 # What a run may be asked for in parts: entries by the layer, and the channels of each.

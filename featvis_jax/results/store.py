@@ -17,6 +17,9 @@
     transparency/<layer>/       for all, where the network was looking, if the run was asked
     traces/<layer>.npz          channel (n,), variant (n,), objective (n, steps), penalty (n, steps)
     sheets/<layer>.png          every finished channel of the layer on one page
+    trust.tsv, trust.json       once it was measured, what speaks for and against every picture, and
+                                what the columns mean
+    trust/<layer>.png, .pdf     the same of a layer as a figure
 
 An image is done when units.tsv has its row, and a channel when all its images are. Images and
 traces are on the disk before the row, and every file is replaced as a whole, so that a run killed
@@ -26,6 +29,7 @@ except for times: the column `seconds` of units.tsv and the entry `timings` of r
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +56,7 @@ from featvis_jax.results.tables import (
     UnitRecord,
     UnitResult,
 )
+from featvis_jax.results.trust import TrustRecord
 from featvis_jax.results.view import ImageKind, RunView, read_run
 
 __all__ = ["Run", "RunView", "open_run", "read_run", "refuse_foreign"]
@@ -200,6 +205,39 @@ class Run(RunView):
         )
         self._write(self.sheet_path(layer), page)
         return self.sheet_path(layer)
+
+    def write_trust(self, rows: Sequence[TrustRecord]) -> None:
+        """Store what speaks for and against pictures, all at once, with a figure of every layer.
+
+        Figures come before the table, so that what it has is drawn.
+
+        Args:
+          rows: Of any finished images, in any order; they replace those that are stored.
+
+        Raises:
+          ValueError: If a row comes twice or is of no finished image. Nothing is written then.
+          OSError: If something cannot be written.
+        """
+        from featvis_jax.results.trust_figure import trust_figure  # Matplotlib takes a while.
+
+        place = {record.key: number for number, record in enumerate(self.records())}
+        count = Counter(row.key for row in rows)
+        wrong = sorted(key for key in count if key not in place or count[key] > 1)
+        if wrong:
+            raise ValueError(
+                f"pictures come twice or are none of {self.directory}: {wrong}. Leave them out."
+            )
+        rows = sorted(rows, key=lambda row: place[row.key])
+        for layer in dict.fromkeys(row.layer for row in rows):
+            question = asked.question(self.configuration, layer)
+            own = [row for row in rows if row.layer == layer]
+            names = {row.channel: question.label(row.channel) for row in own}
+            for kind in ("png", "pdf"):
+                figure = trust_figure(own, title=layer, names=names, kind=kind)
+                self._write(self.trust_path(layer, kind=kind), figure)
+        described = manifest.encode_json(manifest.sidecar(TrustRecord))
+        self._write(self.directory / "trust.json", described)
+        self._write(self.directory / "trust.tsv", encoding.encode_table(rows, TrustRecord))
 
     def record_timing(self, name: str, seconds: float, **details: object) -> None:
         """Add a measured time to run.json.

@@ -110,6 +110,10 @@ class RunView:
         """Return where the real images that drive a unit most lie, if the run has any."""
         return self.directory / "real" / file_name(layer) / f"{channel:04d}.png"
 
+    def trust_path(self, layer: str, *, kind: Literal["png", "pdf"] = "png") -> Path:
+        """Return where the figure of what speaks for and against a layer's pictures lies."""
+        return self.directory / "trust" / f"{file_name(layer)}.{kind}"
+
     def traces_path(self, layer: str) -> Path:
         """Return where the traces of a layer lie."""
         return self.directory / "traces" / f"{file_name(layer)}.npz"

@@ -5,12 +5,20 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from featvis_jax.results import store, tables
 from featvis_jax.results.channels import InputChannels
+from featvis_jax.results.trust import (
+    NOT_DRIVING,
+    NOT_MEASURED,
+    NOT_REFUTED,
+    REFUTED,
+    TrustRecord,
+)
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&/../conv"
 SLICE_AFFINE = np.array([[1.0, 0, 0, -9.5], [0, 1, 0, -16], [0, 0, 1, 12], [0, 0, 0, 1]])
@@ -19,6 +27,10 @@ VOLUME_AFFINE = np.array([[2.0, 0, 0, -11], [0, 2, 0, -20], [0, 0, 2, -7], [0, 0
 MIRRORED_AFFINE = np.array([[-2.0, 0, 0, 11], [0, -2, 0, 20], [0, 0, 2, -7], [0, 0, 0, 1]])
 SLICE, VOLUME = (20, 28), (12, 16, 14)
 
+MEASURES = (
+    "belongs", "strength", "pasted", "selectivity", "standing", "other_ways", "likeness",
+    "examples_predict", "picture_predicts", "both_predict", "label_auc",
+)  # fmt: skip
 
 REFERENCE = {"images": 240, "of": "slices", "lesions": "with and without", "percentile": 100.0}
 
@@ -145,6 +157,43 @@ def directions(directory: Path, **settings: object) -> store.RunView:
     }
     units = [unit("conv1", number, strength=1.5, response=1.0, target=0.5) for number in (0, 2)]
     return write_run(directory, units, wanted={"conv1": [0, 1, 2]}, **settings)
+
+
+def trust(channel: int, verdict: str, *, layer="conv1", variant=1, **measured: Any) -> TrustRecord:
+    """A row of trust.tsv whose numbers follow from its name."""
+    generator = np.random.default_rng([7, variant, channel, *layer.encode()])
+    names = [name for name in MEASURES if name != "label_auc" or channel % 2 == 0]
+    values: dict[str, Any] = {name: float(generator.random()) for name in names}
+    for name in names:
+        if f"{name}_low" in TrustRecord.__dataclass_fields__:
+            values[f"{name}_low"] = 0.9 * values[name]
+            values[f"{name}_high"] = min(1.0, 1.1 * values[name])
+    values["strength"] = 3.0 * values["strength"]
+    values["likeness"] -= 0.5
+    words = {"reason": f"because of <b>{channel}</b>", "below": "pool1, conv1"}
+    words |= {"label": "lesion"} if "label_auc" in names else {}
+    values |= words
+    return TrustRecord(layer, channel, variant, verdict, **{**values, **measured})
+
+
+def trusted(directory: Path, rows: list[TrustRecord] | None = None, **settings) -> store.RunView:
+    """A run of which pictures were looked at: one of every verdict, and one that has no row."""
+    units = [unit("conv1", channel) for channel in (0, 1, 2, 3, 4, 11)]
+    units += [unit(HOSTILE, 0)]
+    wanted = {"conv1": [0, 1, 2, 3, 4, 11], HOSTILE: [0]}
+    view = write_run(directory, units, wanted=wanted, **settings)
+    if rows is None:
+        rows = [
+            trust(0, NOT_REFUTED, belongs=0.75, examples_predict=0.875, picture_predicts=0.5),
+            trust(1, REFUTED, belongs=0.125, examples_predict=0.5, picture_predicts=0.875),
+            trust(2, NOT_DRIVING, belongs=None, examples_predict=None, strength=-0.5),
+            TrustRecord("conv1", 3, 1, NOT_MEASURED),
+            trust(4, NOT_REFUTED, belongs=0.9375, strength=136.4, examples_x=-23.4,
+                  examples_y=None, examples_z=8.0, examples_region="left putamen, 7 of 9"),
+        ]  # fmt: skip
+    with store.open_run(directory, view.configuration, environment=view.environments[0]) as run:
+        run.write_trust(rows)
+    return view
 
 
 def volumes(directory: Path, *, affine: np.ndarray | None = VOLUME_AFFINE) -> store.RunView:

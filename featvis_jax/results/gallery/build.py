@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from featvis_jax.results import grids, panels
+from featvis_jax.results import grids, panels, trust
 from featvis_jax.results.asked import compared_with, intensity_unit
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery import charts, contents, growth, similarity, viewer, views
 from featvis_jax.results.gallery.contents import Layer, Part, Variant
+from featvis_jax.results.gallery.evidence import by_picture
 from featvis_jax.results.gallery.grid import Grid, contrast_options, view_options
 from featvis_jax.results.gallery.pictures import write_picture, write_planes, write_projections
 from featvis_jax.results.gallery.site import Site, link
@@ -46,6 +47,7 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
     """
     records = run.records()
     layers = contents.layers(run, records)
+    _add_trust(run, layers)
     grid = Grid.of_run(run, records)
     with Site(out or run.directory / "gallery") as site:
         site.looks(grid.planes, contrasts=grid.channels.labels)
@@ -59,7 +61,8 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
             _add_charts(run, layer)
         for before, layer, after in contents.neighbours(shown):
             _write_units(site, run, layer, about)
-            site.page(layer.page, "layer.html", layer=layer, before=before, after=after, **about)
+            near = {"before": before, "after": after, "figure": _copy_figure(site, run, layer)}
+            site.page(layer.page, "layer.html", layer=layer, **near, **about)
         return site.page("index.html", "index.html", layers=layers, **about)
 
 
@@ -81,6 +84,7 @@ def _about(run: RunView, layers: list[Layer], grid: Grid, site: Site) -> dict[st
         "wanted": sum(layer.wanted for layer in layers),
         "variants": run.variants,
         "sought": contents.sought(layers),
+        "verdicts": trust.counts([row for layer in layers for row in layer.trusts]),
         "compared_with": compared_with(configuration),
         "intensity_unit": intensity_unit(configuration),
         "units": contents.units_word(layers),
@@ -188,6 +192,24 @@ def _add_charts(run: RunView, layer: Layer) -> None:
         [curves[record.key] for record in leading],
         ends=[(record.initial_objective, record.final_objective) for record in leading],
     )
+
+
+def _add_trust(run: RunView, layers: list[Layer]) -> None:
+    """Tell every image what speaks for and against it, where that was measured."""
+    known = by_picture(run.trust())
+    for unit in (unit for layer in layers for unit in layer.units):
+        for variant in unit.variants:
+            variant.trust = known.get(variant.record.key)
+
+
+def _copy_figure(site: Site, run: RunView, layer: Layer) -> str | None:
+    """Put the figure of what was measured of a layer beside its pictures, if there is one."""
+    drawn = run.trust_path(layer.name)
+    if not layer.trusts or not drawn.is_file():
+        return None
+    name = f"pictures/{file_name(layer.name)}/trust.png"
+    site.write(name, drawn.read_bytes())
+    return link(name)
 
 
 def _write_units(site: Site, run: RunView, layer: Layer, about: dict[str, object]) -> None:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from featvis_jax.results import tables
+from featvis_jax.results import tables, trust
 from featvis_jax.results.asked import Question, question
 from featvis_jax.results.files import file_name
 from featvis_jax.results.gallery.charts import Chart
+from featvis_jax.results.gallery.evidence import Evidence
 from featvis_jax.results.gallery.growth import Change
 from featvis_jax.results.pixels import Window
 from featvis_jax.results.store import RunView
@@ -106,6 +107,8 @@ class Variant:
     """what changed of a scan that was deformed"""
     chart: Chart | None = None
     penalty_chart: Chart | None = None
+    trust: Evidence | None = None
+    """what speaks for and against it, where that was measured"""
 
     @property
     def name(self) -> str:
@@ -141,6 +144,12 @@ class Unit:
     def record(self) -> UnitRecord:
         """The row of that variant, whose number and status are the channel's."""
         return self.leader.record
+
+    @property
+    def trust(self) -> Evidence | None:
+        """What speaks for and against the strongest of its images of which that is known."""
+        known = [variant for variant in self.variants if variant.trust]
+        return Unit(known).leader.trust if known else None
 
     @property
     def page(self) -> str:
@@ -190,6 +199,16 @@ class Layer:
     def counts(self) -> dict[str, int]:
         """How many channels with an image there are of each status that occurs."""
         return count(unit.record for unit in self.units)
+
+    @property
+    def trusts(self) -> list[trust.TrustRecord]:
+        """What speaks for and against its channels, as far as that was measured."""
+        return [unit.trust.record for unit in self.units if unit.trust]
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many channels there are of each verdict that occurs."""
+        return trust.counts(self.trusts)
 
     @property
     def has_strengths(self) -> bool:

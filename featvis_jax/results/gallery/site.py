@@ -20,6 +20,7 @@ from featvis_jax.results.files import (
     remove_partial_files,
     unlock,
 )
+from featvis_jax.results.gallery import evidence
 from featvis_jax.results.grids import Plane, minus
 from featvis_jax.results.sheets import times
 from featvis_jax.results.tables import SOUND
@@ -132,6 +133,8 @@ def templates() -> "jinja2.Environment":
     environment.filters["by"] = by
     environment.filters["times"] = times
     environment.globals["sound"] = SOUND
+    environment.globals["looks"] = evidence.LOOKS
+    environment.globals["trust_sorts"] = evidence.sorts
     environment.filters["folded"] = folded
     return environment
 

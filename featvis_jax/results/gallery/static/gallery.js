@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const choices = ["status", "contrast", "view", "window", "sort"];
+  const choices = ["status", "verdict", "contrast", "view", "window", "sort"];
 
   // The address keeps the choices, so that a view can be sent to someone: #c12&window=own.
   function read() {
@@ -10,7 +10,7 @@
     for (const part of location.hash.slice(1).split("&")) {
       const [name, value] = part.split("=");
       if (value === undefined) state.anchor = name;
-      else if (choices.includes(name) && /^[A-Za-z0-9]+$/.test(value)) state[name] = value;
+      else if (choices.includes(name) && /^[A-Za-z0-9-]+$/.test(value)) state[name] = value;
     }
     return state;
   }
@@ -32,7 +32,7 @@
   }
 
   function sort(name) {
-    const rising = name !== "objective" && name !== "strength";
+    const rising = name === "number" || name === "similarity";
     for (const list of document.querySelectorAll(".sheet .tiles")) {
       const key = (tile) => {
         const value = Number(tile.dataset[name]);
