@@ -60,6 +60,7 @@ def sites(tmp_path_factory) -> dict[str, Path]:
         "both": build_comparison([variants, against]).parent,
         "contrasts": build_gallery(runs.contrasts(root / "c", CONTRASTS, shape=runs.VOLUME)).parent,
         "colour": build_gallery(runs.contrasts(root / "rgb", COLOUR)).parent,
+        "trusted": build_gallery(runs.trusted(root / "trusted")).parent,
     }
 
 
@@ -115,7 +116,7 @@ def order(page: Any) -> list[int]:
 @pytest.mark.parametrize("size", WIDTHS)
 @pytest.mark.parametrize(
     "name",
-    ["flat", "deep", "compared", "variants", "unplaced", "both", "contrasts", "colour"],
+    ["flat", "deep", "compared", "variants", "unplaced", "both", "contrasts", "colour", "trusted"],
 )
 def test_no_page_complains_and_every_page_fits(sites, visit, name, size):
     for path in sorted(sites[name].rglob("*.html")):
@@ -243,6 +244,40 @@ def test_an_address_keeps_what_was_chosen(sites, visit):
         assert order(page) == [0, 1, 2, 10]
 
 
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+def test_verdicts_filter_with_and_without_scripts(sites, visit, scripts):
+    layer = sites["trusted"] / "layers" / "conv1.html"
+    with visit(layer, java_script_enabled=scripts) as page:
+        for slug, channels in {
+            "not-refuted": [0, 4], "refuted": [1], "not-driving": [2], "not-measured": [3],
+            "all": [0, 1, 2, 3, 4, 11],
+        }.items():  # fmt: skip
+            page.click(f"label[for=verdict-{slug}]")
+            assert page.locator(".tile:visible").count() == len(channels)
+            numbers = page.locator(".tile:visible .channel").all_inner_texts()
+            assert [int(number) for number in numbers] == channels
+
+
+def test_verdicts_sort_and_the_address_keeps_them(sites, visit):
+    layer = sites["trusted"] / "layers" / "conv1.html"
+    with visit(layer) as page:
+        # What has no number comes last, by the number of its channel.
+        page.click("label[for=sort-belongs]")
+        assert order(page) == [4, 0, 1, 2, 3, 11]
+        page.click("label[for=sort-examples]")
+        assert order(page)[-3:] == [2, 3, 11]
+        page.click("label[for=sort-belongs]")
+        page.click("label[for=verdict-not-refuted]")
+        assert order(page) == [4, 0]
+        assert page.url.endswith("#verdict=not-refuted&sort=belongs")
+        page.click(".tile:visible a")
+        page.wait_for_url("**/units/conv1/0004.html#verdict=not-refuted&sort=belongs")
+        assert page.locator(".trust tr[data-measure]:visible").count() > 8
+        page.keyboard.press("Escape")
+        page.wait_for_url("**/layers/conv1.html#c4&verdict=not-refuted&sort=belongs")
+        assert order(page) == [4, 0]
+
+
 def test_keys_turn_pages_and_move_among_tiles(sites, visit):
     with visit(sites["flat"] / "units" / "conv1" / "0001.html") as page:
         page.keyboard.press("ArrowRight")
@@ -351,6 +386,8 @@ def test_accessibility(sites, visit, scheme):
         ("variants", "units/conv1/0001.html"),
         ("unplaced", "units/conv1/0005.html"),
         ("both", "layers/conv1.html"),
+        ("trusted", "layers/conv1.html"),
+        ("trusted", "units/conv1/0000.html"),
     ):
         with visit(sites[name] / page_name, color_scheme=scheme) as page:
             found = axe.Axe().run(page, options={"preload": False}).response["violations"]
