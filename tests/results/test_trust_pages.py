@@ -116,6 +116,9 @@ def test_a_unit_s_page_says_what_was_found_and_that_it_is_no_certificate(run):
     assert "no real input drives the unit" in left
     assert "Not measured: belongs to its unit, strength, pasted into real images, " in left
     assert "left putamen, 7 of 9 (x \u221223, z 8 mm)" in page(run, "units/conv1/0004.html").text
+    assert (
+        "likeness to real inputs, prediction by real examples, prediction by the picture." in left
+    )
     assert "(looked at in pool1, conv1)" in page(run, "units/conv1/0000.html").text
 
 
@@ -186,6 +189,7 @@ def test_of_several_images_the_strongest_that_was_looked_at_counts(tmp_path):
     shown = page(view, "units/conv1/0000.html")
     assert shown.text.count("What speaks for and against this picture, variant") == 2
     assert shown.text.count(CERTIFICATE) == 1
+    assert "not refuted variant 2: because of" in shown.text
 
 
 def pages_of(directory: Path) -> dict[str, bytes]:

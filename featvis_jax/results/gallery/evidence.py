@@ -207,8 +207,9 @@ class Evidence:
     @property
     def missing(self) -> list[str]:
         """Names of what could not be measured; a label is no measure of the picture."""
-        lines = (*_LINES, *_PREDICTIONS)
-        return [line.name.lower() for line in lines if getattr(self.record, line.column) is None]
+        named = {line.column: line.name.lower() for line in _LINES}
+        named |= {line.column: f"prediction by {line.name.lower()}" for line in _PREDICTIONS}
+        return [name for column, name in named.items() if getattr(self.record, column) is None]
 
     @property
     def are_examples_better(self) -> bool:
