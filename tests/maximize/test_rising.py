@@ -58,6 +58,7 @@ def every_objective(network: Network) -> dict[str, Objective]:
             objectives.channel("conv3"), objectives.channel("conv2").of(3), share=None
         ),
         "diversity": objectives.diversity("conv3"),
+        "up_to": objectives.up_to(objectives.channel("conv3"), 1e3),
         # And what they combine to.
         "opposite": -objectives.channel("conv3/relu"),
         "sum": objectives.logit("logits") + 0.5 * objectives.diversity("conv2/relu"),
@@ -81,6 +82,12 @@ def every_parameterization(rank) -> dict[str, tuple[Parameterization, float]]:
             parameterizations.from_image(scan, parameterizations.pixels(), noise=0.05),
             0.01,
         ),
+        "deformation": (
+            parameterizations.deformation(
+                scan, spacing_mm=6.0, noise=0.3, stiffness=parameterizations.Stiffness(weight=0.0)
+            ),
+            0.01,
+        ),
         "inside": (
             parameterizations.inside(scan[..., 0] > 0.4, parameterizations.fourier()),
             0.002,
@@ -95,9 +102,12 @@ def public(module, kind) -> set[str]:
 
 
 def test_nothing_public_is_left_out():
-    assert public(objectives, Objective) <= set(every_objective(cnn_network(2)))
-    # What holds some channels needs a network of several: tests/maximize/test_several_channels.py.
-    several = {"holding"}
+    # Tokens need a network that has some: tests/maximize/test_tokens.py.
+    tokens = {"of_tokens"}
+    assert public(objectives, Objective) <= set(every_objective(cnn_network(2))) | tokens
+    # What holds some channels needs a network of several, and what deforms several scans variants:
+    # tests/maximize/test_several_channels.py, test_deformation.py.
+    several = {"holding", "deformations"}
     assert public(parameterizations, Parameterization) == set(every_parameterization(2)) | several
 
 
