@@ -50,7 +50,7 @@ ISA_TESTS = $(patsubst %,tests/nn/test_%.py,cnn fast ops pooling) $(MAXIMIZE_TES
   tests/importers/onnx/test_operators.py tests/test_training.py
 MAXIMIZE_TESTS = $(patsubst %,tests/maximize/test_%.py,ascent objectives parameterizations \
   penalties reference strongest) $(patsubst %,tests/maximize/transforms/test_%.py,denoising geometry \
-  intensity resizing smoothing switching)
+  intensity resizing smoothing switching) tests/evidence
 
 test-numeric: $(INSTALLED_DEV)
 	JAX_PLATFORMS="$${JAX_PLATFORMS-cpu}" $(BIN)/python -m pytest --numprocesses=2 $(BY_FILE) \
