@@ -49,7 +49,7 @@ NUMERIC_TESTS = tests/nn tests/importers/onnx tests/test_training.py tests/test_
 ISA_TESTS = $(patsubst %,tests/nn/test_%.py,cnn fast ops pooling) $(MAXIMIZE_TESTS) \
   tests/importers/onnx/test_operators.py tests/test_training.py
 MAXIMIZE_TESTS = $(patsubst %,tests/maximize/test_%.py,ascent objectives parameterizations \
-  penalties reference strongest) $(patsubst %,tests/maximize/transforms/test_%.py,denoising geometry \
+  penalties reference strongest warps) $(patsubst %,tests/maximize/transforms/test_%.py,denoising geometry \
   intensity resizing smoothing switching) tests/evidence
 
 test-numeric: $(INSTALLED_DEV)

@@ -14,6 +14,7 @@ in the order in which data passes through them:
 - `featvis_jax.training` and `featvis_jax.checkpoints`: fitting a network and keeping it;
 - `featvis_jax.maximize`: objectives, penalties, transforms and the ascent itself;
 - `featvis_jax.evaluation`: how a unit ended, and what its picture is worth;
+- `featvis_jax.evidence`: what speaks for and against a picture, beside real inputs;
 - `featvis_jax.results`: the run directory, NIfTI files, sheets, tables and pages (numpy only);
 - `featvis_jax.models` and `featvis_jax.runs`: whole runs, from options to results;
 - `featvis_jax.commands`: the flags of ``featvis``.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from featvis_jax.runs.grade import grade
     from featvis_jax.runs.in_memory import Units, visualize
     from featvis_jax.runs.train import train
+    from featvis_jax.runs.trust import trust
 
 __all__ = [
     "Model",
@@ -45,6 +47,7 @@ __all__ = [
     "load",
     "open_run",
     "train",
+    "trust",
     "visualize",
 ]
 __version__ = "0.2.0.dev0"
@@ -62,6 +65,7 @@ _PLACES = {
     "load": ("featvis_jax.models", "load"),
     "open_run": ("featvis_jax.results.store", "read_run"),
     "train": ("featvis_jax.runs.train", "train"),
+    "trust": ("featvis_jax.runs.trust", "trust"),
     "visualize": ("featvis_jax.runs.in_memory", "visualize"),
 }
 

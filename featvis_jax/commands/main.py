@@ -37,6 +37,10 @@ COMMANDS = {
         "compare regularization strategies, or parameterizations",
         "featvis_jax.commands.compare",
     ),
+    "trust": Entry(
+        "measure what speaks for and against the pictures of a run",
+        "featvis_jax.commands.trust",
+    ),
     "gallery": Entry(
         "build pages for a run, or to compare several",
         "featvis_jax.commands.gallery",

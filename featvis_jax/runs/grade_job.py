@@ -197,13 +197,7 @@ def _model(
         raise ValueError("`model` is missing: the run does not name its network.")
     model = _network("model", spec, given, grid)
     for run in runs:
-        configuration = run.configuration
-        if configuration.get("weights_sha256") != model.card["weights_sha256"]:
-            raise ValueError(
-                f"`run={run.directory}` is of the model {configuration.get('model')!r} with the "
-                f"weights {configuration.get('weights_sha256')}; `model={spec}` has "
-                f"{model.card['weights_sha256']}: give the model that the run was made with."
-            )
+        graded_pictures.refuse_other_weights(run, model, spec)
     return model
 
 

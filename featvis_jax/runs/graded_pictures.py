@@ -100,6 +100,26 @@ def option_of(run: RunView, name: str) -> str | None:
     return next((line[len(start) :] for line in lines if line.startswith(start)), None)
 
 
+def refuse_other_weights(run: RunView, model: Model, spec: str) -> None:
+    """Refuse a network that a run was not made with.
+
+    Args:
+      run: The run.
+      model: The network.
+      spec: What named it.
+
+    Raises:
+      ValueError: The weights are others.
+    """
+    configuration = run.configuration
+    if configuration.get("weights_sha256") != model.card["weights_sha256"]:
+        raise ValueError(
+            f"`run={run.directory}` is of the model {configuration.get('model')!r} with the "
+            f"weights {configuration.get('weights_sha256')}; `model={spec}` has "
+            f"{model.card['weights_sha256']}: give the model that the run was made with."
+        )
+
+
 def channels_of(runs: Sequence[RunView]) -> dict[str, list[int]]:
     """The channels that runs have pictures of, by layer.
 

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from featvis_jax.data import sources
 from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.lesions import NoRoomError
+from featvis_jax.data.pipeline import Examples
 from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask, described_task
 from featvis_jax.maximize.parameterizations import mean_magnitude_spectrum
@@ -96,7 +97,12 @@ class Inputs(NamedTuple):
     @property
     def total(self) -> int:
         """How many images there are, those with lesions among them."""
-        return len(self.positions) * (1 if self.task is None else self.task.images_per_element)
+        return len(self.positions) * self.each
+
+    @property
+    def each(self) -> int:
+        """How many images are made of one: without lesions and with them."""
+        return 1 if self.task is None else self.task.images_per_element
 
     @property
     def lesions(self) -> str | None:
@@ -144,15 +150,26 @@ class Inputs(NamedTuple):
     def images(self) -> Iterator[Float32[np.ndarray, "*spatial channels"]]:
         """Every image, without lesions and with them; one that has no room for any as it is."""
         for position in self.positions:
-            image = self.source[position]
-            if self.task is None:
-                yield image
-                continue
-            rng = np.random.default_rng([self.seed, 1, position])
-            try:
-                yield from self.task.examples(image, self.source.owner(position), rng, 1.0)["image"]
-            except NoRoomError:
-                yield from [image] * self.task.images_per_element
+            yield from self.examples(position)["image"]
+
+    def examples(self, position: int) -> Examples:
+        """The images that are made of one, and which of them has the lesions; NaN for none at all.
+
+        Args:
+          position: Of the image in the source.
+        """
+        image = self.source[position]
+        alone: Examples = {
+            "image": np.stack([image] * self.each),
+            "label": np.full(self.each, np.nan),
+        }
+        if self.task is None:
+            return alone
+        rng = np.random.default_rng([self.seed, 1, position])
+        try:
+            return self.task.examples(image, self.source.owner(position), rng, 1.0)
+        except NoRoomError:
+            return alone
 
 
 def read(
