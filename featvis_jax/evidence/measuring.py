@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from featvis_jax.evaluation.strength import selectivity, strength
 from featvis_jax.evidence import pasting, predicting
 from featvis_jax.evidence.observing import Images, Observed, observer
 from featvis_jax.evidence.paths import Contributions, Pair, by_other_ways, contributor, layers_below
@@ -192,20 +193,17 @@ def _measures(known: _Known, units: Sequence[int], seen: Observed, picture: int)
     """What a single look at all pictures tells of one."""
     unit, response = units[picture], seen.response[picture]
     living, others = known.reference > 0, np.asarray(units) != unit
-    strengths = np.divide(response, known.reference, out=np.zeros_like(response), where=living)
+    share = strength(float(response[unit]), float(known.reference[unit]))
     examples = known.examples[unit]
-    selectivity = standing = float("nan")
-    if living[unit] and living.sum() > 1:
-        beside = np.delete(strengths[living], np.flatnonzero(living) == unit)
-        selectivity = float((beside < strengths[unit]).mean())
+    standing = float("nan")
     if living[unit] and others.sum() >= _FEWEST_OTHERS:
         standing = float((seen.response[others, unit] < response[unit]).mean())
     usual = float(np.median(known.reference[living])) if living.any() else 1.0
     return Measures(
         liveliness=max(0.0, float(known.reference[unit]) / usual),
-        strength=float(strengths[unit]) if living[unit] else float("nan"),
+        strength=float("nan") if share is None else share,
         pasted=UNKNOWN,
-        selectivity=selectivity,
+        selectivity=float(selectivity(response[None], known.reference, [unit])[0]),
         standing=standing,
         other_ways=float("nan"),
         below=known.below,

@@ -34,10 +34,6 @@ class Observed(NamedTuple):
     place: Int32[np.ndarray, "images units"]
     features: Float32[np.ndarray, "images units features"]
 
-    def of_images(self, numbers: Sequence[int] | Int[np.ndarray, " n"]) -> Observed:
-        """The same of some of the images."""
-        return Observed(*(each[np.asarray(numbers, int)] for each in self))
-
 
 Observe = Callable[[Images, Callable[[int], None] | None], Observed]
 """``(images, progress) -> what they do``; progress is called with the number of images done."""

@@ -11,9 +11,7 @@ import math
 from typing import NamedTuple
 
 from featvis_jax.evidence.measuring import Measures
-
-MEASURES = ("strength", "pasted", "selectivity", "standing")
-"""What `belongs` is made of."""
+from featvis_jax.results.trust import NOT_DRIVING, NOT_MEASURED, NOT_REFUTED, REFUTED
 
 # A picture that moves its unit less than this, as a share of the strongest real input, shows no
 # better than that what the unit looks for.
@@ -54,7 +52,7 @@ class Verdict(NamedTuple):
     """What was found.
 
     Attributes:
-      word: "refuted", "not refuted", "does not drive its unit" or "not measured".
+      word: One of `featvis_jax.results.trust.VERDICTS`.
       reason: Why, in words; empty for a picture that nothing speaks against.
       belongs: Probability that it is the unit's, NaN where nothing is known.
     """
@@ -108,12 +106,12 @@ def verdict(measures: Measures) -> Verdict:
     probability = belongs(measures)
     if measures.liveliness < LIVELY:
         said = "hardly any real input drives" if measures.liveliness > 0 else "no real input drives"
-        return Verdict("not measured", f"{said} the unit", probability)
+        return Verdict(NOT_MEASURED, f"{said} the unit", probability)
     if measures.strength < DRIVING:
         share = f"{measures.strength:.2f} of the response to the strongest real input"
-        return Verdict("does not drive its unit", share, probability)
+        return Verdict(NOT_DRIVING, share, probability)
     reasons = _reasons(measures, probability)
-    return Verdict("refuted" if reasons else "not refuted", "; ".join(reasons), probability)
+    return Verdict(REFUTED if reasons else NOT_REFUTED, "; ".join(reasons), probability)
 
 
 def _reasons(measures: Measures, probability: float) -> list[str]:

@@ -39,7 +39,7 @@ from featvis_jax.runs.graded_pictures import option_of, refuse_other_weights
 from featvis_jax.runs.precision import PrecisionOptions
 from featvis_jax.runs.reference_scans import Inputs, ReferenceOptions
 
-# Of the reference, as far as a table of a run is read by people.
+# Significant digits in the table: shares and millimetres are no surer than that.
 _DIGITS = 4
 
 
@@ -132,9 +132,10 @@ def _run(options: TrustOptions, *, given: Model | None = None) -> list[TrustReco
         for layer in dict.fromkeys(record.layer for record in records):
             stopping.check()
             own = [record for record in records if record.layer == layer]
-            measured = _of_layer(view, model, layer, own, real, seed=options.seed)
+            objective = _objective(view, layer)
+            measured = _of_layer(view, model, objective, own, real, seed=options.seed)
             for record, found in zip(own, measured, strict=True):
-                where = _in_the_world(model, _objective(view, layer), found, regions)
+                where = _in_the_world(model, objective, found, regions)
                 rows.append(_row(record, found, where=where, label=label))
     with open_run(view.directory, view.configuration, environment={}) as opened:
         opened.write_trust(rows)
@@ -276,15 +277,14 @@ class _Pictures(Sequence[np.ndarray]):
 def _of_layer(
     view: RunView,
     model: Model,
-    layer: str,
+    objective: Objective,
     records: Sequence[UnitRecord],
     real: RealInputs,
     *,
     seed: int,
 ) -> list[Measures]:
     """The measures of a layer's pictures."""
-    objective = _objective(view, layer)
-    units = [record.channel for record in records]
+    layer, units = records[0].layer, [record.channel for record in records]
     own = list(dict.fromkeys(units))
     with callback(f"{layer}, evidence", unit="image") as on_images:
         measure = measurer(
