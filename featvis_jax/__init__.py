@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featvis_jax.nn.network import Network
     from featvis_jax.nn.programs import fast
     from featvis_jax.results.store import read_run as open_run
+    from featvis_jax.runs.anatomy import anatomy
     from featvis_jax.runs.grade import grade
     from featvis_jax.runs.in_memory import Units, visualize
     from featvis_jax.runs.train import train
@@ -40,6 +41,7 @@ __all__ = [
     "Recipe",
     "Units",
     "__version__",
+    "anatomy",
     "fast",
     "from_flax",
     "from_function",
@@ -58,6 +60,7 @@ _PLACES = {
     "Network": ("featvis_jax.nn.network", "Network"),
     "Recipe": ("featvis_jax.maximize.recipe", "Recipe"),
     "Units": ("featvis_jax.runs.in_memory", "Units"),
+    "anatomy": ("featvis_jax.runs.anatomy", "anatomy"),
     "fast": ("featvis_jax.nn.programs", "fast"),
     "from_flax": ("featvis_jax.models", "from_flax"),
     "from_function": ("featvis_jax.models", "from_function"),

@@ -37,7 +37,8 @@ class Model(NamedTuple):
       affine: Voxel indices of its input to mm; None for one that does not tell where it looks.
       intensity_range: Of the images that it was trained on, as far as anybody says.
       spectrum: Mean magnitude spectrum of those images, where it is known.
-      mean: Mean of the images of a reference, where an ascent is to start from it.
+      starts: Scans of a reference that ascents are to start from, ``(scans, *spatial, channels)``:
+        one for each variant of a unit, or one for all.
       scaling: How scans become those images, a name in `featvis_jax.data.intensities.SCALINGS`;
         None where nobody says.
       told: What its user says of it.
@@ -48,7 +49,7 @@ class Model(NamedTuple):
     affine: np.ndarray | None = None
     intensity_range: tuple[float, float] = (0.0, 1.0)
     spectrum: np.ndarray | None = None
-    mean: np.ndarray | None = None
+    starts: np.ndarray | None = None
     scaling: str | None = None
     told: InputOptions = InputOptions()
 

@@ -221,6 +221,63 @@ def as_lines(*groups: Options) -> str:
     return "\n".join(sorted("\n".join(parts) for parts in lines.values() if parts))
 
 
+def from_lines(group: type[Options], text: str) -> dict[str, Any]:
+    r"""The options of a group that `as_lines` wrote down; others are passed over.
+
+    Args:
+      group: The dataclass.
+      text: Lines of a flag file.
+
+    Returns:
+      Values by name, of those that have a line.
+
+    Raises:
+      ValueError: A value is none of its option's kind.
+
+    Example:
+      >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+      ... class Walk(Options):
+      ...     steps: int = option(3, "How far.", least=1)
+      ...     dogs: bool = option(True, "Whether they come along.")
+      >>> from_lines(Walk, "--steps=5\n--nodogs\n--weather=fine")
+      {'steps': 5, 'dogs': False}
+    """
+    options, found = {each.name: each for each in fields(group)}, {}
+    for line in text.splitlines():
+        name, equals, value = line.removeprefix("--").partition("=")
+        if not equals and (bare := name.removeprefix("no")) in options:
+            name, value = bare, str(name == bare)
+        each = options.get(name)
+        if each is None or not line.startswith("--"):
+            continue
+        with errors_of(name, value):
+            if each.is_tuple and each.told.repeats:
+                found[name] = (*found.get(name, ()), _from_text(each.kind, value))
+            elif each.is_tuple:
+                parts = value.split(",") if value else []
+                found[name] = tuple(_from_text(each.kind, part) for part in parts)
+            else:
+                found[name] = _from_text(each.kind, value)
+    return found
+
+
+def given_in_python(text: str) -> list[str]:
+    r"""The options that `as_lines` could not write down.
+
+    Args:
+      text: Lines of a flag file.
+
+    Example:
+      >>> given_in_python("# objective was given in Python\n--steps=3")
+      ['objective']
+    """
+    return re.findall(r"^# (\w+) was given in Python", text, re.MULTILINE)
+
+
+def _from_text(kind: type, text: str) -> Any:
+    return text == "True" if kind is bool else kind(text)
+
+
 def _is_plain(value: Any) -> bool:
     """Whether a flag can say it."""
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -41,6 +41,10 @@ COMMANDS = {
         "measure what speaks for and against the pictures of a run",
         "featvis_jax.commands.trust",
     ),
+    "anatomy": Entry(
+        "tell what deformed scans have in common, by place and region",
+        "featvis_jax.commands.anatomy",
+    ),
     "gallery": Entry(
         "build pages for a run, or to compare several",
         "featvis_jax.commands.gallery",

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int32
 
 from featvis_jax.data.errors import VolumeError
+from featvis_jax.data.grids import Grid
 from featvis_jax.data.headers import NIFTI_SUFFIXES
 from featvis_jax.data.participants import number
 from featvis_jax.data.volumes import load_volume
@@ -43,14 +44,47 @@ class Regions(NamedTuple):
           >>> regions.at(np.array([[5.2, 0, 0], [1, 0, 0], [90, 0, 0]]))
           ['Left-Hippocampus', None, None]
         """
-        whole = np.column_stack([points_mm, np.ones(len(points_mm))])
-        voxels = np.rint(whole @ np.linalg.inv(self.affine).T)[:, :3].astype(int)
-        found: list[str | None] = []
-        for voxel in voxels:
-            inside = (voxel >= 0).all() and (voxel < self.labels.shape).all()
-            label = int(self.labels[tuple(voxel)]) if inside else 0
-            found.append(self.names.get(label, str(label)) if label else None)
-        return found
+        numbers = self._numbers(np.moveaxis(points_mm, -1, 0), np.linalg.inv(self.affine))
+        return [self.name(int(label)) if label else None for label in numbers]
+
+    def on(self, grid: Grid) -> Int32[np.ndarray, "*spatial"]:
+        """The number of the region at each voxel of a grid, by its middle; 0 for none.
+
+        Args:
+          grid: In the space of the image, with an affine.
+
+        Example:
+          >>> labels = np.zeros((4, 4, 4), np.float32)
+          >>> labels[2:] = 17
+          >>> regions = Regions(labels, np.diag([2.0, 2, 2, 1]), {})
+          >>> regions.on(Grid((5, 1), np.eye(4))).ravel().tolist()
+          [0, 0, 0, 17, 17]
+        """
+        assert grid.affine is not None
+        voxels = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid.box), indexing="ij")
+        found = self._numbers(voxels, np.linalg.inv(self.affine) @ grid.affine)
+        return found.reshape(grid.shape)
+
+    def name(self, label: int) -> str:
+        """What a number stands for, or itself.
+
+        Args:
+          label: The number.
+        """
+        return self.names.get(label, str(label))
+
+    def _numbers(
+        self, places: Sequence[np.ndarray] | np.ndarray, to_voxels: Float64[np.ndarray, "4 4"]
+    ) -> Int32[np.ndarray, ...]:
+        """The labels at places along three axes, 0 beyond the image."""
+        inside, flat = np.bool_(True), np.int64(0)
+        for row, side in zip(to_voxels[:3], self.labels.shape, strict=True):
+            along = sum(weight * place for weight, place in zip(row, places, strict=False)) + row[3]
+            index = np.rint(along).astype(np.int64)
+            inside = inside & (index >= 0) & (index < side)
+            flat = flat * side + np.clip(index, 0, side - 1)
+        labels = self.labels.reshape(-1)[flat]
+        return np.where(inside, labels, 0).astype(np.int32)
 
 
 def commonest(names: Sequence[str | None]) -> str | None:

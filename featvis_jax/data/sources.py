@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import Cohort
@@ -22,12 +22,14 @@ class Slices:
       volumes: The subjects' cached volumes.
       shape: Of every slice.
       placement: How it is cut out of a subject's axial slice; from the centre by default.
+      affine: Of the volumes, voxel indices to mm; None where nobody knows, or nobody asks.
       index: ``(volume number, z)`` of every slice.
     """
 
     volumes: Sequence[CachedVolume]
     shape: tuple[int, int]
     placement: Placement | None = None
+    affine: Float64[np.ndarray, "4 4"] | None = None
     index: Sequence[tuple[int, int]] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +55,21 @@ class Slices:
         plane = np.asarray(volume.open()[z], np.float32)
         placed = self.placement or centred(plane.shape, self.shape)
         return placed(plane, outside=volume.outside)[..., None]
+
+    def height_mm(self, position: int) -> float | None:
+        """How high in the world the middle of a slice lies; None where nobody knows."""
+        if self.affine is None:
+            return None
+        number, z = self.index[position]
+        sides = self.volumes[number].shape[1:]
+        placed = self.placement or centred(sides, self.shape)
+        middle = np.array([0.0, 0.0, z, 1.0])
+        for axis, flip, first, side in zip(
+            placed.axes, placed.flips, placed.start, placed.shape, strict=True
+        ):
+            centre = first + (side - 1) / 2
+            middle[axis] = sides[axis] - 1 - centre if flip else centre
+        return float((self.affine @ middle)[2])
 
     def owner(self, position: int) -> str:
         """The participant whose slice this is."""
@@ -144,7 +161,11 @@ Source = Slices | Volumes | Contrasts
 
 
 def source(
-    volumes: Sequence[CachedVolume], shape: Sequence[int], *, placement: Placement | None = None
+    volumes: Sequence[CachedVolume],
+    shape: Sequence[int],
+    *,
+    placement: Placement | None = None,
+    affine: Float64[np.ndarray, "4 4"] | None = None,
 ) -> Slices | Volumes:
     """The images of some subjects: axial slices for a shape of two numbers, volumes for three.
 
@@ -153,9 +174,10 @@ def source(
       shape: Spatial shape of an image.
       placement: Where an image's voxels are in a volume (`cohort_placement`); by default images are
         cut from the centre, and whoever does so has to know that this is their place.
+      affine: Of the volumes, voxel indices to mm, where slices should know how high they lie.
     """
     if len(shape) == 2:
-        return Slices(volumes, (shape[0], shape[1]), placement)
+        return Slices(volumes, (shape[0], shape[1]), placement, affine)
     return Volumes(volumes, (shape[0], shape[1], shape[2]), placement)
 
 
@@ -201,6 +223,42 @@ def intensity_statistics(source: Source, *, max_images: int = 500) -> tuple[floa
         sums += image.size, image.sum(), (image**2).sum()
     mean = sums[1] / sums[0]
     return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
+
+
+def over_people(source: Source, count: int) -> tuple[int, ...]:
+    """Some images, one of each person before a second one of anybody.
+
+    The people are spread evenly over the source. So are slices over what each person has of them,
+    from the lowest to the highest, in an order that does not follow that of the people.
+
+    Args:
+      source: Where images come from.
+      count: How many.
+
+    Returns:
+      Their positions, no two alike.
+
+    Raises:
+      ValueError: There are not so many.
+    """
+    if count > len(source):
+        raise ValueError(f"there are {len(source)} images; {count} are wanted.")
+    own: dict[str, list[int]] = {}
+    for position in range(len(source)):
+        own.setdefault(source.owner(position), []).append(position)
+    people: list[str] = []
+    while len(people) < count:
+        left = [person for person in own if len(own[person]) > people.count(person)]
+        places = np.linspace(0, len(left) - 1, min(count - len(people), len(left)))
+        people += [left[int(place)] for place in places.round()]
+    # Shares of the golden ratio lie evenly, and far from those of their neighbours.
+    heights = np.argsort(np.argsort(np.arange(count) * (np.sqrt(5) - 1) / 2 % 1))
+    found: list[int] = []
+    for person, height in zip(people, heights, strict=True):
+        free = [position for position in own[person] if position not in found]
+        wanted = own[person][int((height + 0.5) / count * len(own[person]))]
+        found.append(min(free, key=lambda position: abs(position - wanted)))
+    return tuple(found)
 
 
 def spread(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 
 class Interval(NamedTuple):
@@ -126,6 +127,24 @@ def median(values: Float[np.ndarray, " n"], *, seed: int = 0) -> Interval:
     chosen = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
     low, high = np.percentile(np.median(values[chosen], axis=1), (2.5, 97.5))
     return Interval(float(np.median(values)), float(low), float(high))
+
+
+def mean(values: Float[np.ndarray, " n"]) -> Interval:
+    """The mean of some values, one for each person, with Student's interval.
+
+    Args:
+      values: Of people, at least one; of one alone the ends are not known.
+
+    Example:
+      >>> mean(np.array([1.0, 2.0, 3.0]))
+      Interval(value=2.0, low=-0.484..., high=4.484...)
+    """
+    middle = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(middle, float("nan"), float("nan"))
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return Interval(middle, middle - reach, middle + reach)
 
 
 def strongest(

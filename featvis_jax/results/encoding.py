@@ -13,11 +13,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from featvis_jax.results.anatomy import MapRecord, RegionRecord, ScanRecord
 from featvis_jax.results.tables import LayerRecord, ReferenceRecord, UnitRecord
 from featvis_jax.results.trust import TrustRecord
 
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-_Record = TypeVar("_Record", UnitRecord, LayerRecord, ReferenceRecord, TrustRecord)
+_Record = TypeVar(
+    "_Record",
+    UnitRecord,
+    LayerRecord,
+    ReferenceRecord,
+    TrustRecord,
+    RegionRecord,
+    MapRecord,
+    ScanRecord,
+)
 
 
 def encode_cell(value: object, *, digits: int | None = None) -> str:
@@ -53,8 +63,10 @@ def _decode_cell(text: str, kind: object) -> Any:
         return re.sub(r"\\.", lambda match: codes[match[0]], text)
     if kind is int:
         return int(text)
-    if kind == float | None and text == "n/a":
+    if kind in (float | None, int | None) and text == "n/a":
         return None
+    if kind == int | None:
+        return int(text)
     if kind in (float, float | None):
         return float("nan") if text == "n/a" else float(text)
     return () if text == "n/a" else tuple(int(part) for part in text.split("x"))
@@ -65,7 +77,7 @@ def encode_table(records: Iterable[_Record], kind: type[_Record]) -> bytes:
 
     Args:
       records: All of one kind.
-      kind: `UnitRecord`, `LayerRecord`, `ReferenceRecord` or `TrustRecord`.
+      kind: One of the records of a run, such as `UnitRecord`.
 
     Returns:
       UTF-8; without records it holds the names alone.
@@ -107,7 +119,7 @@ def read_table(path: Path, kind: type[_Record]) -> list[_Record]:
 
     Args:
       path: What `encode_table` encoded lies there, or nothing.
-      kind: `UnitRecord`, `LayerRecord`, `ReferenceRecord` or `TrustRecord`.
+      kind: One of the records of a run, such as `UnitRecord`.
 
     Returns:
       The records, in the order of the lines.

@@ -98,7 +98,12 @@ def encode_nifti(
     return gzip.compress(nifti.to_bytes(), compresslevel=_COMPRESSION, mtime=0)
 
 
-def encode_map(values: Float[np.ndarray, "*spatial components"], affine: Affine | None) -> bytes:
+def encode_map(
+    values: Float[np.ndarray, "*spatial components"],
+    affine: Affine | None,
+    *,
+    degrees_of_freedom: int | None = None,
+) -> bytes:
     """Encode what there is at every voxel beside an image: a number, or a vector.
 
     Vectors are stored along the fifth axis, as NIfTI has it, which viewers and statistics
@@ -107,6 +112,8 @@ def encode_map(values: Float[np.ndarray, "*spatial components"], affine: Affine 
     Args:
       values: Shape (x, y, components) or (x, y, z, components).
       affine: As in `encode_nifti`.
+      degrees_of_freedom: Of Student's t, where that is what the numbers are; the header then says
+        so.
 
     Returns:
       The bytes of a .nii.gz file.
@@ -118,12 +125,16 @@ def encode_map(values: Float[np.ndarray, "*spatial components"], affine: Affine 
       >>> decode_map(encode_map(np.ones((5, 4, 3), np.float32), np.eye(4))).shape
       (5, 4, 3)
     """
-    if values.shape[-1] == 1:
+    if values.shape[-1] == 1 and degrees_of_freedom is None:
         return encode_nifti(values, affine)
     matrix = None if affine is None else _checked(affine)
     volume = np.asarray(values if values.ndim == 4 else values[:, :, None], np.float32)
-    nifti = nibabel.Nifti1Image(volume[:, :, :, None], matrix)
-    nifti.header.set_intent("vector")
+    if degrees_of_freedom is None:
+        nifti = nibabel.Nifti1Image(volume[:, :, :, None], matrix)
+        nifti.header.set_intent("vector")
+    else:
+        nifti = nibabel.Nifti1Image(volume[..., 0], matrix)
+        nifti.header.set_intent("t test", (degrees_of_freedom,))
     if matrix is not None:
         _place(nifti, matrix, "aligned")
     return gzip.compress(nifti.to_bytes(), compresslevel=_COMPRESSION, mtime=0)

@@ -20,6 +20,11 @@
     trust.tsv, trust.json       once it was measured, what speaks for and against every picture, and
                                 what the columns mean
     trust/<layer>.png, .pdf     the same of a layer as a figure
+    anatomy.tsv, anatomy_maps.tsv, anatomy_scans.tsv, each with .json
+                                once it was asked, what deformed scans have in common: how regions
+                                changed, what the maps say, and what shape and brightness took
+    images/<layer>/0012_stat-mean_desc-logjac.nii.gz, 0012_stat-t_desc-logjac.nii.gz, ...
+                                those maps: means over the variants of a unit, and t over people
 
 An image is done when units.tsv has its row, and a channel when all its images are. Images and
 traces are on the disk before the row, and every file is replaced as a whole, so that a run killed
@@ -38,6 +43,7 @@ import numpy as np
 from jaxtyping import Float
 
 from featvis_jax.results import asked, encoding, files, manifest, nifti, panels, pixels, tables
+from featvis_jax.results.anatomy import MapRecord, RegionRecord, ScanRecord
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import (
     SHARDS,
@@ -52,7 +58,6 @@ from featvis_jax.results.tables import (
     Key,
     LayerRecord,
     ReferenceRecord,
-    Traces,
     UnitRecord,
     UnitResult,
 )
@@ -128,7 +133,7 @@ class Run(RunView):
             layer: [result for result in results if result.record.layer == layer]
             for layer in layers
         }
-        traces = {layer: self._merged_traces(layer, new) for layer, new in of_layer.items()}
+        traces = {layer: self.traces(layer).joined(layer, new) for layer, new in of_layer.items()}
         for new in of_layer.values():
             for result in new:
                 key = result.record.key
@@ -239,6 +244,56 @@ class Run(RunView):
         self._write(self.directory / "trust.json", described)
         self._write(self.directory / "trust.tsv", encoding.encode_table(rows, TrustRecord))
 
+    def write_stat(
+        self,
+        layer: str,
+        channel: int,
+        values: Float[np.ndarray, "*spatial components"],
+        affine: nifti.Affine | None,
+        *,
+        stat: str,
+        name: str,
+        degrees_of_freedom: int | None = None,
+    ) -> None:
+        """Store a map over all variants of a unit.
+
+        Args:
+          layer: Of the unit.
+          channel: Of the unit.
+          values: Shape (*spatial, components).
+          affine: Of the grid.
+          stat: "mean" or "t".
+          name: What it is of, such as "logjac".
+          degrees_of_freedom: Of t.
+        """
+        # Many arguments: which unit, which map of it, and where that lies.
+        path = self.stat_path(layer, channel, stat=stat, name=name)
+        self._write(path, nifti.encode_map(values, affine, degrees_of_freedom=degrees_of_freedom))
+
+    def write_anatomy(
+        self,
+        regions: Sequence[RegionRecord],
+        maps: Sequence[MapRecord],
+        scans: Sequence[ScanRecord],
+    ) -> None:
+        """Store what the deformed scans of units have in common, all at once.
+
+        Args:
+          regions: How regions changed; they replace those that are stored, as all of these do.
+          maps: What the maps over the scans say.
+          scans: What shape and brightness took in each scan.
+        """
+        written = {
+            "anatomy_scans": (ScanRecord, encoding.encode_table(scans, ScanRecord)),
+            "anatomy_maps": (MapRecord, encoding.encode_table(maps, MapRecord)),
+            # The regions last: what they stand on is there when they are.
+            "anatomy": (RegionRecord, encoding.encode_table(regions, RegionRecord)),
+        }
+        for name, (kind, data) in written.items():
+            described = manifest.encode_json(manifest.sidecar(kind))
+            self._write(self.directory / f"{name}.json", described)
+            self._write(self.directory / f"{name}.tsv", data)
+
     def record_timing(self, name: str, seconds: float, **details: object) -> None:
         """Add a measured time to run.json.
 
@@ -264,30 +319,6 @@ class Run(RunView):
             stored[entries] += [entry for entry in new if entry not in stored[entries]]
         if (after := manifest.encode_json(stored)) != before:
             self._write(self.directory / "run.json", after)
-
-    def _merged_traces(self, layer: str, new: Sequence[UnitResult]) -> Traces:
-        """Return the traces of the images that are done together with those of new ones."""
-        old = self.traces(layer)
-        shapes = {np.shape(trace) for unit in new for trace in (unit.objective, unit.penalty)}
-        if len(old.channel):
-            shapes.add(old.objective.shape[1:])
-        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
-            raise ValueError(
-                f"layer {layer!r}: traces have the shapes {sorted(shapes)}; expected (steps,) with "
-                "one number of steps for all. Pad the trace of a unit that stopped with NaN."
-            )
-        (steps,) = shapes.pop()
-        channel = np.array([*old.channel, *(unit.record.channel for unit in new)], np.int64)
-        variant = np.array([*old.variant, *(unit.record.variant for unit in new)], np.int64)
-        order = np.lexsort((variant, channel))
-        joined = [
-            np.concatenate([before.reshape(len(before), steps), np.array(after, np.float32)])[order]
-            for before, after in (
-                (old.objective, [unit.objective for unit in new]),
-                (old.penalty, [unit.penalty for unit in new]),
-            )
-        ]
-        return Traces(channel[order], variant[order], *joined)
 
     def _write(self, path: Path, data: bytes) -> None:
         """Write a file of the run, if the run is open."""

@@ -1,7 +1,7 @@
 """The tables and arrays of a run: one row per unit, one per layer, and the traces of the ascent."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from featvis_jax.results.files import file_name
+from featvis_jax.results.starts import Start
 
 Key = tuple[str, int, int]
 """Layer, channel and variant: what names an image of a run."""
@@ -162,7 +163,8 @@ class UnitResult:
     `transparency` is a second image, where the network was looking, or None; `name` is what the
     unit is called, where it is one of several directions; `maps` has by name what there is at each
     voxel beside the image (*spatial, components): of a scan that was deformed, "scan" itself,
-    "logjac", "displacement" in mm along the axes of the world, "logbright".
+    "logjac", "displacement" in mm along the axes of the world, "logbright"; `start` says whose scan
+    that is, where each variant has its own.
     """
 
     record: UnitRecord
@@ -172,6 +174,7 @@ class UnitResult:
     transparency: Float[np.ndarray, "*spatial channels"] | None = None
     name: str | None = None
     maps: Mapping[str, Float[np.ndarray, "*spatial components"]] = field(default_factory=dict)
+    start: Start | None = None
 
     @property
     def layer(self) -> str:
@@ -221,6 +224,37 @@ class Traces(NamedTuple):
         """Return what names each row."""
         pairs = zip(self.channel.tolist(), self.variant.tolist(), strict=True)
         return [(layer, channel, variant) for channel, variant in pairs]
+
+    def joined(self, layer: str, new: Sequence[UnitResult]) -> "Traces":
+        """Return the traces of the images that are done together with those of new ones.
+
+        Args:
+          layer: Its name, for errors.
+          new: Images of it, at least one.
+
+        Raises:
+          ValueError: If traces differ in length.
+        """
+        shapes = {np.shape(trace) for unit in new for trace in (unit.objective, unit.penalty)}
+        if len(self.channel):
+            shapes.add(self.objective.shape[1:])
+        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+            raise ValueError(
+                f"layer {layer!r}: traces have the shapes {sorted(shapes)}; expected (steps,) with "
+                "one number of steps for all. Pad the trace of a unit that stopped with NaN."
+            )
+        (steps,) = shapes.pop()
+        channel = np.array([*self.channel, *(unit.record.channel for unit in new)], np.int64)
+        variant = np.array([*self.variant, *(unit.record.variant for unit in new)], np.int64)
+        order = np.lexsort((variant, channel))
+        both = [
+            np.concatenate([before.reshape(len(before), steps), np.array(after, np.float32)])[order]
+            for before, after in (
+                (self.objective, [unit.objective for unit in new]),
+                (self.penalty, [unit.penalty for unit in new]),
+            )
+        ]
+        return Traces(channel[order], variant[order], *both)
 
 
 def natural_order(record: UnitRecord) -> tuple[list[str], Key]:

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from featvis_jax.results import asked, channels, encoding, manifest, nifti, tables
+from featvis_jax.results.anatomy import MapRecord, RegionRecord, ScanRecord
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.files import file_name
+from featvis_jax.results.starts import Start, of_run
 from featvis_jax.results.tables import (
     Key,
     LayerRecord,
@@ -63,6 +65,11 @@ class RunView:
         """What the channels of its images are."""
         return channels.of_run(self.configuration)
 
+    @property
+    def starts(self) -> list[Start]:
+        """The scan that each variant started from, in order; none where they share one."""
+        return of_run(self.configuration)
+
     def records(self) -> list[UnitRecord]:
         """Return the row of every finished image, by layer, channel and variant."""
         return encoding.read_table(self.directory / "units.tsv", UnitRecord)
@@ -78,6 +85,18 @@ class RunView:
     def trust(self) -> list[TrustRecord]:
         """Return what speaks for and against its pictures; none before that was measured."""
         return encoding.read_table(self.directory / "trust.tsv", TrustRecord)
+
+    def anatomy(self) -> list[RegionRecord]:
+        """Return how regions changed in the scans of each unit; none before that was measured."""
+        return encoding.read_table(self.directory / "anatomy.tsv", RegionRecord)
+
+    def anatomy_maps(self) -> list[MapRecord]:
+        """Return what the maps over the scans of each unit say."""
+        return encoding.read_table(self.directory / "anatomy_maps.tsv", MapRecord)
+
+    def anatomy_scans(self) -> list[ScanRecord]:
+        """Return what shape and brightness took in each scan."""
+        return encoding.read_table(self.directory / "anatomy_scans.tsv", ScanRecord)
 
     def finished(self, layer: str) -> frozenset[int]:
         """Return the channels of a layer of which every image is finished."""
@@ -101,6 +120,11 @@ class RunView:
         """Return where a map of an image lies, beside it."""
         stem = tables.image_name(channel, variant)
         return self.directory / "images" / file_name(layer) / f"{stem}_desc-{name}.nii.gz"
+
+    def stat_path(self, layer: str, channel: int, *, stat: str, name: str) -> Path:
+        """Return where a map over all variants of a unit lies: their mean, or t over people."""
+        place = self.directory / "images" / file_name(layer)
+        return place / f"{tables.image_name(channel, 1)}_stat-{stat}_desc-{name}.nii.gz"
 
     def sheet_path(self, layer: str) -> Path:
         """Return where the contact sheet of a layer lies."""
@@ -141,14 +165,21 @@ class RunView:
         self, layer: str, channel: int, variant: int = 1
     ) -> dict[str, Float[np.ndarray, "*spatial components"]]:
         """Return by name what there is at each voxel beside an image; most runs have nothing."""
-        found = {}
-        for name in self.map_names(layer, channel, variant):
-            path = self.map_path(layer, channel, variant, name=name)
-            try:
-                found[name] = nifti.decode_map(path.read_bytes())
-            except ValueError as error:
-                raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
-        return found
+        names = self.map_names(layer, channel, variant)
+        return {name: self.map(layer, channel, variant, name=name) for name in names}
+
+    def map(
+        self, layer: str, channel: int, variant: int = 1, *, name: str
+    ) -> Float[np.ndarray, "*spatial components"]:
+        """Return one map of an image, one of `map_names`."""
+        return _decoded_map(self.map_path(layer, channel, variant, name=name))
+
+    def stat(
+        self, layer: str, channel: int, *, stat: str, name: str
+    ) -> Float[np.ndarray, "*spatial components"] | None:
+        """Return a map over all variants of a unit; None if there is none."""
+        path = self.stat_path(layer, channel, stat=stat, name=name)
+        return _decoded_map(path) if path.is_file() else None
 
     def units(
         self, layer: str | None = None, *, without: frozenset[Key] = frozenset()
@@ -160,6 +191,7 @@ class RunView:
           without: Images that are left out.
         """
         records = [row for row in self.records() if row.key not in without]
+        starts = dict(enumerate(self.starts, start=1))
         for name in dict.fromkeys(row.layer for row in records):
             if layer not in (None, name):
                 continue
@@ -172,8 +204,15 @@ class RunView:
                 seen = self.transparency(*record.key)
                 called = question.label(record.channel) if question.names else None
                 curves = traces.objective[at], traces.penalty[at]
-                maps = self.maps(*record.key)
-                yield UnitResult(record, image, *curves, transparency=seen, name=called, maps=maps)
+                yield UnitResult(
+                    record,
+                    image,
+                    *curves,
+                    transparency=seen,
+                    name=called,
+                    maps=self.maps(*record.key),
+                    start=starts.get(record.variant),
+                )
 
     def traces(self, layer: str) -> Traces:
         """Return objective and penalty before every step, for the finished images of a layer."""
@@ -189,6 +228,14 @@ class RunView:
             names = sorted(tables.image_name(channel, variant) for _, channel, variant in done)
             raise ValueError(f"{path} lacks some of {', '.join(names)}. Restore the file.")
         return Traces(*(array[kept] for array in traces))
+
+
+def _decoded_map(path: Path) -> Float[np.ndarray, "*spatial components"]:
+    """Read a map from its file."""
+    try:
+        return nifti.decode_map(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Delete the run or restore the file.") from error
 
 
 def _decoded(

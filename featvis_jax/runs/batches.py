@@ -13,6 +13,7 @@ from featvis_jax.maximize.planning import Batch
 from featvis_jax.nn.network import Layer
 from featvis_jax.progress import Progress
 from featvis_jax.results import tables
+from featvis_jax.results.starts import of_run
 from featvis_jax.results.tables import Key, UnitResult
 from featvis_jax.runs import reference, sizing
 from featvis_jax.runs.units import unit_result
@@ -111,6 +112,7 @@ def _results(
 ) -> list[UnitResult]:
     seconds = finished.seconds / batch.count / job.options.variants
     names = job.configuration.get("unit_names", {}).get(layer.name)
+    starts = dict(enumerate(of_run(job.configuration)))
     return [
         unit_result(
             unit,
@@ -120,6 +122,7 @@ def _results(
             strongest=strongest.get((layer.name, unit.channel)),
             seed=job.options.seed,
             name=names[unit.channel] if names else None,
+            begun=starts.get(unit.variant),
         )
         for unit in finished.units
     ]

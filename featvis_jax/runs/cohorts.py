@@ -356,7 +356,9 @@ def source(
             f"{told}: {error}. The scans have {described(Grid(cohort.shape, cohort.affine))}, the "
             f"network's images {described(grid)}: resample the cohort to that grid."
         ) from error
-    found = sources.source(volumes, grid.shape, placement=placement)
+    # Of a network that does not tell where it looks, no image has a place.
+    affine = None if grid.affine is None else cohort.affine
+    found = sources.source(volumes, grid.shape, placement=placement, affine=affine)
     cut = max((_share_outside(found, volume) for volume in volumes[:_LOOKED_AT]), default=0.0)
     if cut > _MOST_OUTSIDE:
         raise ValueError(

@@ -17,7 +17,7 @@ from featvis_jax.models import Model
 from featvis_jax.options import option
 from featvis_jax.runs import channels, cohorts, recipes, reference_scans, side_by_side
 from featvis_jax.runs.cohorts import CohortOptions
-from featvis_jax.runs.deformations import with_mean
+from featvis_jax.runs.deformations import with_starts
 from featvis_jax.runs.recipes import RecipeOptions, UnitOptions
 from featvis_jax.runs.reference_scans import ReferenceOptions
 from featvis_jax.runs.side_by_side import Comparison
@@ -80,7 +80,7 @@ def run(model: Model, options: CompareOptions) -> None:
     model, inputs = reference_scans.read(
         model, options, seed=options.seed, needs_spectrum=options.needs_spectrum
     )
-    model = with_mean(model, inputs, options.start_image)
+    model = with_starts(model, inputs, options.start_image, variants=1)
     if options.parameterizations:
         made, column = _by_parameterization(model, layer.name, options), "parameterization"
     else:

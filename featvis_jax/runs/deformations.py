@@ -6,19 +6,21 @@ import dataclasses
 
 import numpy as np
 
+from featvis_jax.data.sources import Contrasts, Slices, Source, over_people
 from featvis_jax.maximize.parameterizations import (
     Budget,
     Parameterization,
     Stiffness,
-    deformation,
+    deformations,
 )
 from featvis_jax.models import Model
 from featvis_jax.options import Options, option
 from featvis_jax.results.grids import voxel_size_mm
+from featvis_jax.results.starts import Start
 from featvis_jax.runs.reference_scans import Inputs
 
 NAME = "deformation"
-MEAN = "mean"
+MEAN, REFERENCE = "mean", "reference"
 # Of the start's coefficients, as a share of their bound, where variants are not to start alike.
 _NOISE = 0.05
 
@@ -69,28 +71,83 @@ class DeformationOptions(Options):
         return next((name for name in given if getattr(self, name) is not None), None)
 
 
-def with_mean(model: Model, inputs: Inputs | None, start_image: str | None) -> Model:
-    """The model with the mean of its reference, where an ascent starts from it.
+def starts(inputs: Inputs | None, start_image: str | None, *, variants: int) -> list[Start]:
+    """The scans of the reference that variants of a unit start from; none where they share one.
+
+    They are spread evenly over its people, and slices over their heights too.
 
     Args:
-      model: The network.
-      inputs: Its reference.
+      inputs: The reference.
       start_image: The option.
+      variants: Images of each unit.
 
     Raises:
-      ValueError: It has none.
+      ValueError: There is no reference, or it has fewer images.
     """
-    if start_image != MEAN:
+    if start_image != REFERENCE:
+        return []
+    source = _given(inputs, start_image).source
+    slices = source.sources[0] if isinstance(source, Contrasts) else source
+    return [
+        Start(slices.owner(position), slices.index[position][1], slices.height_mm(position))
+        if isinstance(slices, Slices)
+        else Start(source.owner(position))
+        for position in _positions(source, variants)
+    ]
+
+
+def with_starts(
+    model: Model, inputs: Inputs | None, start_image: str | None, *, variants: int
+) -> Model:
+    """The model with what an ascent starts from of its reference, if it is to.
+
+    Args:
+      model: The network. One that has its starts keeps them.
+      inputs: Its reference.
+      start_image: The option.
+      variants: Images of each unit.
+
+    Raises:
+      ValueError: There is no reference, or it has fewer images than there are variants.
+    """
+    if start_image not in (MEAN, REFERENCE) or model.starts is not None:
         return model
-    if inputs is None:
-        raise ValueError(
-            f"`start_image={MEAN}` is the mean of the scans of `reference`: give that cohort, or a "
-            "NIfTI file to start from."
-        )
+    given = _given(inputs, start_image)
+    if start_image == REFERENCE:
+        scans = [given.source[position] for position in _positions(given.source, variants)]
+        return model._replace(starts=np.asarray(scans, np.float32))
     total = np.zeros(model.image_shape, np.float64)
-    for position in inputs.positions:
-        total += inputs.source[position]
-    return model._replace(mean=np.asarray(total / len(inputs.positions), np.float32))
+    for position in given.positions:
+        total += given.source[position]
+    return model._replace(starts=np.asarray(total / len(given.positions), np.float32)[None])
+
+
+def _given(inputs: Inputs | None, start_image: str) -> Inputs:
+    if inputs is None:
+        raise ValueError(no_reference(start_image))
+    return inputs
+
+
+def no_reference(start_image: str) -> str:
+    """What a user is told who asks for scans of a reference and names none.
+
+    Args:
+      start_image: The option.
+    """
+    are = "is the mean of the" if start_image == MEAN else "takes one for each variant of the"
+    return (
+        f"`start_image={start_image}` {are} scans of `reference`: give that cohort, or a NIfTI "
+        "file to start from."
+    )
+
+
+def _positions(source: Source, variants: int) -> tuple[int, ...]:
+    if variants > len(source):
+        raise ValueError(
+            f"`variants={variants}`: `start_image={REFERENCE}` gives each variant a scan of its "
+            f"own, and `reference` has {len(source)} images: give at most as many variants."
+        )
+    return over_people(source, variants)
 
 
 def deformed(
@@ -100,7 +157,7 @@ def deformed(
 
     Args:
       model: The network.
-      start: The scan, on the network's grid.
+      start: The scan, on the network's grid; or one for each variant, along a first axis.
       options: How.
       variants: Images of each unit.
 
@@ -111,8 +168,8 @@ def deformed(
     told = f"`parameterization={NAME}`"
     if start is None:
         raise ValueError(
-            f"{told} needs a scan to deform: give `start_image=FILE`, or `start_image={MEAN}` for "
-            "the mean of `reference`."
+            f"{told} needs a scan to deform: give `start_image=FILE`, `start_image={MEAN}` for "
+            f"the mean of `reference`, or `start_image={REFERENCE}` for a scan of each variant."
         )
     sizes = voxel_size_mm(model.affine, model.image_shape[:-1])
     if sizes is None:
@@ -128,13 +185,14 @@ def deformed(
     }
     weight = plain.weight if options.stiffness is None else options.stiffness
     try:
-        return deformation(
-            start,
+        scans = start if start.ndim > len(model.image_shape) else start[None]
+        return deformations(
+            list(scans),
             voxel_size_mm=sizes,
             stiffness=Stiffness(options.energy or plain.energy, weight),
             budget=Budget(*(getattr(options, name) for name in Budget._fields)),
             intensity_range=model.intensity_range,
-            noise=_NOISE if variants > 1 else 0.0,
+            noise=_NOISE if variants > len(scans) else 0.0,
             **given,
         )
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from featvis_jax import models
 from featvis_jax.data.arrays import load_array
 from featvis_jax.data.errors import VolumeError
 from featvis_jax.data.grids import Grid
@@ -15,7 +16,9 @@ from featvis_jax.data.volumes import load_on_grid
 from featvis_jax.evaluation.energy import phase_scrambled
 from featvis_jax.evaluation.examples import top_examples
 from featvis_jax.evaluation.summary import PICTURE
+from featvis_jax.model_options import ModelOptions
 from featvis_jax.models import Model
+from featvis_jax.options import fields, from_lines, shown_value
 from featvis_jax.progress import callback
 from featvis_jax.results.asked import question
 from featvis_jax.results.store import RunView, read_run
@@ -93,10 +96,8 @@ def option_of(run: RunView, name: str) -> str | None:
       run: The run.
       name: Of the option.
     """
-    path = run.directory / "flags.txt"
-    if not path.is_file():
-        return None
-    start, lines = f"--{name}=", path.read_text(encoding="utf-8").splitlines()
+    start = f"--{name}="
+    lines = flags_of(run).splitlines()
     return next((line[len(start) :] for line in lines if line.startswith(start)), None)
 
 
@@ -118,6 +119,41 @@ def refuse_other_weights(run: RunView, model: Model, spec: str) -> None:
             f"weights {configuration.get('weights_sha256')}; `model={spec}` has "
             f"{model.card['weights_sha256']}: give the model that the run was made with."
         )
+
+
+def flags_of(run: RunView) -> str:
+    """The flags that a run was made with, one a line; nothing where it does not tell.
+
+    Args:
+      run: The run.
+    """
+    path = run.directory / "flags.txt"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def model_of_run(options: ModelOptions, run: RunView, given: Model | None) -> Model:
+    """The network of a run, with what was said of it when the run was made.
+
+    Args:
+      options: What is said of it now, which comes first.
+      run: The run.
+      given: The network itself, where it was made in Python.
+
+    Raises:
+      FileNotFoundError: There is no such network.
+      ValueError: The run does not name its network, or it is another one.
+    """
+    if given is not None:
+        refuse_other_weights(run, given, given.name)
+        return given
+    told = {each.name: getattr(options, each.name) for each in fields(ModelOptions)}
+    known = from_lines(ModelOptions, flags_of(run))
+    told = {name: known.get(name) if value is None else value for name, value in told.items()}
+    if told["model"] is None:
+        raise ValueError("`model` is missing: the run does not name its network.")
+    model = models.loaded(ModelOptions(**told))
+    refuse_other_weights(run, model, shown_value(told["model"]))
+    return model
 
 
 def channels_of(runs: Sequence[RunView]) -> dict[str, list[int]]:

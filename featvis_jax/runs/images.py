@@ -59,7 +59,8 @@ class ImageOptions(DeformationOptions):
         None,
         "NIfTI file to start from; for a network with several input channels, a file with as many "
         "volumes, or as many files, separated by commas. Or mean: the mean of the scans of "
-        "`reference`. " + _BY_AFFINE,
+        "`reference`. Or reference, for a scan that is deformed: of each of the `variants` a scan "
+        "of its own, spread over the people of `reference`. " + _BY_AFFINE,
     )
     mask: str | None = option(
         None, "NIfTI mask: nothing outside it changes, in any channel. " + _BY_AFFINE
@@ -81,6 +82,8 @@ class ImageOptions(DeformationOptions):
 def start_image(model: Model, options: ImageOptions) -> np.ndarray | None:
     """The image to start from, on the model's grid; None where none is named.
 
+    With several scans of a reference they lie along a first axis, one for each variant.
+
     Args:
       model: The network.
       options: What is optimized.
@@ -91,13 +94,11 @@ def start_image(model: Model, options: ImageOptions) -> np.ndarray | None:
     """
     if options.start_image is None:
         return None
-    if options.start_image == deformations.MEAN:
-        if model.mean is None:
-            raise ValueError(
-                f"`start_image={deformations.MEAN}` is the mean of the scans of `reference`: give "
-                "that cohort, or a NIfTI file to start from."
-            )
-        return np.clip(model.mean, *model.intensity_range)
+    if options.start_image in (deformations.MEAN, deformations.REFERENCE):
+        if model.starts is None:
+            raise ValueError(deformations.no_reference(options.start_image))
+        scans = np.clip(model.starts, *model.intensity_range)
+        return scans[0] if options.start_image == deformations.MEAN else scans
     start = channels.read_channels("start_image", options.start_image, model)
     _refuse_other_range(f"`start_image={options.start_image}`", start, model)
     # Of a scan that was scaled a few voxels lie beyond the range, which percentiles are.
@@ -114,6 +115,8 @@ def baseline(
       start: The image to start from.
       options: What is optimized.
     """
+    if start is not None and options.start_image == deformations.REFERENCE:
+        return start.mean(axis=0)
     if start is not None or options.intensity not in FIXED_CONTRASTS:
         return start
     low, high = model.intensity_range
@@ -155,6 +158,8 @@ def parameterization(
             contrast=options.contrast
         )
     name = options.parameterization
+    if options.start_image == deformations.REFERENCE:
+        _refuse_one_start(options)
     if name != deformations.NAME and options.idle is not None:
         raise ValueError(
             f"`{options.idle}` is for `parameterization={deformations.NAME}`: leave it out, or "
@@ -184,6 +189,20 @@ def parameterization(
     else:
         chosen = getattr(parameterizations, name)(**made_of)
     return _finished(model, chosen, start, options, variants=variants)
+
+
+def _refuse_one_start(options: ImageOptions) -> None:
+    """What takes one scan alone cannot start from several."""
+    told = f"`start_image={deformations.REFERENCE}`"
+    if options.parameterization != deformations.NAME:
+        raise ValueError(
+            f"{told} gives each variant a scan of its own, to be deformed: give "
+            f"`parameterization={deformations.NAME}`, or `start_image=FILE`."
+        )
+    if options.mask is not None:
+        raise ValueError(
+            f"`mask={options.mask}`: the scans of {told} are deformed as a whole: leave it out."
+        )
 
 
 def _finished(

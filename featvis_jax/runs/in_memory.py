@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -202,25 +202,48 @@ def units_of(checked: Job) -> Units:
     Raises:
       MemoryError: Not even one unit fits into memory.
     """
+    strongest = reference.of_units(checked.work, checked.model, checked.inputs)
+    results: list[UnitResult] = []
+    size = ascended(checked, results.extend, strongest=strongest)
+    return Units(checked, results, batch_size=size, strongest=strongest)
+
+
+def ascended(
+    checked: Job,
+    store: Callable[[Sequence[UnitResult]], None],
+    *,
+    strongest: Mapping[tuple[str, int], float] | None = None,
+) -> int:
+    """Do a job, and hand its units on, some at a time.
+
+    Args:
+      checked: What to do.
+      store: Called with the units of each batch.
+      strongest: Response to the strongest real input, by layer and channel.
+
+    Returns:
+      Units per batch.
+
+    Raises:
+      MemoryError: Not even one unit fits into memory.
+    """
     size, programs = checked.options.batch_size, {}
     if size is None:
         with jax.default_matmul_precision(checked.options.precision):
             size, programs = sizing.largest_size(checked.work)
-    strongest = reference.of_units(checked.work, checked.model, checked.inputs)
-    results: list[UnitResult] = []
 
-    def store(
+    def finished(
         layer: Layer, batch: Batch, finished: FinishedBatch, new: Sequence[UnitResult]
     ) -> None:
         del layer, batch, finished
-        results.extend(new)
+        store(new)
 
     ascend(
         checked,
         checked.batches(size),
         size,
-        store=store,
+        store=finished,
         programs=programs,
         strongest=strongest,
     )
-    return Units(checked, results, batch_size=size, strongest=strongest)
+    return size

@@ -62,7 +62,10 @@ class ObjectiveOptions(Options):
     )
     variants: int = option(1, "Number of images per unit, optimized together.", least=1)
     diversity: float | None = option(
-        None, "Weight of the term that keeps a unit's variants apart; 1 by default.", least=0.0
+        None,
+        "Weight of the term that keeps a unit's variants apart; 1 by default, 0 for "
+        "`start_image=reference`, whose variants are of different scans.",
+        least=0.0,
     )
 
     def __post_init__(self) -> None:
@@ -110,7 +113,9 @@ _ALONG = ("direction", "cosine_direction")
 _OVER_PLACES = ("channel", *_ALONG)
 
 
-def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: str) -> Objective:
+def objective(
+    model: Model, layer: str, options: ObjectiveOptions, *, pooling: str, apart: bool = False
+) -> Objective:
     """What options say to maximize in a layer.
 
     Args:
@@ -118,6 +123,7 @@ def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: s
       layer: The layer.
       options: What to maximize.
       pooling: "mean" or "strongest", where the options do not say.
+      apart: Whether the variants of a unit differ by themselves.
 
     Raises:
       FileNotFoundError: A file that an option names is not there.
@@ -149,7 +155,7 @@ def objective(model: Model, layer: str, options: ObjectiveOptions, *, pooling: s
     if options.up_to is not None:
         with errors_of("up_to", options.up_to):
             chosen = objectives.up_to(chosen, options.up_to)
-    weight = 1.0 if options.diversity is None else options.diversity
+    weight = float(not apart) if options.diversity is None else options.diversity
     if options.variants > 1 and weight:
         chosen = chosen + weight * objectives.diversity(layer)
     return chosen

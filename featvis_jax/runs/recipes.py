@@ -15,6 +15,7 @@ from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.options import Options, errors_of, option, shown_value
 from featvis_jax.runs import images, objectives
+from featvis_jax.runs.deformations import REFERENCE
 from featvis_jax.runs.images import ImageOptions
 from featvis_jax.runs.objectives import ObjectiveOptions
 
@@ -189,7 +190,14 @@ def recipe(
     pooling = "mean" if strategy.drive is None else "strongest"
     steps = options.steps
     chosen = ascent.Recipe(
-        objective=objectives.objective(model, layer, options, pooling=pooling),
+        objective=objectives.objective(
+            # Scans that differ need nothing to keep them apart; each asks for itself alone.
+            model,
+            layer,
+            options,
+            pooling=pooling,
+            apart=options.start_image == REFERENCE,
+        ),
         penalty=penalty,
         penalty_weight=0.0 if penalty is None else options.penalty_weight,
         parameterization=image,

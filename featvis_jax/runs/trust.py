@@ -7,14 +7,14 @@ network; what is kept of them are numbers about units.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
-from featvis_jax import models, stopping
+from featvis_jax import stopping
 from featvis_jax.data.grids import described
 from featvis_jax.data.labels import read_column
 from featvis_jax.data.participants import number
@@ -28,14 +28,14 @@ from featvis_jax.maximize.objectives import Objective
 from featvis_jax.maximize.reference import Asked
 from featvis_jax.model_options import ModelOptions
 from featvis_jax.models import Model
-from featvis_jax.options import errors_of, fields, option, say, shown_value
+from featvis_jax.options import errors_of, option, say
 from featvis_jax.progress import callback
 from featvis_jax.results.asked import question
 from featvis_jax.results.store import RunView, open_run, read_run
 from featvis_jax.results.tables import UnitRecord
 from featvis_jax.results.trust import TrustRecord, counts
 from featvis_jax.runs import cohorts, reference, reference_scans
-from featvis_jax.runs.graded_pictures import option_of, refuse_other_weights
+from featvis_jax.runs.graded_pictures import model_of_run
 from featvis_jax.runs.precision import PrecisionOptions
 from featvis_jax.runs.reference_scans import Inputs, ReferenceOptions
 
@@ -121,7 +121,7 @@ def _run(options: TrustOptions, *, given: Model | None = None) -> list[TrustReco
         raise ValueError("`reference` is missing: pictures are measured beside real scans.")
     view = _opened(options.run)
     with jax.default_matmul_precision(options.precision):
-        model = _model(options, view, given)
+        model = model_of_run(options, view, given)
         model, inputs = reference_scans.read(model, options, seed=options.seed)
         assert inputs is not None
         real = real_inputs(inputs, labels=_labels(options, inputs))
@@ -159,31 +159,6 @@ def _opened(directory: str) -> RunView:
                 "of channels or logits, whose responses to real inputs can be compared."
             )
     return view
-
-
-_FROM_TEXT: dict[str, Callable[[str], object]] = {
-    "input_shape": lambda text: tuple(map(int, text.split(","))),
-    "intensity_range": lambda text: tuple(map(float, text.split(","))),
-    "channel_names": lambda text: tuple(text.split(",")),
-    "random_weights": int,
-}
-
-
-def _model(options: TrustOptions, view: RunView, given: Model | None) -> Model:
-    """The network of the run, with what was said of it when the run was made."""
-    if given is not None:
-        refuse_other_weights(view, given, given.name)
-        return given
-    told = {each.name: getattr(options, each.name) for each in fields(ModelOptions)}
-    for name, value in told.items():
-        text = option_of(view, name)
-        if value is None and text is not None:
-            told[name] = _FROM_TEXT.get(name, str)(text)
-    if told["model"] is None:
-        raise ValueError("`model` is missing: the run does not name its network.")
-    model = models.loaded(ModelOptions(**told))
-    refuse_other_weights(view, model, shown_value(told["model"]))
-    return model
 
 
 def _labels(options: TrustOptions, inputs: Inputs) -> dict[str, float] | None:

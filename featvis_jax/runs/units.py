@@ -7,6 +7,7 @@ from featvis_jax.evaluation.strength import strength
 from featvis_jax.maximize.layer import FinishedUnit
 from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer
+from featvis_jax.results.starts import Start
 from featvis_jax.results.tables import UnitRecord, UnitResult
 
 
@@ -19,6 +20,7 @@ def unit_result(
     strongest: float | None,
     seed: int,
     name: str | None = None,
+    begun: Start | None = None,
 ) -> UnitResult:
     """What is stored of a unit.
 
@@ -30,6 +32,7 @@ def unit_result(
       strongest: Its response to the strongest real input, where that is known.
       seed: Of the run.
       name: What the unit is called, where it is one of several directions.
+      begun: The scan that it started from, where each variant has its own.
     """
     seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
     record = UnitRecord(
@@ -68,6 +71,7 @@ def unit_result(
         transparency=unit.transparency,
         name=name,
         maps={} if unit.maps is None else _maps(unit, model.affine),
+        start=begun,
     )
 
 

@@ -14,7 +14,7 @@ from featvis_jax.nn.network import Layer
 from featvis_jax.options import option
 from featvis_jax.results.tables import Key
 from featvis_jax.runs import channels, images, recipes, reference_scans
-from featvis_jax.runs.deformations import with_mean
+from featvis_jax.runs.deformations import starts, with_starts
 from featvis_jax.runs.precision import PrecisionOptions
 from featvis_jax.runs.real_examples import RealExamplesOptions
 from featvis_jax.runs.recipes import RecipeOptions, UnitOptions
@@ -119,7 +119,7 @@ def job(model: Model, options: AscentOptions) -> Job:
     model, inputs = reference_scans.read(
         model, options, seed=options.seed, needs_spectrum=options.needs_spectrum
     )
-    model = with_mean(model, inputs, options.start_image)
+    model = with_starts(model, inputs, options.start_image, variants=options.variants)
     work = Work(
         network,
         recipes={
@@ -135,6 +135,9 @@ def job(model: Model, options: AscentOptions) -> Job:
     names = {name: list(each.names) for name, each in directions.items() if each is not None}
     if names:
         configuration["unit_names"] = names
+    if inputs is not None:
+        scans = starts(inputs, options.start_image, variants=options.variants)
+        configuration |= {"starts": [scan._asdict() for scan in scans]} if scans else {}
     if options.batch_size is not None:
         configuration["batch"] = options.batch_size
     return Job(model, options, work, tuple(layers), inputs, configuration)

@@ -10,7 +10,7 @@ from featvis_jax.models import from_function, from_network
 from featvis_jax.results import nifti, shards
 from featvis_jax.results.gallery.growth import coloured
 from featvis_jax.results.store import open_run, read_run
-from featvis_jax.runs.deformations import with_mean
+from featvis_jax.runs.deformations import with_starts
 from featvis_jax.runs.in_memory import visualize
 from featvis_jax.runs.reference_scans import Inputs
 from tests.maximize.test_deformation import SPATIAL, disc_network, scan
@@ -126,9 +126,9 @@ def test_the_mean_of_a_reference_is_a_start(rng):
     model = model_of("2-D")
     images = [rng.uniform(size=model.image_shape).astype(np.float32) for _ in range(4)]
     inputs = Inputs(images, (0, 2), None, None, 100.0, 0)  # pyright: ignore
-    found = with_mean(model, inputs, "mean").mean
+    (found,) = with_starts(model, inputs, "mean", variants=3).starts
     np.testing.assert_allclose(found, (images[0] + images[2]) / 2, atol=1e-6)
-    assert with_mean(model, inputs, "scan.nii").mean is None
+    assert with_starts(model, inputs, "scan.nii", variants=3).starts is None
 
 
 def test_regularization_that_drives_goes_with_it(files):
