@@ -33,6 +33,7 @@ def status(
     finite: bool,
     response: float = np.nan,
     target: float | None = None,
+    most: float | None = None,
     intensity_range: tuple[float, float],
     border: int = 0,
 ) -> str:
@@ -68,6 +69,7 @@ def status(
       finite: Whether the ascent stayed finite.
       response: Of the unit to the final image.
       target: The response that was aimed at, where one is known.
+      most: Where f ends, if it does: what is there from the first step on is not dead.
       intensity_range: Lowest and highest intensity that the image could take.
       border: Voxels at each side to leave out, where fewer windows of the network overlap; the
         layer's receptive field is a good choice. Ignored where nothing would be left.
@@ -82,7 +84,8 @@ def status(
     # Many arguments: each is one fact of an ascent, whose values this room does not import.
     if not finite:
         return "diverged"
-    if np.ptp(objective_trace) == 0:
+    ended = most is not None and objective_trace[0] >= np.float32(most)
+    if np.ptp(objective_trace) == 0 and not ended:
         return "dead"
     width = intensity_range[1] - intensity_range[0]
     if target is not None:

@@ -49,6 +49,14 @@ class RegionRecord:
         "its scans; inf where no shape reaches it, 0 where no brightness does",
         default=None,
     )
+    asks_for: str | None = column(
+        "Of the unit: what it asks for, by that ratio",
+        Levels={
+            "shape": "shape takes no more than brightness does, or little",
+            "brightness": "shape takes far more, or never reaches the target",
+        },
+        default=None,
+    )
     warning: str | None = column(
         "Of the unit: why its change of shape is not to be read as one", default=None
     )
@@ -112,11 +120,9 @@ class MapRecord:
                 f"No place of the brain {grows} or {shrinks} alike in all: none of its "
                 f"{self.brain_voxels} voxels differs from 0 {test}."
             )
-        parts = [
-            f"{_percent(share)} of the brain {verb}"
-            for share, verb in ((self.rising, grows), (self.falling, shrinks))
-            if share
-        ]
+        shares = ((self.rising, grows), (self.falling, shrinks))
+        first, *second = [f"{_percent(share)} {verb}" for share, verb in shares if share]
+        parts = [first.replace(" %", " % of the brain"), *second]
         return f"Common to the scans: {' and '.join(parts)} {test}."
 
 
@@ -161,21 +167,49 @@ class ScanRecord:
         return self.layer, self.channel, self.variant
 
 
-def ratio_told(ratio: float | None) -> str:
-    """Write a ratio for people.
+def place_told(row: RegionRecord) -> str:
+    """Say where a place lies; empty for a region.
 
     Args:
-      ratio: Effort by shape over effort by brightness.
+      row: Of a region or a place.
 
     Example:
-      >>> ratio_told(2.634), ratio_told(float("inf")), ratio_told(0.0), ratio_told(None)
-      ('2.63', 'no shape reaches it', 'no brightness reaches it', 'not measured')
+      >>> place_told(RegionRecord("fc", 1, "largest growth", 9, 3, 4.0, x=-12.0, y=4.0))
+      'x −12, y 4 mm'
     """
-    if ratio is None or math.isnan(ratio):
-        return "not measured"
-    if math.isinf(ratio):
-        return "no shape reaches it"
-    return minus(f"{ratio:.2f}") if ratio else "no brightness reaches it"
+    axes = zip("xyz", (row.x, row.y, row.z), strict=True)
+    known = [f"{axis} {minus(f'{at:.0f}')}" for axis, at in axes if at is not None]
+    return f"{', '.join(known)} mm" if known else ""
+
+
+def interval_told(row: RegionRecord) -> str:
+    """Write the interval of a change for people; empty where there is none.
+
+    Args:
+      row: Of a region or a place.
+
+    Example:
+      >>> row = RegionRecord("fc", 1, "Putamen", 9, 3, 4.0, change_low=-1.0, change_high=9.25)
+      >>> interval_told(row)
+      '−1.0 to +9.2'
+    """
+    if row.change_low is None or row.change_high is None:
+        return ""
+    return f"{percent_told(row.change_low)} to {percent_told(row.change_high)}"
+
+
+def percent_told(value: float) -> str:
+    """Write a change in per cent for people, with its sign.
+
+    Args:
+      value: The change.
+
+    Example:
+      >>> percent_told(12.34), percent_told(-0.04), percent_told(0.0)
+      ('+12.3', '0.0', '0.0')
+    """
+    shown = round(value, 1) + 0.0
+    return minus(f"{shown:+.1f}") if shown else "0.0"
 
 
 def warning(ratio: float, limit: float) -> str:

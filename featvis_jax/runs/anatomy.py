@@ -7,6 +7,7 @@ same target, to see what shape is worth (`featvis_jax.evidence.brightness`).
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -253,6 +254,7 @@ def _regions(
     flagged = brightness.asks_for_brightness(ratio)
     told: dict[str, Any] = {
         "brightness_ratio": known(ratio),
+        "asks_for": None if math.isnan(ratio) else "brightness" if flagged else "shape",
         "warning": warning(ratio, brightness.MOST_RATIO) if flagged else None,
     }
     if labels is None:

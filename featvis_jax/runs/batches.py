@@ -123,6 +123,7 @@ def _results(
             seed=job.options.seed,
             name=names[unit.channel] if names else None,
             begun=starts.get(unit.variant),
+            most=job.work.recipes[layer.name].objective.most,
         )
         for unit in finished.units
     ]

@@ -21,6 +21,7 @@ def unit_result(
     seed: int,
     name: str | None = None,
     begun: Start | None = None,
+    most: float | None = None,
 ) -> UnitResult:
     """What is stored of a unit.
 
@@ -32,9 +33,12 @@ def unit_result(
       strongest: Its response to the strongest real input, where that is known.
       seed: Of the run.
       name: What the unit is called, where it is one of several directions.
+      most: Where its objective ends, which is then what was aimed at.
       begun: The scan that it started from, where each variant has its own.
     """
+    # Many arguments: each is one fact of a unit or of its run.
     seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
+    target = unit.target if most is None else most
     record = UnitRecord(
         layer=layer.name,
         channel=unit.channel,
@@ -45,8 +49,9 @@ def unit_result(
             objective_trace=unit.objective_trace,
             rise=unit.final_objective - unit.initial_objective,
             finite=unit.finite,
-            response=unit.response,
-            target=unit.target,
+            response=unit.response if most is None else unit.final_objective,
+            target=target,
+            most=most,
             intensity_range=model.intensity_range,
             border=layer.receptive_field or 0,
         ),
@@ -54,7 +59,7 @@ def unit_result(
         final_objective=unit.final_objective,
         transformed_objective=float(seen[-1]) if seen.size else None,
         response=unit.response,
-        target=unit.target,
+        target=target,
         strength=strength(unit.response, strongest),
         penalty=unit.penalty,
         intensity_min=float(unit.image.min()),

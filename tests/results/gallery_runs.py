@@ -1,5 +1,6 @@
 """Small runs for the tests of the gallery, written by the store itself, and a reader of pages."""
 
+import dataclasses
 import itertools
 import re
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from featvis_jax.results import store, tables
+from featvis_jax.results.anatomy import MapRecord, RegionRecord, ScanRecord
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.trust import (
     NOT_DRIVING,
@@ -193,6 +195,63 @@ def trusted(directory: Path, rows: list[TrustRecord] | None = None, **settings) 
         ]  # fmt: skip
     with store.open_run(directory, view.configuration, environment=view.environments[0]) as run:
         run.write_trust(rows)
+    return view
+
+
+def deformed(
+    directory: Path, *, shape=SLICE, affine=SLICE_AFFINE, ratio=3.25, people=3, **settings
+) -> store.RunView:
+    """A run of scans that were deformed, of three people, and what was found in them."""
+    rng = np.random.default_rng(5)
+    count = 3
+    starts = [
+        {"person": f"sub-0{number % people}", "slice": 30 + 2 * number, "height_mm": 4.0 * number}
+        if len(shape) == 2
+        else {"person": f"sub-0{number % people}"}
+        for number in range(count)
+    ]
+    head = np.zeros((*shape, 1), np.float32)
+    head[tuple(slice(n // 5, n - n // 5) for n in shape)] = 0.5
+    units = []
+    for number in range(count):
+        growth = np.float32(0.2 * (head - 0.25) + 0.02 * rng.standard_normal(head.shape))
+        growth[tuple(n // 2 for n in shape)] = 1.1 if number == 1 else 0.3
+        image = np.float32(np.clip(head + 0.2 * rng.random(head.shape), 0, 1))
+        moved = np.zeros((*shape, 3), np.float32)
+        maps = {"scan": head, "logjac": growth, "displacement": moved}
+        made = unit("conv1", 0, image=image, shape=shape, variant=number + 1)
+        units.append(dataclasses.replace(made, maps=maps))
+    settings = {"variants": count, "starts": starts, "parameterization": "deformations()"}
+    view = write_run(
+        directory, units, wanted={"conv1": [0]}, shape=shape, affine=affine, **settings
+    )
+    warned = f"This unit asks for brightness: {ratio}." if ratio > 1.7 else None
+    told = {"brightness_ratio": ratio, "asks_for": "brightness" if warned else "shape"}
+    regions = [
+        RegionRecord(
+            *("conv1", 0, f"region {number}", 40 + number, people, 20.0 - number),
+            energy=0.5 / (number + 1), change_low=18.5 - number, change_high=21.5 - number,
+            warning=warned, **told,
+        )
+        for number in range(14)
+    ]  # fmt: skip
+    scans = [
+        ScanRecord(
+            "conv1", 0, number, **starts[number - 1], target=8.0, shape_effort=0.13,
+            brightness_effort=0.04, ratio=ratio, outcome="both reach it",
+        )
+        for number in range(1, count + 1)
+    ]  # fmt: skip
+    tested = {"degrees_of_freedom": 2, "t_threshold": 4.5, "rising": 0.25} if people > 2 else {}
+    record = MapRecord("conv1", 0, "logjac", count, people, 90, **tested)
+    with store.open_run(directory, view.configuration, environment=view.environments[0]) as run:
+        mean = np.mean([each.maps["logjac"] for each in units], axis=0)
+        run.write_stat("conv1", 0, head, affine, stat="mean", name="scan")
+        run.write_stat("conv1", 0, mean, affine, stat="mean", name="logjac")
+        if people > 2:
+            t = np.float32(20 * mean)
+            run.write_stat("conv1", 0, t, affine, stat="t", name="logjac", degrees_of_freedom=2)
+        run.write_anatomy(regions, [record], scans)
     return view
 
 

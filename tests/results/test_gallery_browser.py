@@ -61,6 +61,10 @@ def sites(tmp_path_factory) -> dict[str, Path]:
         "contrasts": build_gallery(runs.contrasts(root / "c", CONTRASTS, shape=runs.VOLUME)).parent,
         "colour": build_gallery(runs.contrasts(root / "rgb", COLOUR)).parent,
         "trusted": build_gallery(runs.trusted(root / "trusted")).parent,
+        "deformed": build_gallery(runs.deformed(root / "deformed")).parent,
+        "deformed-3d": build_gallery(
+            runs.deformed(root / "deep-deformed", shape=runs.VOLUME, affine=runs.VOLUME_AFFINE)
+        ).parent,
     }
 
 
@@ -116,7 +120,10 @@ def order(page: Any) -> list[int]:
 @pytest.mark.parametrize("size", WIDTHS)
 @pytest.mark.parametrize(
     "name",
-    ["flat", "deep", "compared", "variants", "unplaced", "both", "contrasts", "colour", "trusted"],
+    [
+        *("flat", "deep", "compared", "variants", "unplaced", "both", "contrasts", "colour"),
+        *("trusted", "deformed", "deformed-3d"),
+    ],
 )
 def test_no_page_complains_and_every_page_fits(sites, visit, name, size):
     for path in sorted(sites[name].rglob("*.html")):
@@ -168,6 +175,54 @@ def test_a_page_without_scripts_shows_every_image_and_no_dead_control(sites, vis
     with visit(sites["flat"] / "index.html", java_script_enabled=False) as page:
         assert page.locator("#layer-filter:visible").count() == 0
         assert page.locator(".layer:visible").count() == 3
+
+
+def of_scan(page: Any) -> float:
+    """How much of the scan is seen over the second variant's changed scan."""
+    return float(page.locator("#v2 .over").evaluate("e => getComputedStyle(e).opacity"))
+
+
+@pytest.mark.parametrize("name", ["deformed", "deformed-3d"])
+def test_scan_and_changed_scan_blend_and_flicker_when_asked_to(sites, visit, name):
+    with visit(sites[name] / "units/conv1/0000.html") as page:
+        page.wait_for_timeout(700)
+        assert of_scan(page) == 0  # Off, until somebody asks.
+        same = page.locator("#v2 .blended img").evaluate_all(
+            "all => all.map(e => JSON.stringify(e.getBoundingClientRect()))"
+        )
+        assert len(same) == 2 and len(set(same)) == 1
+        slider, button = page.locator("#v2 .blend input"), page.locator("#v2 .blend button")
+        slider.focus()
+        page.keyboard.press("Home")
+        assert of_scan(page) == 1
+        page.keyboard.press("ArrowRight")
+        assert of_scan(page) == pytest.approx(0.95)
+        assert page.url.endswith("0000.html")  # Arrows turn no page there.
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Enter")
+        assert button.get_attribute("aria-pressed") == "true"
+        seen = set()
+        for _ in range(14):
+            seen.add(of_scan(page))
+            page.wait_for_timeout(100)
+        assert seen == {0.0, 1.0}
+        page.keyboard.press("Enter")
+        assert button.get_attribute("aria-pressed") == "false"
+        left = of_scan(page)
+        page.wait_for_timeout(700)
+        assert of_scan(page) == left
+
+
+def test_nothing_moves_for_whoever_asks_for_less_motion(sites, visit):
+    with visit(sites["deformed"] / "units/conv1/0000.html", reduced_motion="reduce") as page:
+        button = page.locator("#v2 .blend button")
+        assert button.inner_text() == "Swap"
+        button.click()
+        assert of_scan(page) == 1
+        page.wait_for_timeout(700)
+        assert of_scan(page) == 1
+        button.click()
+        assert of_scan(page) == 0
 
 
 def test_filters_choose_layers_and_channels(sites, visit):
@@ -388,6 +443,9 @@ def test_accessibility(sites, visit, scheme):
         ("both", "layers/conv1.html"),
         ("trusted", "layers/conv1.html"),
         ("trusted", "units/conv1/0000.html"),
+        ("deformed", "layers/conv1.html"),
+        ("deformed", "units/conv1/0000.html"),
+        ("deformed-3d", "units/conv1/0000.html"),
     ):
         with visit(sites[name] / page_name, color_scheme=scheme) as page:
             found = axe.Axe().run(page, options={"preload": False}).response["violations"]

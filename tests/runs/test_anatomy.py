@@ -154,6 +154,14 @@ def test_a_scan_s_deformation_does_not_depend_on_the_others(done, place, cohorts
         assert one.record.final_objective == pytest.approx(other.record.final_objective, abs=1e-2)
 
 
+def test_what_the_objective_was_to_reach_is_the_target_and_who_reaches_it_is_driven(done):
+    _, _, _, units, _, _ = done
+    for unit in units:
+        reached = unit.record.final_objective >= 0.99 * known.TARGET
+        assert unit.record.target == known.TARGET
+        assert unit.status == ("driven" if reached else "weak")
+
+
 # What they have in common
 
 

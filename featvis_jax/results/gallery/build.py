@@ -9,7 +9,15 @@ import numpy as np
 from featvis_jax.results import grids, panels, trust
 from featvis_jax.results.asked import compared_with, intensity_unit
 from featvis_jax.results.files import file_name
-from featvis_jax.results.gallery import charts, contents, growth, similarity, viewer, views
+from featvis_jax.results.gallery import (
+    anatomy,
+    charts,
+    contents,
+    growth,
+    similarity,
+    viewer,
+    views,
+)
 from featvis_jax.results.gallery.contents import Layer, Part, Variant
 from featvis_jax.results.gallery.evidence import by_picture
 from featvis_jax.results.gallery.grid import Grid, contrast_options, view_options
@@ -54,6 +62,7 @@ def build_gallery(run: RunView, *, out: Path | None = None, volumes: bool = True
         with_viewer = volumes and len(grid.planes) > 1
         if with_viewer:
             _write_viewer(site)
+        _add_starts(site, run, layers, grid)
         about = _about(run, layers, grid, site)
         shown = [layer for layer in layers if layer.units]
         for layer in shown:
@@ -200,6 +209,15 @@ def _add_trust(run: RunView, layers: list[Layer]) -> None:
     for unit in (unit for layer in layers for unit in layer.units):
         for variant in unit.variants:
             variant.trust = known.get(variant.record.key)
+
+
+def _add_starts(site: Site, run: RunView, layers: list[Layer], grid: Grid) -> None:
+    """Tell every image whose scan it is, and units what their scans have in common."""
+    starts, found = dict(enumerate(run.starts, start=1)), anatomy.commons(site, run, grid)
+    for unit in (unit for layer in layers for unit in layer.units):
+        unit.common = found.get(unit.record.unit)
+        for variant in unit.variants:
+            variant.start = starts.get(variant.record.variant)
 
 
 def _copy_figure(site: Site, run: RunView, layer: Layer) -> str | None:

@@ -11,10 +11,12 @@ import numpy as np
 from featvis_jax.results import tables, trust
 from featvis_jax.results.asked import Question, question
 from featvis_jax.results.files import file_name
+from featvis_jax.results.gallery.anatomy import Common
 from featvis_jax.results.gallery.charts import Chart
 from featvis_jax.results.gallery.evidence import Evidence
 from featvis_jax.results.gallery.growth import Change
 from featvis_jax.results.pixels import Window
+from featvis_jax.results.starts import Start
 from featvis_jax.results.store import RunView
 from featvis_jax.results.tables import STATUSES, LayerRecord, UnitRecord
 
@@ -105,6 +107,8 @@ class Variant:
     """picture of where the network was looking, below the gallery"""
     changes: list[Change] = field(default_factory=list)
     """what changed of a scan that was deformed"""
+    start: Start | None = None
+    """whose scan that is, where each variant has its own"""
     chart: Chart | None = None
     penalty_chart: Chart | None = None
     trust: Evidence | None = None
@@ -133,6 +137,8 @@ class Unit:
     similarity: int = 0
     """place in the order in which neighbours look alike"""
     alike: list["Unit"] = field(default_factory=list)
+    common: Common | None = None
+    """what its deformed scans have in common, where that was looked at"""
 
     @property
     def leader(self) -> Variant:

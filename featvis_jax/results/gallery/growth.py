@@ -7,7 +7,7 @@ much.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +19,51 @@ from featvis_jax.results.nifti import Affine
 from featvis_jax.results.pixels import Window
 
 _GROWN, _SHRUNK = (178.0, 24.0, 43.0), (33.0, 102.0, 172.0)
-_KINDS = {
-    "logjac": ("What grew and what shrank", "volume", "smaller", "larger"),
-    "logbright": ("What became brighter and darker", "brightness", "darker", "brighter"),
+
+
+class Kind(NamedTuple):
+    """What a map is of, in words.
+
+    Example:
+      >>> KINDS["logjac"].more
+      'larger'
+    """
+
+    title: str
+    what: str
+    less: str
+    more: str
+    common: str
+    """the title of what several scans have in common"""
+
+
+KINDS = {
+    "logjac": Kind(
+        "What grew and what shrank", "volume", "smaller", "larger", "Mean growth and shrinkage"
+    ),
+    "logbright": Kind(
+        "What became brighter and darker",
+        "brightness",
+        "darker",
+        "brighter",
+        "Mean change of brightness",
+    ),
 }
+
+
+def kind_of(name: str, *, rank: int) -> Kind:
+    """What a map is of, for slices or volumes.
+
+    Args:
+      name: Of the map, one of `KINDS`.
+      rank: Number of spatial axes.
+
+    Example:
+      >>> kind_of("logjac", rank=2).what
+      'area'
+    """
+    kind = KINDS[name]
+    return kind._replace(what="area") if name == "logjac" and rank == 2 else kind
 
 
 class Change(NamedTuple):
@@ -30,19 +71,18 @@ class Change(NamedTuple):
 
     Example:
       >>> pictures = ("scan.png", "changed.png", "map.png")
-      >>> Change("What grew", "volume", "smaller", "larger", *pictures, most=20.0, place="").map
+      >>> Change(KINDS["logjac"], *pictures, most=20.0, beyond=False, place="").map
       'map.png'
     """
 
-    title: str
-    what: str
-    less: str
-    more: str
+    kind: Kind
     scan: str
     changed: str
     map: str
     most: float
-    """per cent at both ends of the colours"""
+    """per cent at both ends of the colours, at most 100"""
+    beyond: bool
+    """whether anything grew by more than that"""
     place: str
     """where the slices lie: at the largest change"""
 
@@ -68,34 +108,40 @@ def changes(
       window: Intensities that are black and white.
     """
     found = []
-    for name, (title, what, less, more) in _KINDS.items():
+    for name in KINDS:
         if name not in maps or "scan" not in maps:
             continue
-        if name == "logjac" and image.ndim == 3:
-            what = "area"
         percent = 100 * np.expm1(maps[name][..., 0].astype(np.float64))
         peak = np.unravel_index(np.argmax(np.abs(percent)), percent.shape)
-        index, most = tuple(map(int, peak)), rounded(float(np.abs(percent).max()))
-        ground = _beside(_planes(image[..., 0], index), window)
-        shares = _beside_values(_planes(percent / most, index))
+        index, (most, beyond) = tuple(map(int, peak)), ends(percent)
+        ground = beside(planes_at(image[..., 0], index), window)
+        shares = beside_values(planes_at(percent / most, index))
         pictures = {
-            f"{stem}-{name}-scan.png": _beside(_planes(maps["scan"][..., 0], index), window),
-            f"{stem}-{name}-changed.png": ground,
-            f"{stem}-{name}-map.png": coloured(ground, shares),
+            "scan": beside(planes_at(maps["scan"][..., 0], index), window),
+            "changed": ground,
+            "map": coloured(ground, shares),
         }
-        for path, drawn in pictures.items():
-            site.write(path, pixels.encode_png(drawn))
-        scan, changed, colours = pictures
-        place = ""
-        if percent.ndim == 3:
-            normals = (2, 1, 0)
-            places = [
-                grids.position(affine, percent.shape, normal=axis, index=index[axis])
-                for axis in normals
-            ]
-            place = ", ".join(places)
-        found.append(Change(title, what, less, more, scan, changed, colours, most, place))
+        drawn = [write(site, f"{stem}-{name}-{what}", each) for what, each in pictures.items()]
+        place = place_of(affine, percent.shape, index)
+        kind = kind_of(name, rank=percent.ndim)
+        found.append(Change(kind, *drawn, most=most, beyond=beyond, place=place))
     return found
+
+
+def ends(percent: Float[np.ndarray, "*spatial"]) -> tuple[float, bool]:
+    """How far the colours of changes reach, and whether a change goes beyond.
+
+    Nothing shrinks by more than all of it, so that neither side goes further than 100 %.
+
+    Args:
+      percent: The changes.
+
+    Example:
+      >>> ends(np.array([-12.0, 17.0])), ends(np.array([-60.0, 170.0]))
+      ((20.0, False), (100.0, True))
+    """
+    largest = float(np.abs(percent).max())
+    return min(rounded(largest), 100.0), largest > 100
 
 
 def rounded(most: float) -> float:
@@ -134,21 +180,73 @@ def coloured(
     return np.rint(ground[..., None] * (1 - weight) + end * weight).astype(np.uint8)
 
 
-def _planes(values: np.ndarray, index: tuple[int, ...]) -> list[np.ndarray]:
-    """The slices of a volume through a voxel, the way up that they are shown; a slice itself."""
+def write(site: Site, stem: str, drawn: UInt8[np.ndarray, "height width *colour"]) -> str:
+    """Write a picture, and return its name.
+
+    Args:
+      site: Where it goes.
+      stem: Its name without the ending.
+      drawn: Its pixels.
+    """
+    site.write(f"{stem}.png", pixels.encode_png(drawn))
+    return f"{stem}.png"
+
+
+def place_of(affine: Affine | None, shape: tuple[int, ...], index: tuple[int, ...]) -> str:
+    """Say where the slices of a volume through a voxel lie; nothing of a slice.
+
+    Args:
+      affine: Of the grid.
+      shape: Of the volume.
+      index: Of the voxel.
+
+    Example:
+      >>> place_of(np.eye(4), (5, 5, 5), (1, 2, 3))
+      'z = 3 mm, y = 2 mm, x = 1 mm'
+    """
+    if len(shape) == 2:
+        return ""
+    return ", ".join(
+        grids.position(affine, shape, normal=axis, index=index[axis]) for axis in (2, 1, 0)
+    )
+
+
+def planes_at(
+    values: Float[np.ndarray, "*spatial"], index: tuple[int, ...]
+) -> list[Float[np.ndarray, "_ _"]]:
+    """The slices of a volume through a voxel, the way up that they are shown; a slice itself.
+
+    Args:
+      values: A volume or a slice.
+      index: Of the voxel.
+    """
     if values.ndim == 2:
         return [np.rot90(values)]
     x, y, z = index
     return [np.rot90(plane) for plane in (values[:, :, z], values[:, y, :], values[x, :, :])]
 
 
-def _beside(planes: list[np.ndarray], window: Window) -> UInt8[np.ndarray, "height width"]:
-    return pixels.tile(planes, pixels.opened(window), 1).pixels
+def beside(
+    planes: Sequence[Float[np.ndarray, "_ _"]], window: Window
+) -> UInt8[np.ndarray, "height width"]:
+    """Grey levels of slices side by side.
+
+    Args:
+      planes: The slices.
+      window: Intensities that are black and white.
+    """
+    return pixels.tile(list(planes), pixels.opened(window), 1).pixels
 
 
-def _beside_values(planes: list[np.ndarray]) -> Float[np.ndarray, "height width"]:
-    """The same places as `_beside` has, for values; 0 between them."""
-    frames = pixels.tile(planes, (-1.0, 1.0), 1)
+def beside_values(
+    planes: Sequence[Float[np.ndarray, "_ _"]],
+) -> Float[np.ndarray, "height width"]:
+    """The same places as `beside` has, for values; 0 between them.
+
+    Args:
+      planes: The slices.
+    """
+    frames = pixels.tile(list(planes), (-1.0, 1.0), 1)
     found = np.zeros(frames.pixels.shape)
     for plane, (left, top, width, height) in zip(planes, frames.frames, strict=True):
         found[top : top + height, left : left + width] = plane

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from featvis_jax.results import anatomy
 from featvis_jax.results.files import (
     atomic_write_bytes,
     lock,
@@ -136,6 +137,9 @@ def templates() -> "jinja2.Environment":
     environment.globals["looks"] = evidence.LOOKS
     environment.globals["trust_sorts"] = evidence.sorts
     environment.filters["folded"] = folded
+    environment.filters["percent"] = anatomy.percent_told
+    environment.filters["interval"] = anatomy.interval_told
+    environment.filters["place"] = anatomy.place_told
     return environment
 
 

@@ -224,6 +224,40 @@
     }
   }
 
+  // The scan over the changed scan: as much of it as the slider says. Twice a second at most, well
+  // below what may harm; whoever asks for less motion swaps the two by hand.
+
+  const still = window.matchMedia("(prefers-reduced-motion: reduce)");
+
+  function blend(controls) {
+    const button = controls.querySelector("button");
+    const slider = controls.querySelector("input");
+    const over = controls.parentElement.querySelector(".over");
+    let timer = 0;
+    const show = () => { over.style.opacity = String(1 - slider.value / 100); };
+    const swap = () => { slider.value = slider.value > 50 ? 0 : 100; show(); };
+    const stop = () => {
+      clearInterval(timer);
+      timer = 0;
+      button.setAttribute("aria-pressed", "false");
+    };
+    const name = () => { stop(); button.textContent = still.matches ? "Swap" : "Flicker"; };
+    button.addEventListener("click", () => {
+      if (still.matches) swap();
+      else if (timer) stop();
+      else {
+        swap();
+        timer = setInterval(swap, 600);
+        button.setAttribute("aria-pressed", "true");
+      }
+    });
+    slider.addEventListener("input", () => { stop(); show(); });
+    still.addEventListener("change", name);
+    name();
+    show();
+  }
+
+  for (const controls of document.querySelectorAll(".blend")) blend(controls);
   for (const element of document.querySelectorAll("[data-scripted]")) element.hidden = false;
   apply();
   window.addEventListener("hashchange", () => { state = { ...state, ...read() }; apply(); });
