@@ -65,8 +65,9 @@ def shape_effort(
 ) -> float:
     """Root of the mean of |grad u|^2, the membrane energy of a displacement.
 
-    Slopes are those between neighbouring voxels. Of cubic splines with control points four voxels
-    apart that is the energy of `featvis_jax.maximize.splines.membrane_energy` to two per cent.
+    Slopes are those between neighbouring voxels. Of cubic splines that is the root of
+    `featvis_jax.maximize.splines.membrane_energy` to one per cent where control points are four
+    voxels apart, and 5 % less at the smallest spacing, two.
 
     Args:
       displacement: In mm, ``(*spatial, components)``, along the axes of the image or of the world:

@@ -325,6 +325,7 @@ def _tell(view: RunView, regions: Sequence[RegionRecord], maps: Sequence[MapReco
     warnings = {row.unit: row.warning for row in regions}
     for row in maps:
         asked = question(view.configuration, row.layer)
-        say(f"{asked.name(row.layer, row.channel)}: {row.told}")
+        of = "" if row.map == _MAPS[0] else ", brightness"
+        say(f"{asked.name(row.layer, row.channel)}{of}: {row.told}")
         if row.map == _MAPS[0] and warnings.get(row.unit):
             say(f"{asked.name(row.layer, row.channel)}: {warnings[row.unit]}")
