@@ -229,13 +229,18 @@ def planes_at(
 def beside(
     planes: Sequence[Float[np.ndarray, "_ _"]], window: Window
 ) -> UInt8[np.ndarray, "height width"]:
-    """Grey levels of slices side by side.
+    """Grey levels of slices side by side, on black as films have them.
 
     Args:
       planes: The slices.
       window: Intensities that are black and white.
     """
-    return pixels.tile(list(planes), pixels.opened(window), 1).pixels
+    tile = pixels.tile(list(planes), pixels.opened(window), 1)
+    found = np.zeros_like(tile.pixels)
+    for left, top, width, height in tile.frames:
+        inside = np.s_[top : top + height, left : left + width]
+        found[inside] = tile.pixels[inside]
+    return found
 
 
 def beside_values(
