@@ -144,10 +144,9 @@ def test_people_are_spread_evenly_and_nobody_comes_twice_before_all_have_come(pl
         spread_over_people(images, 36)
 
 
+@pytest.mark.parametrize("done", ["2-D size"], indirect=True)
 def test_a_scan_s_deformation_does_not_depend_on_the_others(done, place, cohorts):
-    name, cue, model, units, _, _ = done
-    if (name, cue) != ("2-D", "size"):
-        return
+    name, _, model, units, _, _ = done
     again = visualize(model, "logits", **recipe(place, cohorts, name, channels=[0, 1], batch=2))
     for one, other in zip(units, again[: len(units)], strict=True):
         np.testing.assert_allclose(one.maps["logjac"], other.maps["logjac"], atol=2e-3)
@@ -166,7 +165,7 @@ def test_what_the_objective_was_to_reach_is_the_target_and_who_reaches_it_is_dri
 
 
 def test_the_mean_and_t_are_those_of_scipy_over_people(done):
-    name, _, _, units, view, _ = done
+    name, cue, _, units, view, _ = done
     people = [unit.start.person for unit in units]
     of_people = np.stack(
         [
@@ -193,9 +192,12 @@ def test_the_mean_and_t_are_those_of_scipy_over_people(done):
     passing = adjusted <= 0.05
     assert (row.images, row.people) == (VARIANTS[name], PEOPLE[name])
     assert row.rising + row.falling == pytest.approx(passing.mean(), abs=2e-3)
+    # Of five people something passes; two degrees of freedom are few.
+    assert passing.any() == (row.t_threshold is not None)
+    assert passing.any() or (name, cue) != ("2-D", "size")
+    assert row.told.startswith("Common to the scans: " if passing.any() else "No place of the")
     if passing.any():
         assert np.abs(t[..., 0][inside][passing]).min() == pytest.approx(row.t_threshold, rel=1e-3)
-        assert row.told.startswith("Common to the scans: ")
 
 
 def test_the_cue_is_known_by_what_shape_and_brightness_take(done):
@@ -251,10 +253,9 @@ def regions_file(place, name):
     return path, stored
 
 
+@pytest.mark.parametrize("done", ["2-D size", "3-D size"], indirect=True)
 def test_regions_are_those_that_numpy_finds_at_the_height_of_each_slice(done, place):
-    name, cue, model, units, view, _ = done
-    if cue != "size":
-        return
+    name, _, model, units, view, _ = done
     path, labels = regions_file(place, name)
     rows = fv.anatomy(view, model=model, regions=str(path))
     assert table(view, "anatomy.tsv")[0]["region"] == rows[0].region
