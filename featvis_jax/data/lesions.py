@@ -9,7 +9,6 @@ measures how far shape-blind classifiers get).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -142,29 +141,6 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
     {"square": square, "gaussian": gaussian, "disc": disc}
 )
 """The lesion shapes that tasks know by name."""
-
-
-def distractors(shape: Shape, rank: int) -> tuple[Shape, ...]:
-    """Shapes of another outline: what a network must tell from a shape in order to know it.
-
-    Args:
-      shape: The shape.
-      rank: 2 or 3.
-
-    Returns:
-      Square, disc and a bar along each axis, without the shape itself; no disc for `gaussian`.
-
-    Example:
-      >>> [distractor.__name__ for distractor in distractors(disc, 2)]
-      ['square', 'bar', 'bar']
-    """
-    bars = []
-    for axis in range(rank):
-        turned = functools.partial(bar, axis=axis)
-        functools.update_wrapper(turned, bar)
-        bars.append(turned)
-    own = {gaussian, disc} if shape in (gaussian, disc) else {shape}
-    return (*(other for other in (square, disc) if other not in own), *bars)
 
 
 class _Tissue(NamedTuple):

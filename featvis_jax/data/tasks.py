@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from featvis_jax.data import lesions
+from featvis_jax.data import distractors
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
 from featvis_jax.data.participants import number, same_labels
 from featvis_jax.data.pipeline import Examples
@@ -80,7 +80,7 @@ class TaskSpec:
         Raises:
           ValueError: It does not, with what would.
         """
-        name, distractors = self.name, self.distractor_count
+        name, count = self.name, self.distractor_count
         if rank not in (2, 3):
             raise ValueError(f"rank is {rank}; expected 2 (axial slices) or 3 (volumes).")
         if self.shape is None and self.column is None and name not in TASKS:
@@ -93,11 +93,10 @@ class TaskSpec:
             raise ValueError(
                 f"Only labels of lesion tasks can be shuffled, and the task is {name!r}."
             )
-        if not 0 <= distractors[0] <= distractors[1]:
-            raise ValueError(f"distractor_count is {distractors}; expected 0 <= fewest <= most.")
-        one_shape = self.shape is not None or (self.column is None and name != "square_or_disc")
-        if distractors[1] and not one_shape:
-            raise ValueError(f"The task {name!r} takes no distractors: only tasks of one shape do.")
+        if not 0 <= count[0] <= count[1]:
+            raise ValueError(f"distractor_count is {count}; expected 0 <= fewest <= most.")
+        if count[1] and self.column is not None:
+            raise ValueError(f"The task {name!r} takes no distractors: only tasks of lesions do.")
 
     def lesions(
         self, rank: int, voxel_size_mm: float
@@ -113,11 +112,9 @@ class TaskSpec:
         """
         task = _lesion_task(self.name, self.shape, voxel_size_mm, self.lesion_options)
         told: dict[str, object] = {"lesions": _describe(task)}
-        if isinstance(task, LesionTask) and self.distractor_count[1]:
-            task, told["distractors"] = (
-                _with_distractors(task, self.distractor_count, rank),
-                list(self.distractor_count),
-            )
+        if self.distractor_count[1]:
+            task = _with_distractors(task, self.distractor_count, rank)
+            told["distractors"] = list(self.distractor_count)
         if self.shuffle_labels:
             return ShuffledTask(task), {**told, "labels": "shuffled"}
         return task, told
@@ -155,11 +152,8 @@ class LesionTask:
     ) -> Examples:
         """The pair made from one image."""
         del owner
-        if self.distractors:
-            for _ in range(rng.integers(self.distractor_count[0], self.distractor_count[1] + 1)):
-                shape = self.distractors[rng.integers(len(self.distractors))]
-                one = dataclasses.replace(self.lesions, shape=shape, count=(1, 1))
-                image, _ = one.add(image, rng, difficulty=difficulty)
+        others = self.distractors, self.distractor_count, self.lesions
+        image = distractors.add(*others, image, rng, difficulty=difficulty)
         damaged, _ = self.lesions.add(image, rng, difficulty=difficulty)
         return {"image": np.stack([image, damaged]), "label": np.array([0, 1], np.int32)}
 
@@ -171,13 +165,19 @@ class OutlineTask:
     Every image of the source gives a pair: the same lesions at the same places with the same grey
     levels, drawn in one shape and in the other. Nothing else tells the classes apart.
 
+    Without distractors a part of an outline is enough: a corner alone tells squares from discs.
+
     Attributes:
       lesions: How lesions are drawn; its own shape is not used.
       shapes: The two shapes, named as the classes are.
+      distractors: Other shapes that both images of a pair have, drawn as the lesions are.
+      distractor_count: Fewest and most of them in an image.
     """
 
     lesions: Lesions
     shapes: tuple[Shape, Shape]
+    distractors: tuple[Shape, ...] = ()
+    distractor_count: tuple[int, int] = (0, 0)
     images_per_element = 2
 
     @property
@@ -194,6 +194,8 @@ class OutlineTask:
     ) -> Examples:
         """The pair made from one image."""
         del owner
+        others = self.distractors, self.distractor_count, self.lesions
+        image = distractors.add(*others, image, rng, difficulty=difficulty)
         drawn = self.lesions.add_each(self.shapes, image, rng, difficulty=difficulty)
         images = np.stack([damaged for damaged, _ in drawn])
         return {"image": images, "label": np.array([0, 1], np.int32)}
@@ -326,9 +328,16 @@ def label_task(labels: Mapping[str, str]) -> LabelTask:
     return LabelTask({who: names.index(value) for who, value in labels.items()}, names)
 
 
-def _with_distractors(task: LesionTask, count: tuple[int, int], rank: int) -> LesionTask:
-    shapes = lesions.distractors(task.lesions.shape, rank)
+def _with_distractors(
+    task: LesionTask | OutlineTask, count: tuple[int, int], rank: int
+) -> LesionTask | OutlineTask:
+    shapes = distractors.of_shapes(_shapes(task), rank)
     return dataclasses.replace(task, distractors=shapes, distractor_count=count)
+
+
+def _shapes(task: LesionTask | OutlineTask) -> tuple[Shape, ...]:
+    """The shapes that a task is about."""
+    return task.shapes if isinstance(task, OutlineTask) else (task.lesions.shape,)
 
 
 def _lesion_task(
@@ -375,18 +384,15 @@ def described_task(
         if option != "shape"
     }
     task = _lesion_task(name, shape, options["voxel_size_mm"], options)
-    distractor_count = current_names(description).get("distractors")
-    if distractor_count and isinstance(task, LesionTask):
-        return _with_distractors(task, (distractor_count[0], distractor_count[1]), rank)
-    return task
+    count = current_names(description).get("distractors")
+    return _with_distractors(task, (count[0], count[1]), rank) if count else task
 
 
 def _describe(task: LesionTask | OutlineTask) -> dict[str, object]:
     """How a task's lesions are drawn, for the model card."""
-    shapes = task.shapes if isinstance(task, OutlineTask) else (task.lesions.shape,)
     return {
         **dataclasses.asdict(task.lesions),
-        "shape": " or ".join(_name(shape) for shape in shapes),
+        "shape": " or ".join(_name(shape) for shape in _shapes(task)),
     }
 
 

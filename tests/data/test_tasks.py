@@ -513,9 +513,31 @@ def test_distractors_are_in_both_images_of_a_pair(slices, cohort, cache, rank):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+def test_distractors_of_two_shapes_are_the_same_in_both_images(slices, cohort, cache, rank):
+    size = 12.0 if rank == 2 else 15.0
+    options = {"size_mm": (size, size), "min_contrast": 0.1}
+    common = {"rank": rank, "lesion_options": options}
+    cohort = slices if rank == 2 else cohort
+    prepared = prepare("square_or_disc", cohort, cache, distractor_count=(2, 2), **common)
+    assert prepared.description["distractors"] == [2, 2]
+    assert prepared.class_names == ("disc", "square")
+    voxels = (size / prepared.voxel_size_mm) ** rank
+    for number, (disc, square_) in enumerate(drawn(prepared, 6)[0]):
+        image = prepared.train[number % len(prepared.train)]
+        # What tells the two apart is one square or one disc; there is much more in both.
+        places = np.argwhere((disc != square_)[..., 0])
+        assert len(places) > 0
+        assert (np.ptp(places, axis=0) <= 1.25 * size / prepared.voxel_size_mm).all()
+        assert ((disc != image) & (square_ != image)).sum() > 1.25 * voxels
+
+
+@pytest.mark.parametrize("rank", [2, 3])
 @pytest.mark.parametrize(
     ("name", "distractor_count"),
-    [("square_lesion", (0, 0)), ("square_lesion", (1, 2)), ("square_or_disc", (0, 0))],
+    [
+        *[("square_lesion", (0, 0)), ("square_lesion", (1, 2))],
+        *[("square_or_disc", (0, 0)), ("square_or_disc", (1, 2))],
+    ],
 )
 def test_a_card_tells_how_lesions_were_drawn(slices, cohort, cache, rank, name, distractor_count):
     options = {"size_mm": (6.0, 9.0), "min_contrast": 0.1}
@@ -558,7 +580,7 @@ def test_a_card_without_lesions_or_with_a_shape_of_ones_own_gives_no_task(cohort
     [
         ("square_lesion", (3, 1), "distractor_count is"),
         ("sex", (0, 2), "takes no distractors"),
-        ("square_or_disc", (0, 2), "takes no distractors"),
+        ("square_or_disc", (3, 1), "distractor_count is"),
     ],
 )
 def test_distractors_that_make_no_sense_are_refused(cohort, cache, name, count, told):

@@ -1,12 +1,14 @@
 """What a network answers to lesions of several shapes: a detector that is known gives it away."""
 
 import doctest
+from collections import Counter
 
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from featvis_jax.data.lesions import Lesions, bar, disc, distractors, gaussian, square
+from featvis_jax.data.distractors import of_shapes
+from featvis_jax.data.lesions import Lesions, bar, disc, gaussian, square
 from featvis_jax.evaluation import responses
 from featvis_jax.evaluation.concepts import TEMPLATES
 from featvis_jax.evaluation.responses import of_equal_area, shape_responses
@@ -93,7 +95,7 @@ def test_distractors_are_of_another_outline(rank):
     grid = np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
     center = np.full(rank, 19.5)
     for shape in (square, disc, gaussian):
-        found = distractors(shape, rank)
+        found = of_shapes([shape], rank)
         assert len(found) == rank + 1
         for distractor in found:
             mask, own = distractor(grid, center, 12.0), shape(grid, center, 12.0)
@@ -103,7 +105,7 @@ def test_distractors_are_of_another_outline(rank):
             assert mask.sum() == pytest.approx(12.0**rank, rel=0.2)
     # Bars lie along every axis.
     bars = [
-        each(grid, center, 12.0) for each in distractors(square, rank) if each.__name__ == "bar"
+        each(grid, center, 12.0) for each in of_shapes([square], rank) if each.__name__ == "bar"
     ]
     lengths = [
         [int(each.any(axis=tuple({*range(rank)} - {k})).sum()) for k in range(rank)]
@@ -111,3 +113,46 @@ def test_distractors_are_of_another_outline(rank):
     ]
     assert [int(np.argmax(each)) for each in lengths] == list(range(rank))
     assert bar(grid, center, 12.0).sum() == bars[0].sum()
+
+
+def corners(mask: np.ndarray, axes: tuple[int, ...]) -> int:
+    """Corners that point outwards: 2 x 2 voxels of which one is filled."""
+    filled = np.lib.stride_tricks.sliding_window_view(mask, (2, 2), axis=axes).sum(axis=(-2, -1))
+    return int((filled == 1).sum())
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_two_shapes_have_distractors_that_share_corners_and_arcs_and_are_neither(rank):
+    axis = np.arange(48.0)
+    grid = np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
+    center = np.full(rank, 23.5)
+    found = of_shapes([disc, square], rank)
+    kinds = Counter(each.__name__ for each in found)
+    assert set(kinds) == {"bar", "three quarters of disc", "three quarters of square"}
+    assert len(set(kinds.values())) == 1, "each kind is drawn equally often"
+    masks = {each.__name__: [] for each in found}
+    for each in found:
+        mask = each(grid, center, 16.0)
+        assert mask.sum() == pytest.approx(16.0**rank, rel=0.2)  # But for the grid.
+        for shape in (disc, square):
+            own = shape(grid, center, 16.0)
+            assert 2 * (mask * own).sum() / (mask.sum() + own.sum()) < 0.9
+        masks[each.__name__].append(mask)
+    # None but the bars comes twice.
+    for name, several in masks.items():
+        different = {mask.tobytes() for mask in several}
+        assert len(different) == (rank if name == "bar" else len(several))
+    # Where a quarter is missing three corners are left, and two more point outwards.
+    cuts = {
+        tuple(
+            corners(mask.take(23, axis=k) if rank == 3 else mask, (0, 1))
+            for k in range(3 if rank == 3 else 1)
+        )
+        for mask in masks["three quarters of square"]
+    }
+    assert {max(each) for each in cuts} == {5}
+    # A disc keeps three quarters of its arc: what is left of it lies within a larger disc.
+    for mask in masks["three quarters of disc"]:
+        whole = disc(grid, center, 16.0 * (4 / 3) ** (1 / rank))
+        assert (mask <= whole).all()
+        assert mask.sum() == pytest.approx(0.75 * whole.sum(), rel=1e-6)

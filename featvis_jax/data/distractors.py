@@ -1,0 +1,140 @@
+"""Distractors: shapes that images of every class have, so that a task asks for an outline.
+
+A network learns as little as its task asks for. Where nothing else in an image has an edge, an edge
+is enough for it to find squares; where only discs have to be told from squares, a corner is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from featvis_jax.data.lesions import (
+    Coordinates,
+    Lesions,
+    Mask,
+    Shape,
+    bar,
+    disc,
+    gaussian,
+    square,
+)
+
+
+def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
+    """Shapes of other outlines: what a network must tell from some shapes in order to know them.
+
+    Of one shape, which is told from brains: square, disc and a bar along each axis, without the
+    shape itself, and no disc for `gaussian`.
+
+    Of shapes that are told from each other: each of them without a quarter (`three_quarters`), cut
+    out at either side along every pair of axes, and bars, the same number of each. So neither
+    a right angle nor an arc tells a square from a disc: three of a square's corners are in images
+    of discs, too, and most of a disc's arc is in those of squares.
+
+    Args:
+      shapes: One shape, or those that are told from each other.
+      rank: 2 or 3.
+
+    Example:
+      >>> [distractor.__name__ for distractor in of_shapes([disc], 2)]
+      ['square', 'bar', 'bar']
+      >>> sorted({distractor.__name__ for distractor in of_shapes([disc, square], 3)})
+      ['bar', 'three quarters of disc', 'three quarters of square']
+    """
+    bars = tuple(_named(functools.partial(bar, axis=axis), "bar") for axis in range(rank))
+    if len(shapes) == 1:
+        own = {gaussian, disc} if shapes[0] in (gaussian, disc) else {shapes[0]}
+        return (*(other for other in (square, disc) if other not in own), *bars)
+    pairs = itertools.combinations(range(rank), 2)
+    sides = itertools.product((-1, 1), repeat=2)
+    cuts = list(itertools.product(pairs, sides))
+    parts = tuple(
+        _named(
+            functools.partial(three_quarters, shape=shape, axes=axes, sides=(first, second)),
+            f"three quarters of {getattr(shape, '__name__', repr(shape))}",
+        )
+        for shape in shapes
+        for axes, (first, second) in cuts
+    )
+    return bars * (len(cuts) // rank) + parts
+
+
+def add(
+    shapes: tuple[Shape, ...],
+    count: tuple[int, int],
+    lesions: Lesions,
+    image: Float32[np.ndarray, "*spatial 1"],
+    rng: np.random.Generator,
+    *,
+    difficulty: float = 1.0,
+) -> Float32[np.ndarray, "*spatial 1"]:
+    """Draw distractors into a copy of an image, all kinds equally likely.
+
+    Args:
+      shapes: Of the distractors; without any, nothing is drawn from `rng`.
+      count: Fewest and most of them, both included.
+      lesions: How they are drawn, but for shape and count.
+      image: Intensities on [0, 1], ``(*spatial, 1)``.
+      rng: Where all draws come from.
+      difficulty: Chance of each to be of the final kind, as in `Lesions.add`.
+
+    Returns:
+      The image with them.
+
+    Raises:
+      NoRoomError: The image has no brain, or a distractor does not fit into it.
+    """
+    if not shapes:
+        return image
+    for _ in range(rng.integers(count[0], count[1] + 1)):
+        shape = shapes[rng.integers(len(shapes))]
+        one = dataclasses.replace(lesions, shape=shape, count=(1, 1))
+        image, _ = one.add(image, rng, difficulty=difficulty)
+    return image
+
+
+def three_quarters(
+    coordinates: Coordinates,
+    center: Float[np.ndarray, " rank"],
+    size: float,
+    *,
+    shape: Shape,
+    axes: tuple[int, int] = (0, 1),
+    sides: tuple[int, int] = (1, 1),
+) -> Mask:
+    """A square or disc (cube or ball) without a quarter, larger by as much as it lacks.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Side in mm of the square (cube) whose area (volume) it has.
+      shape: The whole, symmetric about its centre along every axis and of that area at that size.
+      axes: Those along which the quarter is cut out; it reaches through the whole along others.
+      sides: On which side of the centre it lies along either: 1 or -1.
+
+    Returns:
+      The shape's values, 0 in the quarter, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((40, 40), dtype=np.float64)
+      >>> mask = three_quarters(grid, np.array([19.5, 19.5]), 20.0, shape=square)
+      >>> int(mask.sum()), int(mask[20:, 20:].sum())  # 20 * 20, but for the grid
+      (432, 0)
+    """
+    whole = shape(coordinates, center, size * (4 / 3) ** (1 / len(coordinates)))
+    offsets = [
+        side * (coordinates[axis] - center[axis]) for axis, side in zip(axes, sides, strict=True)
+    ]
+    return np.where(np.minimum(*offsets) > 0, 0.0, whole)
+
+
+def _named(shape: functools.partial[Mask], name: str) -> Shape:
+    functools.update_wrapper(shape, shape.func)
+    shape.__name__ = name  # pyright: ignore[reportAttributeAccessIssue]
+    return shape
