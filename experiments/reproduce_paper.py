@@ -29,12 +29,8 @@ from featvis_jax.options import Options, fields, option, shown_value
 from featvis_jax.results import manifest
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.results.report import write_report
-from featvis_jax.runs.cohorts import (
-    CacheOptions,
-    CohortOptions,
-    cohort_of,
-    cohort_volumes_directory,
-)
+from featvis_jax.runs.cache import CacheOptions
+from featvis_jax.runs.cohorts import CohortOptions, cohort_of, cohort_volumes_directory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

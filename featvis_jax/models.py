@@ -66,7 +66,13 @@ class Model(NamedTuple):
     @property
     def grid(self) -> Grid:
         """Where the voxels of those images lie."""
-        return Grid(self.image_shape[:-1], self.affine)
+        anywhere = "patch" in self.card.get("data", {})
+        return Grid(self.image_shape[:-1], self.affine, anywhere)
+
+    @property
+    def resampled_mm(self) -> float | None:
+        """The voxel size that the scans of its training were resampled to, if they were."""
+        return self.card.get("data", {}).get("resampled_mm")
 
     @property
     def needs_range(self) -> bool:

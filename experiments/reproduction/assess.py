@@ -121,7 +121,7 @@ def held_out(
     )
     if card["data"]["cohort"] != cohort.name:
         return prepared, prepared.test
-    cached = cohorts.cached_volumes(cohort.select(card["report"]["subjects"]), cache)
+    cached = cohorts.cached_volumes(cohort, cache, ids=card["report"]["subjects"])
     told = f"`cohort={options.cohort}`"
     return prepared, cohorts.source(cohort, list(cached.values()), grid, told=told)
 

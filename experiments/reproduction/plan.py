@@ -174,7 +174,6 @@ class _Planner:
         self.models = dict[str, str]()
         self.trained = list[str]()
         self._out, self._scale, self._cohort, self._seed = out, scale, cohort, seed
-        self._cache = tuple(cache_arguments)
         self._slices = (*cohort_arguments, *cache_arguments)
         self._heads = (*_HEADS, *cache_arguments)
         self._left = dict[str, Path]()
@@ -273,12 +272,7 @@ class _Planner:
         size, cohort = self._scale.volume_mm, self._cohort
         if size is None or voxel_sizes(cohort.affine).max() >= 0.99 * size:
             return self._slices
-        place = self._add(
-            *("resample", "experiments.reproduction.resample"),
-            self._out / "cohort" / f"{cohort.name}-{size:g}mm",
-            *(*self._slices, f"--voxel_size_mm={size:g}"),
-        )
-        return (f"--cohort={place}", *self._cache)
+        return (*self._slices, f"--voxel_size_mm={size:g}")
 
     def _data(self, name: str) -> tuple[str, ...]:
         """The flags that name the images of a model."""

@@ -95,7 +95,7 @@ def refuse_other_cohort(out: Path, cohort: Cohort, cache: Path) -> None:
       ValueError: Files of the cohort are not those of the first start; it names them.
       CohortError: Scans cannot be read.
     """
-    cached = cached_volumes(cohort.subjects, cache)
+    cached = cached_volumes(cohort, cache)
     files, path = checksums(cohort, cached), out / "cohort.json"
     if path.exists():
         refuse_mismatch(out, json.loads(path.read_bytes()), files)

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 
 from featvis_jax.data.cohorts import Cohort, Subject
 from featvis_jax.data.errors import CohortError, VolumeError
@@ -25,6 +26,7 @@ from featvis_jax.data.headers import DEFAULT_MAX_BYTES
 from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.masks import brain_fraction_per_slice
 from featvis_jax.data.pointers import pointer
+from featvis_jax.data.resampling import resampled
 from featvis_jax.data.volumes import load_volume
 
 # Raise it when load_volume, SCALINGS or brain_mask change what they return, or the sidecar what it
@@ -78,19 +80,22 @@ def cache_volumes(
     directory: Path | str,
     *,
     scaling: str = "unit",
+    voxel_size_mm: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> dict[str, CachedVolume]:
     """Loads, scales and stores every subject once; later calls find what is stored.
 
     An entry is `<id>.npy` and `<id>.json`, each written whole or not at all. It is used again if
-    the source's path, size and modification time, the scaling, and `CACHE_VERSION`, are as they
-    were. Use one directory per cohort and scaling.
+    the source's path, size and modification time, the scaling, the voxel size and `CACHE_VERSION`
+    are as they were. Use one directory per cohort, scaling and voxel size.
 
     Args:
       subjects: Whose volumes.
       directory: Of the cache, made if missing.
       scaling: How, a name in `featvis_jax.data.intensities.SCALINGS`.
+      voxel_size_mm: What scans are resampled to before they are scaled (`Cohort.resampled_mm`);
+        None leaves them as they are.
       progress: Called in this thread with (subjects done, subjects in all) after each.
       max_bytes: Largest volume accepted, see `load_volume`.
 
@@ -108,7 +113,8 @@ def cache_volumes(
     problems: dict[str, str] = {}
     # Threads: gzip and numpy let go of the lock, and a fork would not go well with jax's threads.
     with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        futures = {pool.submit(_cache_one, s, directory, scaling, max_bytes): s for s in subjects}
+        how = _How(scaling, voxel_size_mm, max_bytes)
+        futures = {pool.submit(_cache_one, s, directory, how): s for s in subjects}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 participant_id = futures[future].participant_id
@@ -127,7 +133,22 @@ def cache_volumes(
     return {subject.participant_id: found[subject.participant_id] for subject in subjects}
 
 
-def _cache_one(subject: Subject, directory: Path, scaling: str, max_bytes: int) -> CachedVolume:
+class _How(NamedTuple):
+    """How scans become cached volumes, see `cache_volumes`."""
+
+    scaling: str
+    voxel_size_mm: float | None
+    max_bytes: int
+
+    def load(self, path: Path) -> Float32[np.ndarray, "x y z"]:
+        """A scan on its voxels."""
+        volume = load_volume(path, max_bytes=self.max_bytes)
+        return (
+            volume if self.voxel_size_mm is None else resampled(volume, self.voxel_size_mm)
+        ).data
+
+
+def _cache_one(subject: Subject, directory: Path, how: _How) -> CachedVolume:
     voxels_path = directory / f"{subject.participant_id}.npy"
     sidecar_path = directory / f"{subject.participant_id}.json"
     try:
@@ -137,7 +158,8 @@ def _cache_one(subject: Subject, directory: Path, scaling: str, max_bytes: int) 
         raise FileNotFoundError(f"{subject.path}: {fault}") from None
     source = {
         "version": CACHE_VERSION,
-        "scaling": scaling,
+        "scaling": how.scaling,
+        **({} if how.voxel_size_mm is None else {"voxel_size_mm": how.voxel_size_mm}),
         "path": str(subject.path.resolve()),
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
@@ -146,8 +168,8 @@ def _cache_one(subject: Subject, directory: Path, scaling: str, max_bytes: int) 
     if cached is not None:
         return cached
 
-    chosen = SCALINGS[scaling]
-    data = load_volume(subject.path, max_bytes=max_bytes).data
+    chosen = SCALINGS[how.scaling]
+    data = how.load(subject.path)
     try:
         scaled = chosen.scale(data).astype(chosen.dtype)
         # Of the scan as it is: where a brain is does not depend on the scaling.

@@ -62,6 +62,8 @@ class Cohort:
       unlisted: Image files that match the pattern but have no row in the table; they are left out.
       unoriented: Scans whose header does not tell where they lie; taken as nibabel takes them, for
         stored from right to left, back to front, bottom to top.
+      resampled_mm: The voxel size that scans are brought to when they are read, which `shape` and
+        `affine` are of (`featvis_jax.data.resampling`); None where they stay as they are.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Cohort:
     affine: Float64[np.ndarray, "4 4"]
     unlisted: tuple[Path, ...] = ()
     unoriented: tuple[Path, ...] = ()
+    resampled_mm: float | None = None
 
     @property
     def participant_ids(self) -> tuple[str, ...]:

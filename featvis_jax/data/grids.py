@@ -32,10 +32,13 @@ class Grid(NamedTuple):
     Attributes:
       shape: Voxels along each axis; two numbers for a slice, which is one voxel thick.
       affine: ``(4, 4)``, voxel indices to mm; None where nobody knows.
+      anywhere: Whether it stands for boxes of its shape at any place: of patches the affine tells
+        the size of voxels and the directions of axes, and a place that stands for all.
     """
 
     shape: tuple[int, ...]
     affine: Float64[np.ndarray, "4 4"] | None
+    anywhere: bool = False
 
     @property
     def box(self) -> tuple[int, int, int]:
@@ -110,7 +113,9 @@ def centred(have: Sequence[int], want: Sequence[int]) -> Placement:
     return Placement(tuple(range(rank)), (False,) * rank, start, tuple(want))
 
 
-def placement(source: Grid, target: Grid, *, any_slice: bool = False) -> Placement:
+def placement(
+    source: Grid, target: Grid, *, any_slice: bool = False, any_place: bool = False
+) -> Placement:
     """Where the voxels of one grid are on another, by their places in the world.
 
     Axes may be permuted and flipped, and either grid may be the larger one. An axis with one voxel
@@ -120,9 +125,10 @@ def placement(source: Grid, target: Grid, *, any_slice: bool = False) -> Placeme
       source: Of the array that voxels are taken from.
       target: The grid that they are wanted on.
       any_slice: Take a target of one slice for a slice at any height.
+      any_place: Take the target for a box at any place.
 
     Returns:
-      The placement, with three axes.
+      The placement, with three axes; at any place, where it starts means nothing.
 
     Raises:
       GridError: The voxels do not coincide.
@@ -159,6 +165,8 @@ def placement(source: Grid, target: Grid, *, any_slice: bool = False) -> Placeme
         exact = start.copy()
         if any_slice and target.box[2] == 1:
             exact[2] = shifts[:, 2].mean()
+        if any_place:
+            exact = shifts.mean(axis=0)
         apart = np.linalg.norm(apply_affine(turned, corners + exact) - places, axis=1).max()
         if not apart <= TOLERANCE * voxel_sizes(here).min():
             raise GridError(_difference(source, target, turned, here, axes, float(apart)))
@@ -168,7 +176,7 @@ def placement(source: Grid, target: Grid, *, any_slice: bool = False) -> Placeme
 
 
 def coincide(first: Grid, second: Grid, *, any_slice: bool = False) -> bool:
-    """Whether the voxels of two grids are the same ones in the same order.
+    """Whether the voxels of two grids are the same ones in the same order, or both are anywhere.
 
     Args:
       first: A grid.
@@ -176,10 +184,11 @@ def coincide(first: Grid, second: Grid, *, any_slice: bool = False) -> bool:
       any_slice: Take slices at different heights for the same.
     """
     try:
-        placed = placement(first, second, any_slice=any_slice)
+        anywhere = first.anywhere and second.anywhere
+        placed = placement(first, second, any_slice=any_slice, any_place=anywhere)
     except GridError:
         return False
-    rank = len(second.shape) if any_slice else 3
+    rank = 0 if anywhere else len(second.shape) if any_slice else 3
     same = first.box == second.box and placed.axes == (0, 1, 2) and not any(placed.flips)
     return same and not any(placed.start[:rank])
 
@@ -243,7 +252,6 @@ def described(grid: Grid) -> str:
     if grid.affine is None:
         return f"{shape} voxels"
     first = ", ".join(f"{place:.4g}" for place in grid.affine[:3, 3])
+    place = "anywhere in the brain" if grid.anywhere else f"first at ({first}) mm"
     codes = "".join(aff2axcodes(grid.affine))
-    return (
-        f"{shape} voxels of {_sizes(voxel_sizes(grid.affine))} mm, {codes}, first at ({first}) mm"
-    )
+    return f"{shape} voxels of {_sizes(voxel_sizes(grid.affine))} mm, {codes}, {place}"

@@ -183,6 +183,8 @@ class Lesions:
       easy_contrast: Range of the difference that an easy lesion has instead; a curriculum begins
         with these. Such a level may lie below 0 or above 1: cut off there, a bright lesion in
         bright tissue would be the faintest of all.
+      whole: Whether the border of the image may cut none of them: a square of which a patch of a
+        brain shows a part would be a bar.
 
     Raises:
       ValueError: A range is empty or an option unknown.
@@ -203,6 +205,7 @@ class Lesions:
     min_contrast: float = 0.3
     polarity: str = "both"
     easy_contrast: tuple[float, float] = (0.8, 0.8)
+    whole: bool = False
 
     def __post_init__(self) -> None:
         """Check the options once, before anything is drawn."""
@@ -322,10 +325,13 @@ class Lesions:
             size = rng.uniform(*self.size_mm)
             # A mask may reach past its nominal size (a soft edge); 1.5 sizes hold all of it.
             reach = math.ceil(1.5 * size / self.voxel_size_mm)
+            box = tuple(slice(c - reach, c + reach + 1) for c in center)
             window = tuple(
-                slice(max(c - reach, 0), min(c + reach + 1, n))
-                for c, n in zip(center, brain.image.shape, strict=True)
+                slice(max(s.start, 0), min(s.stop, n))
+                for s, n in zip(box, brain.image.shape, strict=True)
             )
+            if self.whole and any(self._is_cut(s, box, window, center, size) for s in shapes):
+                continue
             whole = [self._mask(shape, window, center, size) for shape in shapes]
             masks = [mask * brain.mask[window] for mask in whole]
             if any(
@@ -351,6 +357,20 @@ class Lesions:
             f"found in an image of shape {brain.image.shape} in {max_tries} tries: allow smaller "
             "lesions or less contrast."
         )
+
+    def _is_cut(
+        self,
+        shape: Shape,
+        box: tuple[slice, ...],
+        window: tuple[slice, ...],
+        center: np.ndarray,
+        size: float,
+    ) -> bool:
+        """Whether a shape reaches out of the part of a box that lies in the image."""
+        if box == window:
+            return False
+        inside, all_of_it = (self._mask(shape, each, center, size) for each in (window, box))
+        return bool(np.count_nonzero(inside) < np.count_nonzero(all_of_it))
 
     def _mask(
         self, shape: Shape, window: Sequence[slice], center: np.ndarray, size: float

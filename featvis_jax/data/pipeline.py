@@ -16,10 +16,13 @@ from jaxtyping import Float32, Int
 
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.lesions import NoRoomError
+from featvis_jax.data.patches import Patches
 from featvis_jax.data.sources import Source
 
 # Batches that are read ahead, and what they may take in all.
 _READ_AHEAD, _READ_AHEAD_BYTES = 8, 2**28
+# Random patches that are tried where the first have no room for a lesion.
+_PATCHES = 20
 # More than any run takes; without an end grain's lengths overflow in batches of one element.
 _EPOCHS = 2**31
 
@@ -74,7 +77,8 @@ def training_batches(
     """Endless shuffled batches, one per training step.
 
     Args:
-      source: Where images come from.
+      source: Where images come from. Of `Patches` every element takes a random one, which depends
+        on the seed and the element's number alone, and others after it where a task finds no room.
       task: Makes labelled examples of an image.
       batch_size: Images per batch; a multiple of the task's images per element.
       seed: Fixes order and draws.
@@ -97,8 +101,18 @@ def training_batches(
 
     def examples(index: int, position: int) -> Examples:
         rng = np.random.default_rng([seed, 0, index])
-        made = drawn(rng, source[position], source.owner(position), difficulty(index // elements))
+        made = fitting(index, position, rng)
         return _seen_through_noise(made, noise, rng) if noise else made
+
+    def fitting(index: int, position: int, rng: np.random.Generator) -> Examples:
+        owner, hardness = source.owner(position), difficulty(index // elements)
+        if not isinstance(source, Patches):
+            return drawn(rng, source[position], owner, hardness)
+        places = np.random.default_rng([seed, 2, index])
+        for _ in range(_PATCHES):
+            with contextlib.suppress(NoRoomError):
+                return drawn(rng, source.drawn(position, places), owner, hardness)
+        return drawn(rng, source[position], owner, hardness)  # A fixed one, which has room.
 
     def drawn(rng: np.random.Generator, image: np.ndarray, owner: str, hardness: float) -> Examples:
         if augmentation is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +14,13 @@ from jaxtyping import Float64
 from nibabel.affines import voxel_sizes
 
 from featvis_jax.data import labels, sources
-from featvis_jax.data.cache import CachedVolume, cache_volumes, checksums
+from featvis_jax.data.cache import cache_volumes, checksums
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.crops import centred_start, crop_affine
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid
 from featvis_jax.data.lesions import Lesions, NoRoomError
+from featvis_jax.data.patches import Patches
 from featvis_jax.data.pipeline import Task
 from featvis_jax.data.sources import Source
 from featvis_jax.data.splits import Split, split_subjects
@@ -52,7 +53,8 @@ class Prepared:
       validation: Images to stop by.
       test: Images of held-out subjects, for the report.
       shape: Spatial shape of an image.
-      affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane.
+      affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane, and
+        a patch, which may lie anywhere, in its middle.
       description: All of this in words and numbers, for the model card.
       files_sha256: Checksum of the cohort's table and of every scan, by their paths.
       used_scans: Beginnings of the checksums of all scans but those of held-out subjects.
@@ -78,6 +80,7 @@ class Prepared:
         return float(voxel_sizes(self.affine)[0])
 
 
+# Many arguments: what there is to settle; all but the first four have a default.
 def prepare(
     spec: TaskSpec,
     cohort: Cohort,
@@ -85,6 +88,7 @@ def prepare(
     rank: int,
     cache: Path,
     crop: Sequence[int] | None = None,
+    patch: Sequence[int] | None = None,
     grid: Grid | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -98,25 +102,41 @@ def prepare(
       cache: Directory for the cached volumes.
       crop: Spatial shape of an image in voxels. By default the paper's 140 x 192 mm for slices, and
         the whole volume in 3-D. Cut from the centre.
+      patch: Spatial shape of a patch in voxels, for images from anywhere in the brain
+        (`featvis_jax.data.patches`), into which lesions are drawn as a whole.
       grid: Of the images of a network that is there already; they are cut where it lies.
       seed: Fixes the split.
       progress: Called with (scans cached, scans in all) after each.
 
     Raises:
-      ValueError: The task, the rank, the crop or the grid does not exist or does not fit, or it
-        takes no distractors.
+      ValueError: The task, the rank, the crop, the patch or the grid does not exist or does not
+        fit, or it takes no distractors.
       CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
         have no room for a lesion; all of them are named.
     """
     spec.check(rank)
+    if patch is not None:
+        spec = _of_patches(spec, crop, patch, cohort)
+        crop = patch
     voxel_size_mm = _isotropic_voxel_size(cohort)
     crop = _crop(crop if grid is None else grid.shape, cohort, rank, voxel_size_mm)
     settled = _settled(spec, cohort, rank=rank, voxel_size_mm=voxel_size_mm, seed=seed)
     task, split, cohort = settled.task, settled.split, settled.cohort
-    cached = cache_volumes(cohort.subjects, cache, progress=progress)
-    parts = _parts(cohort, split, cached, crop, grid)
+    cached = cache_volumes(
+        cohort.subjects, cache, voxel_size_mm=cohort.resampled_mm, progress=progress
+    )
+    placement = None if grid is None else sources.cohort_placement(cohort, grid)
+    parts: dict[str, Source] = {
+        part: sources.source(
+            [cached[who] for who in getattr(split, part)],
+            crop,
+            placement=placement,
+            anywhere=patch is not None,
+        )
+        for part in ("train", "validation", "test")
+    }
     if not isinstance(task, LabelTask | ValueTask):
-        _check_room(task.lesions, cohort, parts.values())
+        parts = _with_room(task.lesions, cohort, parts)
     return Prepared(
         task=task,
         class_names=task.class_names,
@@ -125,6 +145,8 @@ def prepare(
         affine=_affine(cohort, crop, grid),
         description={
             "cohort": cohort.name,
+            **({} if cohort.resampled_mm is None else {"resampled_mm": cohort.resampled_mm}),
+            **({} if patch is None else {"patch": list(crop)}),
             "subjects": {part: len(getattr(split, part)) for part in parts},
             "images": {part: len(images) for part, images in parts.items()},
             **settled.told,
@@ -170,21 +192,22 @@ def _settled(
     return _Settled(task, split, column.cohort, told, column.left_out)
 
 
-def _parts(
-    cohort: Cohort,
-    split: Split,
-    cached: Mapping[str, CachedVolume],
-    crop: tuple[int, ...],
-    grid: Grid | None,
-) -> dict[str, Source]:
-    """The images of each part."""
-    placement = None if grid is None else sources.cohort_placement(cohort, grid)
-    return {
-        part: sources.source(
-            [cached[who] for who in getattr(split, part)], crop, placement=placement
+def _of_patches(
+    spec: TaskSpec, crop: Sequence[int] | None, patch: Sequence[int], cohort: Cohort
+) -> TaskSpec:
+    """The task on patches, whose borders cut no lesion."""
+    if crop is not None:
+        raise ValueError(
+            f"The crop is {tuple(crop)}, and patches are asked for as well: give one of the two."
         )
-        for part in ("train", "validation", "test")
-    }
+    if spec.column is not None:
+        raise ValueError(f"The task {spec.name!r} takes whole volumes: ask for no patches.")
+    if any(want > have for want, have in zip(patch, cohort.shape, strict=False)):
+        raise ValueError(
+            f"The patch is {tuple(patch)}, and the scans have {cohort.shape} voxels: ask for a "
+            "smaller one."
+        )
+    return dataclasses.replace(spec, lesion_options={**spec.lesion_options, "whole": True})
 
 
 def _affine(cohort: Cohort, crop: tuple[int, ...], grid: Grid | None) -> np.ndarray:
@@ -207,35 +230,46 @@ def _crop(
                 min(n, round(mm / voxel_size_mm)) for n, mm in zip(crop[:2], _SLICE_MM, strict=True)
             ]
     if len(crop) != rank or min(crop) < 1:
-        raise ValueError(f"The crop is {tuple(crop)}; expected {rank} positive numbers of voxels.")
+        raise ValueError(
+            f"The crop or patch is {tuple(crop)}; expected {rank} positive numbers of voxels."
+        )
     return tuple(crop)
 
 
-def _check_room(lesions: Lesions, cohort: Cohort, sources: Iterable[Source]) -> None:
-    """Refuse images without room for lesions now, since training may come to one after hours."""
+def _with_room(lesions: Lesions, cohort: Cohort, parts: Mapping[str, Source]) -> dict[str, Source]:
+    """Refuse images without room for lesions now, since training may come to one after hours.
 
-    def problem(image: tuple[Source, int]) -> str | None:
-        source, position = image
+    Patches without room are left out: there are others of the same person.
+    """
+
+    def problem(image: tuple[str, int]) -> str | None:
+        source, position = parts[image[0]], image[1]
         try:
             lesions.check_room(source[position], np.random.default_rng(position))
         except NoRoomError as error:
             return f"{source.place(position)}: {error}"
         return None
 
-    images = [(source, position) for source in sources for position in range(len(source))]
+    images = [(part, position) for part in parts for position in range(len(parts[part]))]
     # Threads: NumPy lets go of the lock for most of it, and the images come from disk.
     with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
         found = list(pool.map(problem, images[:_FIRST_CHECKED]))
         # If none of these has room it is the options that are wrong, and the search takes long.
         if not all(found):
             found += pool.map(problem, images[_FIRST_CHECKED:])
-    problems = [line for line in found if line is not None]
-    if problems:
+    problems = {image: line for image, line in zip(images, found, strict=False) if line is not None}
+    left = {
+        part: source.only([n for n in range(len(source)) if (part, n) not in problems])
+        for part, source in parts.items()
+        if isinstance(source, Patches) and not all(found)
+    }
+    if problems and not (left and all(map(len, left.values()))):
         raise CohortError(
             f"{cohort.table}: {len(problems)} of {len(found)} images that were looked at have no "
             "room for lesions; choose other lesions, or leave these subjects out:",
-            problems,
+            problems.values(),
         )
+    return {**parts, **left}
 
 
 def _isotropic_voxel_size(cohort: Cohort) -> float:
@@ -243,6 +277,9 @@ def _isotropic_voxel_size(cohort: Cohort) -> float:
     if not np.allclose(sizes, sizes[0], rtol=0.01):
         raise CohortError(
             f"{cohort.table}: its scans have voxels of {sizes.round(3).tolist()} mm",
-            ["expected the same size along every axis: resample the volumes first."],
+            [
+                "expected the same size along every axis: resample the volumes first, or when they "
+                "are read (`voxel_size_mm`)."
+            ],
         )
     return float(sizes[0])

@@ -1,4 +1,4 @@
-"""Images of cached volumes, by number: axial slices or whole volumes, of one scan or of several."""
+"""Images of cached volumes, by number: slices, volumes or patches, of one scan or of several."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.grids import Grid, GridError, Placement, centred, described, placement
 from featvis_jax.data.masks import usable_slices
+from featvis_jax.data.patches import Patches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,11 +120,11 @@ class Contrasts:
     """Several scans of each subject, as the channels of one image.
 
     Attributes:
-      sources: One for each contrast, all slices or all volumes, of the same subjects in one order
-        and on one grid. Which slices are usable, the first one decides.
+      sources: One for each contrast, all slices, all volumes or all patches, of the same subjects
+        in one order and on one grid. Which slices or patches are usable, the first one decides.
     """
 
-    sources: Sequence[Slices | Volumes]
+    sources: Sequence[Slices | Volumes | Patches]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -136,6 +137,10 @@ class Contrasts:
             number, z = first.index[position]
             planes = (each.plane(number, z) for each in self.sources if isinstance(each, Slices))
             return np.concatenate(list(planes), axis=-1)
+        if isinstance(first, Patches):
+            of = first.index[position]
+            boxes = (each.patch(*of) for each in self.sources if isinstance(each, Patches))
+            return np.concatenate(list(boxes), axis=-1)
         return np.concatenate([each[position] for each in self.sources], axis=-1)
 
     @property
@@ -157,7 +162,21 @@ class Contrasts:
         return self.sources[0].place(position)
 
 
-Source = Slices | Volumes | Contrasts
+Source = Slices | Volumes | Patches | Contrasts
+
+
+def kind(source: Source) -> str:
+    """What the images of a source are, in a word: slices, volumes or patches.
+
+    Args:
+      source: The source.
+
+    Example:
+      >>> kind(Volumes([], (4, 5, 6))), kind(Contrasts([Slices([], (4, 5))]))
+      ('volumes', 'slices')
+    """
+    first = source.sources[0] if isinstance(source, Contrasts) else source
+    return type(first).__name__.lower()
 
 
 def source(
@@ -165,8 +184,8 @@ def source(
     shape: Sequence[int],
     *,
     placement: Placement | None = None,
-    affine: Float64[np.ndarray, "4 4"] | None = None,
-) -> Slices | Volumes:
+    anywhere: bool = False,
+) -> Slices | Volumes | Patches:
     """The images of some subjects: axial slices for a shape of two numbers, volumes for three.
 
     Args:
@@ -174,8 +193,13 @@ def source(
       shape: Spatial shape of an image.
       placement: Where an image's voxels are in a volume (`cohort_placement`); by default images are
         cut from the centre, and whoever does so has to know that this is their place.
-      affine: Of the volumes, voxel indices to mm, where slices should know how high they lie.
+      anywhere: Whether images are patches, from anywhere in the brain.
+
+    Raises:
+      ValueError: A patch is larger than a scan.
     """
+    if anywhere:
+        return Patches(volumes, tuple(shape), placement)
     if len(shape) == 2:
         return Slices(volumes, (shape[0], shape[1]), placement, affine)
     return Volumes(volumes, (shape[0], shape[1], shape[2]), placement)
@@ -186,8 +210,8 @@ def cohort_placement(cohort: Cohort, grid: Grid) -> Placement:
 
     Args:
       cohort: The cohort.
-      grid: Of the network's input. One of slices stands for slices at any height; without an affine
-        it has to have the shape of the cohort's images.
+      grid: Of the network's input. One of slices stands for slices at any height, and one of
+        patches for any place; without an affine it has to have the shape of the cohort's images.
 
     Returns:
       What `source` takes.
@@ -203,9 +227,12 @@ def cohort_placement(cohort: Cohort, grid: Grid) -> Placement:
                 "--grid with an image of its grid"
             )
         return centred(have, grid.shape)
-    placed = placement(Grid(have, cohort.affine), grid, any_slice=True)
+    scans = Grid(have, cohort.affine)
+    placed = placement(scans, grid, any_slice=True, any_place=grid.anywhere)
     placed = placed.in_plane() if rank == 2 else placed
-    if any(n >= m for n, m in zip(placed.outside(have), placed.shape, strict=True)):
+    if not grid.anywhere and any(
+        n >= m for n, m in zip(placed.outside(have), placed.shape, strict=True)
+    ):
         raise GridError("they lie beside the network's grid, not on it")
     return placed
 

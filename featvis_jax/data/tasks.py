@@ -90,9 +90,7 @@ class TaskSpec:
         if self.column is not None and rank != 3:
             raise ValueError(f"The task {name!r} takes whole volumes: use 3 dimensions.")
         if self.column is not None and self.shuffle_labels:
-            raise ValueError(
-                f"Only labels of lesion tasks can be shuffled, and the task is {name!r}."
-            )
+            raise ValueError(f"Only labels of lesion tasks can be shuffled, not those of {name!r}.")
         if not 0 <= count[0] <= count[1]:
             raise ValueError(f"distractor_count is {count}; expected 0 <= fewest <= most.")
         if count[1] and self.column is not None:
@@ -163,9 +161,8 @@ class OutlineTask:
     """Tell lesions of one shape from lesions of another.
 
     Every image of the source gives a pair: the same lesions at the same places with the same grey
-    levels, drawn in one shape and in the other. Nothing else tells the classes apart.
-
-    Without distractors a part of an outline is enough: a corner alone tells squares from discs.
+    levels, drawn in one shape and in the other. Nothing else tells the classes apart, but without
+    distractors a part of an outline is enough: a corner.
 
     Attributes:
       lesions: How lesions are drawn; its own shape is not used.
@@ -390,8 +387,11 @@ def described_task(
 
 def _describe(task: LesionTask | OutlineTask) -> dict[str, object]:
     """How a task's lesions are drawn, for the model card."""
+    drawn = dataclasses.asdict(task.lesions)
+    if not task.lesions.whole:
+        del drawn["whole"]  # As cards of whole brains always were.
     return {
-        **dataclasses.asdict(task.lesions),
+        **drawn,
         "shape": " or ".join(_name(shape) for shape in _shapes(task)),
     }
 

@@ -1,13 +1,8 @@
-"""Reading cohorts that options name, and where their rescaled volumes are kept between runs."""
+"""Reading cohorts that options name, and the images of their rescaled volumes."""
 
-import atexit
 import dataclasses
-import functools
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +13,6 @@ from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import (
     DEFAULT_PATTERN,
     Cohort,
-    Subject,
     named,
     read_cohort,
     single_scan,
@@ -27,26 +21,17 @@ from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid, GridError, coincide, described
 from featvis_jax.data.headers import NIFTI_SUFFIXES
 from featvis_jax.data.masks import brain_mask
+from featvis_jax.data.patches import Patches
+from featvis_jax.data.resampling import resampled_cohort
 from featvis_jax.data.sources import Slices, Source, Volumes
 from featvis_jax.data.synthetic import COARSEST_MM, FINEST_MM, write_synthetic_cohort
-from featvis_jax.options import Options, errors_of, option, tell
+from featvis_jax.options import errors_of, option, tell
 from featvis_jax.progress import callback
 from featvis_jax.results.channels import InputChannels
+from featvis_jax.runs.cache import CacheOptions, cache_directory
 
 # Of how many people's brains it is measured what is cut off, and when that is told and refused.
 _LOOKED_AT, _TOLD_OUTSIDE, _MOST_OUTSIDE = 2, 0.1, 0.5
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheOptions(Options):
-    """Cache."""
-
-    cache: str | None = option(
-        None,
-        "Directory that keeps rescaled volumes and synthetic cohorts between runs; by default "
-        "featvis_jax in $XDG_CACHE_HOME or ~/.cache.",
-        belongs_to_run=False,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +48,14 @@ class CohortOptions(CacheOptions):
         "Glob pattern for the images in a `cohort` directory; by default T1w images where BIDS "
         "puts them.",
     )
+    voxel_size_mm: float | None = option(
+        None,
+        "Side of coarser voxels, in mm, to which the scans of `cohort` are resampled when they are "
+        "read; by default they stay as they are, and a network that was trained on resampled scans "
+        "gets the like.",
+        least=0.1,
+        most=COARSEST_MM,
+    )
     synthetic_subjects: int = option(40, "Number of people in the synthetic cohort.", least=5)
     synthetic_voxel_size_mm: float = option(
         2.0, "Voxel size of the synthetic cohort, in mm.", least=FINEST_MM, most=COARSEST_MM
@@ -76,55 +69,35 @@ class CohortOptions(CacheOptions):
     )
 
 
-def cache_directory(cache: str | None) -> Path:
-    """The cache; it is made if it is missing.
-
-    A home that cannot be written, as on the nodes of some clusters, does not stop a run: what is
-    read from there is then kept in a temporary directory, and forgotten with the process.
-
-    Args:
-      cache: Where, with ``~`` for the home; None for the usual place of the user.
-
-    Raises:
-      ValueError: The directory that is named cannot be written.
-    """
-    place = cache
-    if place is None:
-        place = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "featvis_jax")
-    try:
-        directory = Path(place).expanduser()
-        directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
-    except (OSError, RuntimeError) as error:
-        if cache is not None:
-            raise ValueError(
-                f"`cache={cache}`: no file can be made there ({error}); give a directory that you "
-                "may write to."
-            ) from error
-        return _temporary_cache(f"`cache={place}`: no file can be made there ({error})")
-    return directory
-
-
-@functools.cache
-def _temporary_cache(why: str) -> Path:
-    """A cache for this process alone, which says so once."""
-    directory = Path(tempfile.mkdtemp(prefix="featvis_jax-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    tell(f"{why}; volumes are kept in {directory} until this process ends.")
-    return directory
-
-
-def cohort_of(options: CohortOptions) -> Cohort:
+def cohort_of(options: CohortOptions, *, voxel_size_mm: float | None = None) -> Cohort:
     """Read the cohort that options name; the synthetic one is written first if need be.
 
     Args:
       options: Which cohort.
+      voxel_size_mm: What its scans are resampled to where the options do not say: as they were for
+        a network (`featvis_jax.models.Model.resampled_mm`).
 
     Raises:
       FileNotFoundError: There is no such cohort.
       CohortError: It cannot be read.
       ValueError: The options contradict each other.
     """
+    cohort = _as_it_is(options)
+    return _resampled(
+        cohort, options.voxel_size_mm or voxel_size_mm, told=f"`cohort={options.cohort}`"
+    )
+
+
+def _resampled(cohort: Cohort, voxel_size_mm: float | None, *, told: str) -> Cohort:
+    if voxel_size_mm is None:
+        return cohort
+    try:
+        return resampled_cohort(cohort, voxel_size_mm)
+    except CohortError as error:
+        raise CohortError(f"{told}: {error}") from error
+
+
+def _as_it_is(options: CohortOptions) -> Cohort:
     if options.pattern is not None and not Path(options.cohort).is_dir():
         raise ValueError(
             f"`pattern={options.pattern}` selects images in a directory, but "
@@ -168,7 +141,8 @@ def volumes_directory(cohort: Cohort, *, source: str, cache: str | None = None) 
       cache: Where such things are kept.
     """
     digest = hashlib.sha256(source.encode()).hexdigest()
-    return cache_directory(cache) / "volumes" / f"{cohort.name}-{digest[:8]}"
+    size = "" if cohort.resampled_mm is None else f"-{cohort.resampled_mm:g}mm"
+    return cache_directory(cache) / "volumes" / f"{cohort.name}{size}-{digest[:8]}"
 
 
 def read(
@@ -217,21 +191,28 @@ def _tell_unoriented(cohort: Cohort, place: str) -> None:
 
 
 def cached_volumes(
-    subjects: Sequence[Subject], directory: Path, *, scaling: str = "unit"
+    cohort: Cohort, directory: Path, *, ids: Iterable[str] | None = None, scaling: str = "unit"
 ) -> dict[str, CachedVolume]:
-    """The subjects' scaled volumes, by their ids, and a word on how far it is.
+    """A cohort's scaled volumes, by the subjects' ids, and a word on how far it is.
 
     Args:
-      subjects: Whose.
+      cohort: The cohort.
       directory: Where they are kept (`volumes_directory`).
+      ids: Whose; by default everybody's.
       scaling: How they are scaled.
 
     Raises:
       CohortError: Scans cannot be read.
     """
+    subjects = cohort.subjects if ids is None else cohort.select(ids)
     with callback("reading scans", unit="scan") as on_scans:
-        directory = directory if scaling == "unit" else directory / scaling
-        return cache_volumes(subjects, directory, scaling=scaling, progress=on_scans)
+        return cache_volumes(
+            subjects,
+            directory if scaling == "unit" else directory / scaling,
+            scaling=scaling,
+            voxel_size_mm=cohort.resampled_mm,
+            progress=on_scans,
+        )
 
 
 def source_of(
@@ -241,6 +222,7 @@ def source_of(
     *,
     channels: InputChannels,
     scaling: str | None,
+    voxel_size_mm: float | None = None,
     cache: str | None = None,
 ) -> Source:
     """The images of the cohort that an option names, on a network's grid.
@@ -252,6 +234,7 @@ def source_of(
       channels: Of the network's input. The scans of each of several are those whose files end in
         its name; in place of a cohort, one scan for each may be named.
       scaling: How they are scaled; by "unit" where nobody says.
+      voxel_size_mm: What they are resampled to, if they are.
       cache: Where scaled volumes are kept.
 
     Raises:
@@ -264,7 +247,10 @@ def source_of(
         raise ValueError(
             f"`{name}={path}`: the network takes colours, which scans do not have: leave it out."
         )
-    found = _of_channels(name, path, channels)
+    found = [
+        each._replace(cohort=_resampled(each.cohort, voxel_size_mm, told=each.told))
+        for each in _of_channels(name, path, channels)
+    ]
     first, *others = (Grid(each.cohort.shape, each.cohort.affine) for each in found)
     for contrast, other in zip(channels.names[1:], others, strict=True):
         if not coincide(other, first):
@@ -323,12 +309,14 @@ def _of_channels(name: str, path: str, channels: InputChannels) -> list[_Named]:
     return found
 
 
-def _all_images(of: _Named, grid: Grid, *, scaling: str, cache: str | None) -> Slices | Volumes:
+def _all_images(
+    of: _Named, grid: Grid, *, scaling: str, cache: str | None
+) -> Slices | Volumes | Patches:
     """The images of all of a cohort's subjects."""
     cohort = of.cohort
     directory = volumes_directory(cohort, source=of.origin, cache=cache)
     try:
-        cached = cached_volumes(cohort.subjects, directory, scaling=scaling)
+        cached = cached_volumes(cohort, directory, scaling=scaling)
     except CohortError as error:
         raise CohortError(f"{of.told}: {error}") from error
     volumes = [cached[participant_id] for participant_id in cohort.participant_ids]
@@ -337,8 +325,10 @@ def _all_images(of: _Named, grid: Grid, *, scaling: str, cache: str | None) -> S
 
 def source(
     cohort: Cohort, volumes: Sequence[CachedVolume], grid: Grid, *, told: str
-) -> Slices | Volumes:
+) -> Slices | Volumes | Patches:
     """The images of some of a cohort's subjects on a network's grid, by their place in the world.
+
+    Those of a network of patches are the fixed ones of every subject, wherever they lie.
 
     Args:
       cohort: The cohort.
@@ -347,7 +337,8 @@ def source(
       told: What named the cohort, for errors: "`cohort=DIR`".
 
     Raises:
-      ValueError: The cohort's voxels are not the network's, or most of a brain is not on its grid.
+      ValueError: The cohort's voxels are not the network's, most of a brain is not on its grid, or
+        a patch is larger than the scans.
     """
     try:
         placement = sources.cohort_placement(cohort, grid)
@@ -356,9 +347,12 @@ def source(
             f"{told}: {error}. The scans have {described(Grid(cohort.shape, cohort.affine))}, the "
             f"network's images {described(grid)}: resample the cohort to that grid."
         ) from error
-    # Of a network that does not tell where it looks, no image has a place.
-    affine = None if grid.affine is None else cohort.affine
-    found = sources.source(volumes, grid.shape, placement=placement, affine=affine)
+    try:
+        found = sources.source(volumes, grid.shape, placement=placement, anywhere=grid.anywhere)
+    except ValueError as error:
+        raise ValueError(f"{told}: {error}") from error
+    if isinstance(found, Patches):
+        return found
     cut = max((_share_outside(found, volume) for volume in volumes[:_LOOKED_AT]), default=0.0)
     if cut > _MOST_OUTSIDE:
         raise ValueError(

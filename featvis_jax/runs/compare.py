@@ -146,9 +146,9 @@ def _parameterizations(model: Model, options: CompareOptions) -> dict[str, Param
 
 def _source(model: Model, options: CompareOptions) -> Source:
     """The images of the cohort on the model's grid."""
-    cohort = cohorts.cohort_of(options)
+    cohort = cohorts.cohort_of(options, voxel_size_mm=model.resampled_mm)
     cached = cohorts.cached_volumes(
-        cohort.subjects,
+        cohort,
         cohorts.cohort_volumes_directory(cohort, options),
         scaling=model.scaling or "unit",
     )

@@ -112,10 +112,16 @@ def with_starts(
     """
     if start_image not in (MEAN, REFERENCE) or model.starts is not None:
         return model
-    given = _given(inputs, start_image)
-    if start_image == REFERENCE:
-        scans = [given.source[position] for position in _positions(given.source, variants)]
-        return model._replace(starts=np.asarray(scans, np.float32))
+    if inputs is None:
+        raise ValueError(
+            f"`start_image={MEAN}` is the mean of the scans of `reference`: give that cohort, or a "
+            "NIfTI file to start from."
+        )
+    if model.grid.anywhere:
+        raise ValueError(
+            f"`start_image={MEAN}`: the network takes patches from anywhere in the brain, whose "
+            "mean shows no anatomy: give a NIfTI file to start from."
+        )
     total = np.zeros(model.image_shape, np.float64)
     for position in given.positions:
         total += given.source[position]

@@ -147,7 +147,8 @@ def job(options: GradeOptions, *, given: Given = NOTHING, lists: bool = False) -
         _check_pair(model, transfer, options)
     truth = graders.truth_of(task, model or transfer)
     both = [each for each in (model, transfer) if each is not None]
-    held_out = graders.hold_out(cohort_of(options), both, options)
+    cohort = cohort_of(options, voxel_size_mm=both[0].resampled_mm)
+    held_out = graders.hold_out(cohort, both, options)
     units = {} if model is None else _units(options, runs, model, truth, held_out)
     return Job(options, task, runs, controls, model, transfer, truth, held_out, units)
 

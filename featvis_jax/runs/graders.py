@@ -118,7 +118,7 @@ def hold_out(cohort: Cohort, models: Sequence[Model], options: CohortOptions) ->
             kept = set(model.card["report"]["subjects"])
             ids = [participant_id for participant_id in ids if participant_id in kept]
     place = cohorts.cohort_volumes_directory(cohort, options)
-    cached = cohorts.cached_volumes(cohort.select(ids), place)
+    cached = cohorts.cached_volumes(cohort, place, ids=ids)
     used = {scan for model in models for scan in model.card.get("data", {}).get("used_scans", ())}
     volumes = [volume for volume in cached.values() if volume.scan_id not in used]
     if len(volumes) < 2:

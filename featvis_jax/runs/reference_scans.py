@@ -22,8 +22,9 @@ from featvis_jax.maximize.parameterizations import mean_magnitude_spectrum
 from featvis_jax.models import Model
 from featvis_jax.options import errors_of, option, tell
 from featvis_jax.progress import callback
+from featvis_jax.runs.cache import CacheOptions
 from featvis_jax.runs.channels import input_channels
-from featvis_jax.runs.cohorts import CacheOptions, source_of
+from featvis_jax.runs.cohorts import source_of
 from featvis_jax.runs.tasks import named_task
 
 
@@ -129,7 +130,7 @@ class Inputs(NamedTuple):
             "scans_sha256": hashlib.sha256(json.dumps(scans).encode()).hexdigest(),
             "scans": len(scans),
             "images": self.total,
-            "of": "slices" if len(self.source.shape) == 2 else "volumes",
+            "of": sources.kind(self.source),
             "lesions": self.lesions,
             "lesions_sha256": None if self.task is None else self._lesions_sha256(),
             "percentile": self.percentile,
@@ -272,6 +273,7 @@ def _inputs(model: Model, options: ReferenceOptions, *, seed: int) -> Inputs | N
         model.grid,
         channels=input_channels(model),
         scaling=model.scaling,
+        voxel_size_mm=model.resampled_mm,
         cache=options.cache,
     )
     if len(source) == 0:

@@ -40,6 +40,12 @@ class TaskOptions(Options):
         choices=("2", "3"),
     )
     crop: tuple[int, ...] | None = option(None, "Size of an image in voxels, such as 140,192.")
+    patch: tuple[int, ...] | None = option(
+        None,
+        "Size in voxels of patches from anywhere in the brain, such as 48,48,48, to train on "
+        "instead of whole slices or volumes: a random one in every step, and fixed ones, spread "
+        "over each brain, to validate and to test with.",
+    )
     shuffle_labels: bool = option(
         False, "Shuffle the labels, so that they mean nothing: a control for pictures."
     )
@@ -204,7 +210,11 @@ class Job(NamedTuple):
     @property
     def augmentation(self) -> Augmentation | None:
         """What is done to the training images."""
-        return Augmentation(self.prepared.voxel_size_mm) if self.options.augment else None
+        if not self.options.augment:
+            return None
+        usual = Augmentation(self.prepared.voxel_size_mm)
+        # A patch lies anywhere as it is; shifted, it would get a black border.
+        return usual if self.options.patch is None else dataclasses.replace(usual, max_shift_mm=0.0)
 
     @property
     def validation_images(self) -> int:
@@ -308,6 +318,7 @@ def job(options: TrainOptions) -> Job:
             rank=options.rank,
             cache=cohort_volumes_directory(cohort, options),
             crop=options.crop,
+            patch=options.patch,
             seed=options.seed if options.split_seed is None else options.split_seed,
             progress=on_scans,
         )
@@ -329,7 +340,8 @@ def _check(job: Job) -> None:
         jax.eval_shape(job.module.init, jax.random.key(0), image)
     except ValueError as error:
         shape = shown_value(job.prepared.shape)
-        raise ValueError(f"`crop={shape}` is too small for the network. {error}") from error
+        name = "crop" if job.options.patch is None else "patch"
+        raise ValueError(f"`{name}={shape}` is too small for the network. {error}") from error
     try:
         next(job.validation())
     except ValueError as error:

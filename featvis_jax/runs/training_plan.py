@@ -81,7 +81,7 @@ def fitting_step(job: Job, variables: Mapping[str, Any], *, out: Path) -> traini
         )
     except MemoryError as error:
         raise MemoryError(
-            f"{error} `crop` takes a part of each image"
+            f"{error} `crop` or `patch` takes a part of each image"
             + (", `microbatch=1` one at a time." if (microbatch or 1) > 1 else ".")
         ) from error
 

@@ -282,7 +282,7 @@ def _regions(options: TrustOptions, model: Model) -> Regions | None:
     if options.regions is None:
         return None
     told = f"`regions={options.regions}`"
-    if len(model.image_shape) != 4 or model.affine is None:
+    if len(model.image_shape) != 4 or model.affine is None or model.grid.anywhere:
         raise ValueError(
             f"{told}: the network takes {described(model.grid)}; expected volumes whose place in "
             "the world is known: leave it out."
@@ -296,11 +296,11 @@ def _in_the_world(
 ) -> dict[str, Any]:
     """Where the strongest real inputs drive a unit, in mm: the median along each axis.
 
-    The slices of a cohort lie at several heights, of which nothing is said.
+    The slices of a cohort lie at several heights, of which nothing is said, and patches anywhere.
     """
     centres = [pasting.centre_of(model.network, objective, place) for place in found.places]
     voxels = [centre for centre in centres if centre is not None]
-    if model.affine is None or not voxels:
+    if model.affine is None or model.grid.anywhere or not voxels:
         return {}
     rank = len(voxels[0])
     whole = np.zeros((len(voxels), 4))

@@ -166,6 +166,7 @@ def _examples(model: Model, options: VisualizeOptions) -> Source | None:
         model.grid,
         channels=channels.input_channels(model, hold=options.hold or ()),
         scaling=model.scaling,
+        voxel_size_mm=model.resampled_mm,
         cache=options.cache,
     )
 

@@ -142,7 +142,7 @@ def test_a_slice_lies_in_the_middle_axial_plane(tmp_path, affine, crop):
     ("rank", "crop"), [(2, (10, 10, 10)), (2, (10,)), (3, (10, 10)), (3, (0, 5, 5)), (2, (-4, 8))]
 )
 def test_a_wrong_crop_is_refused(cohort, cache, rank, crop):
-    told = rf"crop is \({crop[0]},.*expected {rank} positive numbers of voxels"
+    told = rf"crop or patch is \({crop[0]},.*expected {rank} positive numbers of voxels"
     with pytest.raises(ValueError, match=told):
         prepare("square_lesion", cohort, cache, rank=rank, crop=crop)
 

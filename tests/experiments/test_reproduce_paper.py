@@ -175,18 +175,24 @@ def planned(scale: str, given: Cohort) -> plan.Plan:
 
 
 def test_shipped_models_are_taken_where_slices_fit_and_volumes_are_made_coarser():
-    names = [stage.name for stage in planned("small", cohort(1.0, (182, 218, 182))).stages]
-    assert names[:2] == ["resample", "train-sex"]
-    assert "train-square" not in names
-    names = [stage.name for stage in planned("small", cohort(2.0, (91, 109, 91))).stages]
-    assert names[:3] == ["train-gaussian", "train-square", "train-sex"]
+    small = {
+        stage.name: stage.command for stage in planned("small", cohort(1.0, (182, 218, 182))).stages
+    }
+    assert next(iter(small)) == "train-sex"
+    assert "--voxel_size_mm=2" in small["train-sex"]
+    assert "train-square" not in small
+    small = {
+        stage.name: stage.command for stage in planned("small", cohort(2.0, (91, 109, 91))).stages
+    }
+    assert list(small)[:3] == ["train-gaussian", "train-square", "train-sex"]
+    assert "--voxel_size_mm" not in small["train-sex"]
     # Of the same voxels, but the shipped models look elsewhere in space.
     elsewhere = cohort(1.0, (182, 218, 182))
     elsewhere.affine[:3, 3] += 40
     assert "train-square" in [stage.name for stage in planned("small", elsewhere).stages]
     paper = planned("paper", cohort(1.0, (182, 218, 182)))
     commands = {stage.name: stage.command for stage in paper.stages}
-    assert "resample" not in commands
+    assert "--voxel_size_mm" not in commands["train-sex"]
     assert "--batch=200" in commands["train-square"]
     assert "--learning_rate=1e-4 --weight_decay=1e-5" in commands["train-sex"]
     assert "--steps=200" in commands["images-sex"]

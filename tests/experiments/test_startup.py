@@ -77,8 +77,8 @@ def test_nor_does_a_user_without_a_home(monkeypatch, capsys):
 @pytest.mark.skipif(sys.platform != "linux", reason="Nothing is as surely read-only.")
 def test_volumes_are_then_kept_for_as_long_as_the_process_runs():
     program = (
-        "import pathlib; from featvis_jax.runs import cohorts; "
-        "first = cohorts.cache_directory(None); assert first == cohorts.cache_directory(None); "
+        "import pathlib; from featvis_jax.runs import cache; "
+        "first = cache.cache_directory(None); assert first == cache.cache_directory(None); "
         "(first / 'volumes').mkdir(); print(first)"
     )
     silent = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
