@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-
-import numpy as np
+import math
 
 from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.options import Options, option, shown_value
+from featvis_jax.ranges import Range, Ranges
 
 MODEL_HELP = (
     "A zoo name; the directory of a trained model; NET.onnx; FILE.py:FUNCTION, which returns "
@@ -40,11 +40,12 @@ class InputOptions(Options):
         "it, those of a cohort are scaled by unit, and single files have to be scaled already.",
         choices=tuple(SCALINGS),
     )
-    intensity_range: tuple[float, float] | None = option(
+    intensity_range: tuple[float, ...] | None = option(
         None,
-        "LOW,HIGH: the range of a foreign network's images, and so of its pictures. 0,1 by "
-        "default; for z-scores and raw intensities the range of the scans of `reference`, from "
-        "percentile 0.1 to 99.9.",
+        "LOW,HIGH: the range of a foreign network's images, and so of its pictures; or a pair for "
+        "each input channel, in order, such as 0,1,-1024,3071. 0,1 by default; for z-scores and "
+        "raw intensities the range of the scans of `reference`, from percentile 0.1 to 99.9, of "
+        "each channel.",
     )
     channel_names: tuple[str, ...] | None = option(
         None,
@@ -55,17 +56,31 @@ class InputOptions(Options):
     )
 
     @property
-    def between(self) -> tuple[float, float] | None:
-        """The ends of `intensity_range`, which `scaling` does not contradict.
+    def ranges(self) -> Ranges | None:
+        """The pairs of `intensity_range`, which `scaling` does not contradict.
 
         Raises:
-          ValueError: It does, or they are no range.
+          ValueError: It does, or they are no ranges.
         """
-        if self.intensity_range is None:
+        ends = self.intensity_range
+        if ends is None:
             return None
-        low, high = self.intensity_range
+        found = tuple(zip(ends[::2], ends[1::2], strict=False))
+        if not ends or len(ends) % 2:
+            raise ValueError(
+                f"`intensity_range={shown_value(ends)}`: {len(ends)} values; expected LOW,HIGH, or "
+                "such a pair for each input channel."
+            )
+        for between in found:
+            self._check(between, among=found)
+        return found
+
+    def _check(self, between: Range, *, among: Ranges) -> None:
+        """Refuse a pair that is no range of intensities that are scaled in this way."""
+        low, high = between
         shown = f"`intensity_range={shown_value(self.intensity_range)}`"
-        if not low < high or not np.isfinite([low, high]).all():
+        shown += f": {low:g},{high:g}" if len(among) > 1 else ""
+        if not -math.inf < low < high < math.inf:
             raise ValueError(f"{shown}: expected LOW,HIGH, LOW < HIGH.")
         if self.scaling is not None:
             chosen = SCALINGS[self.scaling]
@@ -80,7 +95,6 @@ class InputOptions(Options):
                     f"{shown}: `scaling={self.scaling}` scales scans to 0..1; expected a part of "
                     "that range, or leave one of the two out."
                 )
-        return low, high
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +21,10 @@ from featvis_jax.importers.kinds import KINDS, network_of_jax
 from featvis_jax.layers_table import layers_text
 from featvis_jax.model_options import InputOptions, ModelOptions
 from featvis_jax.nn import tracing
-from featvis_jax.nn.network import Network, permuted_weights
+from featvis_jax.nn.network import Network, of_prepared, permuted_weights
 from featvis_jax.options import errors_of, shown_value, some
 from featvis_jax.progress import announced
+from featvis_jax.ranges import Range, Ranges, to_intensities
 from featvis_jax.zoo import ONLY_IN_CLONES
 
 
@@ -36,9 +38,10 @@ class Model(NamedTuple):
       card: Its ``name`` and ``weights_sha256``; for a model of ours all that its card holds.
       affine: Voxel indices of its input to mm; None for one that does not tell where it looks.
       intensity_range: Of the images that it was trained on, as far as anybody says.
-      spectrum: Mean magnitude spectrum of those images, where it is known.
-      starts: Scans of a reference that ascents are to start from, ``(scans, *spatial, channels)``:
-        one for each variant of a unit, or one for all.
+      channel_ranges: Of each of their channels, where these differ: `intensity_range` is then 0 to
+        1, and an ascent works on shares of them (`featvis_jax.ranges`), with `network_of_shares`.
+      spectrum: Mean magnitude spectrum of those images, where it is known; of their shares.
+      mean: Mean of the images of a reference, where an ascent is to start from it; of their shares.
       scaling: How scans become those images, a name in `featvis_jax.data.intensities.SCALINGS`;
         None where nobody says.
       told: What its user says of it.
@@ -47,11 +50,12 @@ class Model(NamedTuple):
     network: Network
     card: dict[str, Any]
     affine: np.ndarray | None = None
-    intensity_range: tuple[float, float] = (0.0, 1.0)
+    intensity_range: Range = (0.0, 1.0)
     spectrum: np.ndarray | None = None
     starts: np.ndarray | None = None
     scaling: str | None = None
     told: InputOptions = InputOptions()
+    channel_ranges: Ranges | None = None
 
     @property
     def name(self) -> str:
@@ -62,6 +66,12 @@ class Model(NamedTuple):
     def image_shape(self) -> tuple[int, ...]:
         """Shape of the images it takes, ``(*spatial, channels)``."""
         return self.network.image_shape
+
+    @property
+    def network_of_shares(self) -> Network:
+        """The network as an ascent sees it, whose images lie within `intensity_range`."""
+        own = functools.partial(to_intensities, ranges=self.channel_ranges)
+        return self.network if self.channel_ranges is None else of_prepared(self.network, own)
 
     @property
     def grid(self) -> Grid:
@@ -93,8 +103,7 @@ class Model(NamedTuple):
     def __repr__(self) -> str:
         """Its layers."""
         shape = " x ".join(map(str, self.image_shape[:-1]))
-        count = self.image_shape[-1]
-        channels = "" if count == 1 else f" of {count} channels"
+        channels = "" if self.image_shape[-1] == 1 else f" of {self.image_shape[-1]} channels"
         return f"{self.name}, images of {shape} voxels{channels}\n\n{layers_text(self.network)}"
 
 
@@ -104,7 +113,7 @@ def load(
     input_shape: Sequence[int] | None = None,
     grid: str | Path | None = None,
     scaling: str | None = None,
-    intensity_range: Sequence[float] | None = None,
+    intensity_range: Sequence[float] | Sequence[Sequence[float]] | None = None,
     channel_names: Sequence[str] | None = None,
     random_weights: int | None = None,
 ) -> Model:
@@ -117,7 +126,7 @@ def load(
       grid: A NIfTI file on the grid of the network's input, whose affine is taken.
       scaling: How the scans that it was trained on were scaled: "unit", "zscore",
         "zscore_nonzero" or "raw".
-      intensity_range: Of a foreign network's images; 0 to 1 by default.
+      intensity_range: Of a foreign network's images, or a pair for each channel; 0 to 1 by default.
       channel_names: Of the input channels.
       random_weights: Seed by which the values of every tensor of weights are put in a random
         order: a control.
@@ -131,22 +140,18 @@ def load(
       >>> model.image_shape, [layer.name for layer in model.network.layers[:2]]
       ((140, 192, 1), ['conv1', 'pool1'])
     """
+    ends = None if intensity_range is None else np.ravel(intensity_range).astype(float).tolist()
     return loaded(
         ModelOptions(
             model=str(model),
             input_shape=None if input_shape is None else tuple(input_shape),
             grid=None if grid is None else str(grid),
             scaling=scaling,
-            intensity_range=None if intensity_range is None else _two(intensity_range),
+            intensity_range=None if ends is None else tuple(ends),
             channel_names=None if channel_names is None else tuple(channel_names),
             random_weights=random_weights,
         )
     )
-
-
-def _two(values: Sequence[float]) -> tuple[float, float]:
-    low, high = values
-    return float(low), float(high)
 
 
 def loaded(options: ModelOptions) -> Model:
@@ -164,9 +169,8 @@ def loaded(options: ModelOptions) -> Model:
     own = some(ModelOptions, options)  # A launcher's options are more than these.
     with announced(f"reading the model {options.model}"):
         found = with_input_options(_read(options.model, options.input_shape), own)
-    if options.random_weights is None:
-        return found
-    return with_permuted_weights(found, options.random_weights)
+    seed = options.random_weights
+    return found if seed is None else with_permuted_weights(found, seed)
 
 
 @overload
@@ -251,15 +255,15 @@ def with_input_options(model: Model, told: InputOptions) -> Model:
     if told.grid is not None:
         with errors_of("grid", told.grid):
             model = on_grid(model, told.grid)
-    between = told.between
+    ranges = told.ranges
     if model.scaling is None:
-        between = model.intensity_range if between is None else between
-        return model._replace(scaling=told.scaling, intensity_range=between, told=told)
+        model = model._replace(scaling=told.scaling, told=told)
+        return model if ranges is None else with_ranges(model, ranges)
     wrong = None
     if told.scaling not in (None, model.scaling):
         wrong = f"`scaling={told.scaling}`"
-    elif between not in (None, model.intensity_range):
-        wrong = f"`intensity_range={shown_value(between)}`"
+    elif ranges not in (None, (model.intensity_range,)):
+        wrong = f"`intensity_range={shown_value(told.intensity_range)}`"
     if wrong is not None:
         low, high = model.intensity_range
         raise ValueError(
@@ -267,6 +271,27 @@ def with_input_options(model: Model, told: InputOptions) -> Model:
             f"{low:g} to {high:g}: leave it out."
         )
     return model._replace(told=told)
+
+
+def with_ranges(model: Model, ranges: Ranges) -> Model:
+    """A model whose images have these ranges.
+
+    Args:
+      model: The model.
+      ranges: One for all channels of its images, or one for each.
+
+    Raises:
+      ValueError: There are more or fewer.
+    """
+    channels = model.image_shape[-1]
+    if len(ranges) not in (1, channels):
+        raise ValueError(
+            f"`intensity_range={shown_value([end for each in ranges for end in each])}`: "
+            f"{len(ranges)} pairs; expected LOW,HIGH, or {channels} pairs, one for each channel."
+        )
+    if len(set(ranges)) == 1:
+        return model._replace(intensity_range=ranges[0], channel_ranges=None)
+    return model._replace(intensity_range=(0.0, 1.0), channel_ranges=ranges)
 
 
 def on_grid(model: Model, path: Path | str) -> Model:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from featvis_jax.nn.tokens import Tokens
-from featvis_jax.types import Activations, Key
+from featvis_jax.types import Activations, Image, Key
 
 Variables = PyTree[Array]
 Channel = Int[Array, ""]
@@ -100,6 +100,30 @@ class Network(NamedTuple):
             f"The network has no layer {name!r}; the nearest are {', '.join(nearest)}. All layers: "
             f"{', '.join(names)}. Append {_RELU!r} to take one after its ReLU."
         )
+
+
+def of_prepared(network: Network, prepare: Callable[[Image], Image]) -> Network:
+    """The network of other images: those that a function makes its own of.
+
+    Args:
+      network: The network.
+      prepare: ``image -> image``, of the same shape; each voxel depends on the same one alone,
+        since a layer's receptive field stays as it was.
+
+    Example:
+      >>> found = lambda variables, image, layers: {"brightest": image.max()}
+      >>> given = Network(found, found, {}, (2, 1), ())
+      >>> of_prepared(given, lambda image: 2 * image).activations({}, jnp.ones((2, 1)), ())
+      {'brightest': Array(2., dtype=float32)}
+    """
+
+    def activations(variables: Variables, image: Image, *given: Any, **options: Any) -> Activations:
+        return network.activations(variables, prepare(image), *given, **options)
+
+    def one_channel(variables: Variables, image: Image, *given: Any, **options: Any) -> Activations:
+        return network.one_channel(variables, prepare(image), *given, **options)
+
+    return network._replace(activations=activations, one_channel=one_channel)
 
 
 def permuted_weights(key: Key, variables: Variables) -> Variables:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from featvis_jax.ranges import Range, Ranges, to_shares, window_in
+
 RGB = ("R", "G", "B")
 
 
@@ -17,6 +19,8 @@ class InputChannels(NamedTuple):
       names: Of the channels, in order; "" for the only one of an input that nobody has named.
       is_colour: Whether they are red, green and blue of a picture, (rows, columns, 3).
       held: SHA-256 of what is held, by the name of its channel; the ascent leaves it alone.
+      ranges: Of their intensities, where these differ. Windows are then shares of them, and each
+        contrast is shown in its own.
 
     Example:
       >>> InputChannels(("T1w", "FLAIR")).suffixes, InputChannels(("T1w",)).suffixes
@@ -26,6 +30,7 @@ class InputChannels(NamedTuple):
     names: tuple[str, ...] = ("",)
     is_colour: bool = False
     held: Mapping[str, str] = {}
+    ranges: Ranges | None = None
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -58,6 +63,11 @@ class InputChannels(NamedTuple):
         return self._replace(held={})
 
     @property
+    def of_one_range(self) -> "InputChannels":
+        """The same, for what is in their place and has no intensities, or those of other ranges."""
+        return self._replace(ranges=None)
+
+    @property
     def told(self) -> str:
         """What they are, in words.
 
@@ -68,6 +78,49 @@ class InputChannels(NamedTuple):
         names = ", ".join(self.names) or "one channel"
         return f"{names}, in colour" if self.is_colour else names
 
+    @property
+    def part_ranges(self) -> tuple[Range | None, ...]:
+        """Of each of `labels` the range that it has shares of; None where it has intensities.
+
+        Colour mixes channels, whose shares are all there is to tell.
+        """
+        own = None if self.is_colour else self.ranges
+        return own or (None,) * len(self.labels)
+
+    def windows(self, window: Range) -> tuple[Range, ...]:
+        """A window in the intensities of each channel.
+
+        Args:
+          window: Lowest and highest intensity, or share of the ranges.
+
+        Example:
+          >>> InputChannels(("T1w", "CT"), ranges=((0.0, 1.0), (-1000.0, 3000.0))).windows((0, 0.5))
+          ((0.0, 0.5), (-1000.0, 1000.0))
+        """
+        return tuple(window_in(each, window) for each in self.ranges or (None,) * len(self.names))
+
+    def told_windows(self, window: Range) -> list[tuple[str, Range]]:
+        """What a window is for people: one for all, or one for each contrast, with its name.
+
+        Args:
+          window: Lowest and highest intensity, or share of the ranges.
+
+        Example:
+          >>> InputChannels(("T1w", "FLAIR")).told_windows((0.0, 1.0))
+          [('', (0.0, 1.0))]
+        """
+        if self.ranges is None or self.is_colour:
+            return [("", window)]
+        return list(zip(self.names, self.windows(window), strict=True))
+
+    def told_unit(self, unit: str | None) -> str | None:
+        """What the numbers of `told_windows` are.
+
+        Args:
+          unit: What the intensities are; None where nobody knows.
+        """
+        return _SHARES if self.ranges is not None and self.is_colour else unit
+
     def seen(
         self, image: Float[np.ndarray, "*spatial channels"]
     ) -> list[Float[np.ndarray, "*spatial _"]]:
@@ -77,7 +130,8 @@ class InputChannels(NamedTuple):
           image: Shape (x, y, channels) or (x, y, z, channels).
 
         Returns:
-          For each of `labels` an image of one channel, or of three in colour.
+          For each of `labels` an image of one channel, or of three in colour; of channels with
+          ranges of their own as shares of these.
 
         Raises:
           ValueError: If the image has another number of channels.
@@ -89,7 +143,8 @@ class InputChannels(NamedTuple):
           [(4, 5, 3)]
         """
         self.refuse_other(image)
-        return [image] if self.is_colour else np.split(image, len(self.names), axis=-1)
+        shares = to_shares(image, self.ranges)
+        return [shares] if self.is_colour else np.split(shares, len(self.names), axis=-1)
 
     def refuse_other(self, image: Float[np.ndarray, "*spatial channels"]) -> None:
         """Raise if an image has another number of channels.
@@ -118,11 +173,14 @@ class InputChannels(NamedTuple):
         """
         if self == ONE:
             return None
-        return {"names": list(self.names), "colour": self.is_colour, "held": dict(self.held)}
+        told = {"names": list(self.names), "colour": self.is_colour, "held": dict(self.held)}
+        return told if self.ranges is None else {**told, "ranges": list(map(list, self.ranges))}
 
 
 ONE = InputChannels()
 """A single channel without a name."""
+
+_SHARES = "share of each channel's range"
 
 
 def of_run(configuration: Mapping[str, Any]) -> InputChannels:
@@ -140,7 +198,9 @@ def of_run(configuration: Mapping[str, Any]) -> InputChannels:
     told = configuration.get("input_channels")
     if told is None:
         return ONE
-    return InputChannels(tuple(told["names"]), told["colour"], told["held"])
+    ranges = told.get("ranges")
+    ranges = None if ranges is None else tuple((low, high) for low, high in ranges)
+    return InputChannels(tuple(told["names"]), told["colour"], told["held"], ranges)
 
 
 def named(names: Sequence[str], *, count: int, is_picture: bool = True) -> InputChannels:

@@ -35,7 +35,8 @@ def comparison(
       images: One sequence of images per row.
       rows: A label for every row.
       columns: A label for every column.
-      window: Intensities that are black and white.
+      window: Intensities that are black and white; shares where the channels have ranges of their
+        own.
       title: Above everything.
       max_columns: More columns than this continue in a further block below; of several contrasts
         side by side fewer.
@@ -73,7 +74,7 @@ def comparison(
     size = (len(blocks[0]) * (tile[0] + _GAP) + 0.75, len(blocks) * per_block + 0.5)
     with rc_context({"font.family": "DejaVu Sans", "pdf.fonttype": 42}):
         figure = Figure(size, facecolor="white")
-        _write_heading(figure, title, window)
+        _write_heading(figure, title, channels.told_windows(window))
         for number, block in enumerate(blocks):
             top = size[1] - 0.5 - number * per_block - 0.36
             shown = [[row[column] for column in block] for row in tiles]
@@ -84,11 +85,14 @@ def comparison(
         }
 
 
-def _write_heading(figure: Figure, title: str, window: tuple[float, float]) -> None:
+def _write_heading(
+    figure: Figure, title: str, windows: Sequence[tuple[str, tuple[float, float]]]
+) -> None:
     height = figure.get_size_inches()[1]
     figure.text(0.01, 1 - 0.12 / height, title, color=_INK, size=11, weight="bold", va="top")
-    low, high = window
-    told = f"black {low:g}, white {high:g}"
+    told = "; ".join(
+        f"{name} black {low:g}, white {high:g}".strip() for name, (low, high) in windows
+    )
     figure.text(0.99, 1 - 0.15 / height, told, color=_MUTED, size=7, ha="right", va="top")
 
 

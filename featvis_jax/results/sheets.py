@@ -82,7 +82,8 @@ class Look(NamedTuple):
 
     window: Literal["shared", "own"] | Window = "shared"
     """"shared" takes the smallest and the largest intensity on the page (diverged images do not
-    count), "own" those of each image, a pair is used as it is"""
+    count), "own" those of each image, a pair is used as it is: intensities, or shares where the
+    channels have ranges of their own"""
     columns: int | None = None
     """tiles in a row; None for a page that is neither a ribbon nor a tower"""
     scale: int | None = None
@@ -189,10 +190,11 @@ def contact_sheet(
     for index, tile in enumerate(tiles):
         corner = layout.corner(*places[index])
         _draw_tile(draw, page, tile, corner)
-        _draw_caption(draw, layout, corner, titles[index], statuses[index], windows[index])
-    shared = None if look.window == "own" else pixels.opened(windows[0])
+        own = told_window(channels, windows[index])
+        _draw_caption(draw, layout, corner, titles[index], statuses[index], own)
+    shared = None if look.window == "own" else channels.told_windows(pixels.opened(windows[0]))
     notes = _notes(voxels.affine, len(planes[0][0]), channels)
-    _draw_footer(draw, page, layout, shared, notes, unit=voxels.unit)
+    _draw_footer(draw, page, layout, shared, notes, unit=channels.told_unit(voxels.unit))
     return pixels.encode_png(np.asarray(page))
 
 
@@ -218,6 +220,30 @@ def _windows(
     if isinstance(window, str) or not window[0] < window[1]:
         raise ValueError(f'window must be "shared", "own" or a rising pair; got {window!r}.')
     return [(float(window[0]), float(window[1]))] * len(planes)
+
+
+def told_window(channels: InputChannels, window: Window) -> str:
+    """Write a window for people, of each contrast in its own intensities.
+
+    Args:
+      channels: What is seen.
+      window: Lowest and highest intensity, or share of the channels' ranges.
+
+    Example:
+      >>> told_window(ONE, (0.0, 0.25)), told_window(ONE, (0.5, 0.5))
+      ('0 to 0.25', '0.5 throughout')
+      >>> told_window(InputChannels(("T1w", "CT"), ranges=((0, 1), (-1000, 3000))), (0, 1))
+      'T1w 0 to 1, CT -1000 to 3000'
+    """
+    words = []
+    for name, ends in channels.told_windows(window):
+        low, high = map(_intensity, ends)
+        words.append(f"{name} {low} to {high}" if low != high else f"{name} {low} throughout")
+    return ", ".join(words).strip()
+
+
+def _intensity(value: float) -> str:
+    return f"{value + 0.0:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
@@ -265,7 +291,7 @@ def _draw_caption(
     corner: tuple[int, int],
     title: str,
     status: str,
-    window: Window,
+    window: str,
 ) -> None:
     """Write the number of a channel and its status under its tile."""
     left, baseline = corner[0], corner[1] + layout.tile[1] + round(1.35 * layout.text)
@@ -280,9 +306,8 @@ def _draw_caption(
         room -= font.getlength(words) + layout.text / 2
     draw.text((left, baseline), _shorten(title, font, room), _INK, font, anchor="ls")
     if layout.cell[1] - layout.tile[1] > 3.5 * layout.text:
-        low, high = (f"{value + 0.0:.3g}" for value in window)
-        words = f"{low} to {high}" if low != high else f"{low} throughout"
         small = panels.font(max(11, layout.text - 2))
+        words = _shorten(window, small, float(layout.room))
         draw.text((left, baseline + 1.3 * layout.text), words, _MUTED, small, anchor="ls")
 
 
@@ -290,31 +315,21 @@ def _draw_footer(
     draw: ImageDraw.ImageDraw,
     page: Pillow.Image,
     layout: Layout,
-    window: Window | None,
+    windows: list[tuple[str, Window]] | None,
     notes: list[str],
     *,
     unit: str | None,
 ) -> None:
-    """Draw the colour bar of a shared window, and the longest note that fits."""
+    """Draw the colour bar of shared windows, and the longest note that fits."""
     font, text = panels.font(max(11, layout.text - 1)), layout.text
     top, x = layout.page_height - 3 * text, float(layout.margin)
     baseline = top + round(0.95 * text)
-    if window is None:
+    if windows is None:
         words = "each tile in its own window"
         draw.text((x, baseline), words, _MUTED, font, anchor="ls")
         x += font.getlength(words)
     else:
-        low, high = (f"{value + 0.0:.3g}" for value in window)
-        draw.text((x, baseline), f"intensity  {low}", _MUTED, font, anchor="ls")
-        x += font.getlength(f"intensity  {low}") + 0.6 * text
-        width, height = 9 * text, text
-        bar = np.tile(np.rint(np.linspace(0, 255, width)).astype(np.uint8), (height, 1))
-        page.paste(Pillow.fromarray(bar), (round(x), top))
-        frame = (round(x) - 1, top - 1, round(x) + width, top + height)
-        draw.rectangle(frame, outline=_HAIRLINE)
-        x += width + 0.6 * text
-        draw.text((x, baseline), high, _MUTED, font, anchor="ls")
-        x += font.getlength(high)
+        x = _draw_bars(draw, page, layout, windows, (x, baseline))
     if unit is not None:
         # Below, so that it takes no room from the sides of the body.
         below = baseline + round(1.3 * text)
@@ -323,6 +338,39 @@ def _draw_footer(
     fitting = [words for words in notes if x + 2 * text + font.getlength(words) <= right]
     if fitting:
         draw.text((right, baseline), fitting[0], _MUTED, font, anchor="rs")
+
+
+def _draw_bars(
+    draw: ImageDraw.ImageDraw,
+    page: Pillow.Image,
+    layout: Layout,
+    windows: list[tuple[str, Window]],
+    corner: tuple[float, int],
+) -> float:
+    """Draw a colour bar for each window, as many as have room, and return where the last ends."""
+    font, text = panels.font(max(11, layout.text - 1)), layout.text
+    x, baseline = corner
+    top, room = baseline - round(0.95 * text), layout.page_width - layout.margin
+    width, height = (9 if len(windows) == 1 else 4) * text, text
+    words = "intensity  "
+    for name, window in windows:
+        low, high = map(_intensity, window)
+        words += f"{name}  {low}" if name else low
+        needed = font.getlength(words) + width + 1.2 * text + font.getlength(high)
+        if x > corner[0] and x + needed > room:
+            draw.text((x, baseline), " \u2026", _MUTED, font, anchor="ls")
+            return x + font.getlength(" \u2026")
+        draw.text((x, baseline), words, _MUTED, font, anchor="ls")
+        x += font.getlength(words) + 0.6 * text
+        bar = np.tile(np.rint(np.linspace(0, 255, width)).astype(np.uint8), (height, 1))
+        page.paste(Pillow.fromarray(bar), (round(x), top))
+        frame = (round(x) - 1, top - 1, round(x) + width, top + height)
+        draw.rectangle(frame, outline=_HAIRLINE)
+        x += width + 0.6 * text
+        draw.text((x, baseline), high, _MUTED, font, anchor="ls")
+        x += font.getlength(high)
+        words = "    "
+    return x
 
 
 def _notes(affine: Affine | None, plane_count: int, channels: InputChannels) -> list[str]:

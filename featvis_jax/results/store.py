@@ -110,7 +110,8 @@ class Run(RunView):
           results: The images of a batch, of any layers.
           affine: Of the grid of the model's input, in millimetres; None if nobody knows how it
             lies in the body.
-          window: Intensities that are black and white in the PNG, and proposed to NIfTI viewers.
+          window: Intensities that are black and white in the PNG, and proposed to NIfTI viewers;
+            shares where the run's channels have ranges of their own.
 
         Raises:
           ValueError: If an image comes twice or is done already, has other channels than the
@@ -146,7 +147,9 @@ class Run(RunView):
                     # From nothing to the most: its unit is that of a gradient, which no two units
                     # share.
                     most = 0.0, float(seen.max()) or 1.0
-                    self._write_image("transparency", key, seen, channels, affine, most, None)
+                    self._write_image(
+                        "transparency", key, seen, channels.of_one_range, affine, most, None
+                    )
         for layer, merged in traces.items():
             self._write(self.traces_path(layer), encoding.encode_arrays(merged._asdict()))
         rows = sorted([*rows, *(result.record for result in results)], key=tables.natural_order)
@@ -163,9 +166,10 @@ class Run(RunView):
         unit: str | None,
     ) -> None:
         """Store an image: a NIfTI file for every channel, and a picture."""
-        for index, path in enumerate(self.image_paths(*key, of=kind)):
+        paths = self.image_paths(*key, of=kind)
+        for index, (path, own) in enumerate(zip(paths, channels.windows(window), strict=True)):
             channel = image[..., index : index + 1]
-            self._write(path, nifti.encode_nifti(channel, affine, window=window, unit=unit))
+            self._write(path, nifti.encode_nifti(channel, affine, window=own, unit=unit))
         shown = panels.picture(image, channels=channels, window=window)
         self._write(self.picture_path(*key, of=kind), pixels.encode_png(shown))
 

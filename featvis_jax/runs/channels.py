@@ -26,7 +26,8 @@ def input_channels(model: Model, *, hold: Sequence[str] = ()) -> InputChannels:
     """
     named = _named(model)
     return named._replace(
-        held={name: _sha256(name, path) for name, path in _files(named, hold).items()}
+        held={name: _sha256(name, path) for name, path in _files(named, hold).items()},
+        ranges=model.channel_ranges,
     )
 
 

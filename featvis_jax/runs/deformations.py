@@ -15,6 +15,7 @@ from featvis_jax.maximize.parameterizations import (
 )
 from featvis_jax.models import Model
 from featvis_jax.options import Options, option
+from featvis_jax.ranges import to_shares
 from featvis_jax.results.grids import voxel_size_mm
 from featvis_jax.results.starts import Start
 from featvis_jax.runs.reference_scans import Inputs
@@ -123,37 +124,10 @@ def with_starts(
             "mean shows no anatomy: give a NIfTI file to start from."
         )
     total = np.zeros(model.image_shape, np.float64)
-    for position in given.positions:
-        total += given.source[position]
-    return model._replace(starts=np.asarray(total / len(given.positions), np.float32)[None])
-
-
-def _given(inputs: Inputs | None, start_image: str) -> Inputs:
-    if inputs is None:
-        raise ValueError(no_reference(start_image))
-    return inputs
-
-
-def no_reference(start_image: str) -> str:
-    """What a user is told who asks for scans of a reference and names none.
-
-    Args:
-      start_image: The option.
-    """
-    are = "is the mean of the" if start_image == MEAN else "takes one for each variant of the"
-    return (
-        f"`start_image={start_image}` {are} scans of `reference`: give that cohort, or a NIfTI "
-        "file to start from."
-    )
-
-
-def _positions(source: Source, variants: int) -> tuple[int, ...]:
-    if variants > len(source):
-        raise ValueError(
-            f"`variants={variants}`: `start_image={REFERENCE}` gives each variant a scan of its "
-            f"own, and `reference` has {len(source)} images: give at most as many variants."
-        )
-    return over_people(source, variants)
+    for position in inputs.positions:
+        total += inputs.source[position]
+    mean = np.asarray(total / len(inputs.positions), np.float32)
+    return model._replace(mean=to_shares(mean, model.channel_ranges))
 
 
 def deformed(
@@ -163,7 +137,7 @@ def deformed(
 
     Args:
       model: The network.
-      start: The scan, on the network's grid; or one for each variant, along a first axis.
+      start: The scan, on the network's grid, within `Model.intensity_range`.
       options: How.
       variants: Images of each unit.
 

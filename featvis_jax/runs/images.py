@@ -19,6 +19,7 @@ from featvis_jax.maximize.parameterizations import (
 from featvis_jax.maximize.presets import CLOUDS, Strategy
 from featvis_jax.models import Model
 from featvis_jax.options import errors_of, option
+from featvis_jax.ranges import Range, to_shares
 from featvis_jax.runs import channels, deformations
 from featvis_jax.runs.deformations import DeformationOptions
 
@@ -80,7 +81,7 @@ class ImageOptions(DeformationOptions):
 
 
 def start_image(model: Model, options: ImageOptions) -> np.ndarray | None:
-    """The image to start from, on the model's grid; None where none is named.
+    """The image to start from, on the model's grid and within its range; None where none is named.
 
     With several scans of a reference they lie along a first axis, one for each variant.
 
@@ -102,7 +103,7 @@ def start_image(model: Model, options: ImageOptions) -> np.ndarray | None:
     start = channels.read_channels("start_image", options.start_image, model)
     _refuse_other_range(f"`start_image={options.start_image}`", start, model)
     # Of a scan that was scaled a few voxels lie beyond the range, which percentiles are.
-    return np.clip(start, *model.intensity_range)
+    return np.clip(to_shares(start, model.channel_ranges), *model.intensity_range)
 
 
 def baseline(
@@ -233,14 +234,29 @@ def _holding(model: Model, chosen: Parameterization, hold: tuple[str, ...]) -> P
         return chosen
     image = np.zeros(model.image_shape, np.float32)
     for channel, scan in held.items():
-        _refuse_other_range(f"`hold={','.join(hold)}`", scan, model)
+        _refuse_other_range(f"`hold={','.join(hold)}`", scan, model, first=channel)
         image[..., channel : channel + 1] = scan
-    return parameterizations.holding(image, held, chosen)
+    shares = to_shares(image, model.channel_ranges)
+    return parameterizations.holding(shares, held, chosen)
 
 
-def _refuse_other_range(given: str, image: np.ndarray, model: Model) -> None:
-    """A scan in a scanner's units would be white all over, once clipped."""
-    low, high = model.intensity_range
+def _refuse_other_range(given: str, image: np.ndarray, model: Model, *, first: int = 0) -> None:
+    """Refuse an image whose channels, from the first on, have not the intensities of a network's.
+
+    A scan in a scanner's units would be white all over, once clipped.
+    """
+    if model.channel_ranges is None:
+        _refuse_beyond(given, image, model, model.intensity_range)
+        return
+    names = channels.input_channels(model).names
+    for number in range(image.shape[-1]):
+        own = first + number
+        part = image[..., number : number + 1]
+        _refuse_beyond(f"{given}: {names[own]}", part, model, model.channel_ranges[own])
+
+
+def _refuse_beyond(given: str, image: np.ndarray, model: Model, between: Range) -> None:
+    low, high = between
     slack = 1e-3 * (high - low)
     beyond = np.mean((image < low - slack) | (image > high + slack))
     told = f"{given}: intensities from {image.min():g} to {image.max():g}"

@@ -212,7 +212,7 @@ def recipe(
     )
     if options.config is not None:
         chosen = _configured(chosen, model, layer, options, channels)
-    ascent.check(chosen, network=model.network)
+    ascent.check(chosen, network=model.network_of_shares)
     return chosen
 
 

@@ -6,11 +6,11 @@ The scans are participant data. What is kept of them is one number for each unit
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from featvis_jax.data import sources
 from featvis_jax.data.intensities import SCALINGS
@@ -19,10 +19,10 @@ from featvis_jax.data.pipeline import Examples
 from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask, described_task
 from featvis_jax.maximize.parameterizations import mean_magnitude_spectrum
-from featvis_jax.models import Model
+from featvis_jax.models import Model, with_ranges
 from featvis_jax.options import errors_of, option, tell
 from featvis_jax.progress import callback
-from featvis_jax.runs.cache import CacheOptions
+from featvis_jax.ranges import Range, Ranges, to_shares
 from featvis_jax.runs.channels import input_channels
 from featvis_jax.runs.cohorts import source_of
 from featvis_jax.runs.tasks import named_task
@@ -214,38 +214,50 @@ def read(
     if model.needs_range:
         told = errors_of("reference", options.reference)
         with callback("intensities of the reference", unit="image") as on_images, told:
-            between = spanned(found.scans(on_images))
-        model = model._replace(intensity_range=between)
+            ranges = spanned(found.scans(on_images), names=input_channels(model).names)
+        model = with_ranges(model, ranges)
     if model.spectrum is None and needs_spectrum:
         with callback("spectrum of the reference", unit="image") as on_images:
-            model = model._replace(spectrum=mean_magnitude_spectrum(found.scans(on_images)))
+            scans = (to_shares(each, model.channel_ranges) for each in found.scans(on_images))
+            spectrum = mean_magnitude_spectrum(scans)
+        model = model._replace(spectrum=spectrum)
     _warn(found, model, options)
     return model, found
 
 
 def spanned(
-    images: Iterable[Float32[np.ndarray, "*spatial channels"]],
-) -> tuple[float, float]:
+    images: Iterable[Float32[np.ndarray, "*spatial channels"]], *, names: Sequence[str]
+) -> Ranges:
     """Percentiles 0.1 and 99.9 of all voxels of some images together, to three decimals.
 
     Args:
       images: Read once, and never together.
+      names: Of their channels.
+
+    Returns:
+      Those of each channel.
 
     Raises:
       ValueError: They have one intensity.
 
     Example:
       >>> ramp = np.arange(2000, dtype=np.float32).reshape(40, 50, 1)
-      >>> spanned([ramp, ramp])
-      (1.0, 1997.0)
+      >>> spanned([ramp, ramp], names=[""])
+      ((1.0, 1997.0),)
     """
     # Counted, images take no memory together. The bits that are left out of a float32 are a
     # hundredth of a percent: z-scores of a cache, which are float16, and whole numbers up to
     # 16384 have none.
-    counts = np.zeros(2 ** (32 - _LEFT_OUT), np.int64)
+    counts = np.zeros((len(names), 2 ** (32 - _LEFT_OUT)), np.int64)
     for image in images:
-        bits = np.ascontiguousarray(image, np.float32).view(np.uint32) >> _LEFT_OUT
-        counts += np.bincount(bits.ravel(), minlength=len(counts))
+        for own, channel in zip(counts, np.moveaxis(image, -1, 0), strict=True):
+            bits = np.ascontiguousarray(channel, np.float32).view(np.uint32) >> _LEFT_OUT
+            own += np.bincount(bits.ravel(), minlength=len(own))
+    return tuple(_ends(own, name) for own, name in zip(counts, names, strict=True))
+
+
+def _ends(counts: Int[np.ndarray, " bits"], name: str) -> Range:
+    """Percentiles of a channel, whose values are the bits that are counted."""
     present = np.flatnonzero(counts)
     values = (present.astype(np.uint32) << _LEFT_OUT).view(np.float32).astype(np.float64)
     order = np.argsort(values)
@@ -254,8 +266,8 @@ def spanned(
     low, high = (round(float(end), 3) for end in ends)
     if not low < high:
         raise ValueError(
-            f"all images of its scans have the single intensity {low:g}; expected several: look at "
-            "the scans and at `grid`."
+            f"all images of its scans{f' of {name}' if name else ''} have the single intensity "
+            f"{low:g}; expected several: look at the scans and at `grid`."
         )
     return low, high
 
@@ -328,16 +340,9 @@ def _warn(found: Inputs, model: Model, options: ReferenceOptions) -> None:
             "little of what real inputs can do",
         )
     seen = np.stack(list(sources.spread(found.source, max_images=_LOOKED_AT)))
-    low, high = model.intensity_range
-    ends = float(seen.min()), float(seen.max())
-    apart = max(abs(ends[0] - low), abs(ends[1] - high)) / (high - low)
     # Percentiles of these very images are no other range.
-    if apart > _MOST_APART and not model.needs_range:
-        _tell(
-            options,
-            f"its images have intensities from {ends[0]:.3g} to {ends[1]:.3g}, those of the "
-            f"network from {low:.3g} to {high:.3g}: it may answer to the range alone",
-        )
+    if not model.needs_range:
+        _warn_of_ranges(seen, model, options)
     trained = _statistics(model)
     if trained is None:
         return
@@ -350,6 +355,23 @@ def _warn(found: Inputs, model: Model, options: ReferenceOptions) -> None:
             f"{deviation:.3g}, those that the network was trained on {trained[0]:.3g} with "
             f"{trained[1]:.3g}: it may answer to the brightness alone",
         )
+
+
+def _warn_of_ranges(seen: np.ndarray, model: Model, options: ReferenceOptions) -> None:
+    """Tell of images that lie elsewhere than the network's, each channel where it has a range."""
+    parts = [("", seen, model.intensity_range)]
+    if model.channel_ranges is not None:
+        names, each = input_channels(model).names, np.moveaxis(seen, -1, 0)
+        told = [f" of {name}" for name in names]
+        parts = list(zip(told, each, model.channel_ranges, strict=True))
+    for name, part, (low, high) in parts:
+        ends = float(part.min()), float(part.max())
+        if max(abs(ends[0] - low), abs(ends[1] - high)) / (high - low) > _MOST_APART:
+            _tell(
+                options,
+                f"its images{name} have intensities from {ends[0]:.3g} to {ends[1]:.3g}, those of "
+                f"the network from {low:.3g} to {high:.3g}: it may answer to the range alone",
+            )
 
 
 def _statistics(model: Model) -> tuple[float, float] | None:

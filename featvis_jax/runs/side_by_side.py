@@ -22,6 +22,7 @@ from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer
 from featvis_jax.options import say
 from featvis_jax.progress import each
+from featvis_jax.ranges import to_intensities
 from featvis_jax.results import encoding
 from featvis_jax.results.asked import compared_with, question
 from featvis_jax.results.channels import InputChannels
@@ -114,7 +115,9 @@ def write(of: Comparison, out: Path, *, seen_as: InputChannels) -> None:
     rows: list[dict[str, Any]] = []
     summary: list[dict[str, Any]] = []
     measures = {
-        recipe.objective.description: jax.jit(moved_objective(of.model.network, recipe.objective))
+        recipe.objective.description: jax.jit(
+            moved_objective(of.model.network_of_shares, recipe.objective)
+        )
         for recipe in of.recipes.values()
     }
     for name, recipe in each(list(of.recipes.items()), of.layer.name, unit="column"):
@@ -134,7 +137,10 @@ def write(of: Comparison, out: Path, *, seen_as: InputChannels) -> None:
         atomic_write_bytes(out / "summary.tsv", encoding.encode_rows(summary, digits=6))
     names = _names(of.recipes)
     figure = comparison(
-        [[found[name].units[i].image for name in of.recipes] for i in range(len(of.channels))],
+        [
+            [_intensities(found[name].units[i], of.model) for name in of.recipes]
+            for i in range(len(of.channels))
+        ],
         rows=[names[channel] if names else str(channel) for channel in of.channels],
         columns=[name.replace(",", " + ") for name in of.recipes],
         window=of.model.intensity_range,
@@ -156,10 +162,15 @@ def write(of: Comparison, out: Path, *, seen_as: InputChannels) -> None:
 
 def _write_image(directory: Path, unit: FinishedUnit, model: Model, seen_as: InputChannels) -> None:
     make_directory(directory)
-    parts = np.split(unit.image, model.image_shape[-1], axis=-1)
-    for suffix, part in zip(seen_as.suffixes, parts, strict=True):
-        encoded = encode_nifti(part, model.affine, window=model.intensity_range, unit=model.unit)
+    parts = np.split(_intensities(unit, model), model.image_shape[-1], axis=-1)
+    windows = seen_as.windows(model.intensity_range)
+    for suffix, part, window in zip(seen_as.suffixes, parts, windows, strict=True):
+        encoded = encode_nifti(part, model.affine, window=window, unit=model.unit)
         atomic_write_bytes(directory / f"{unit.channel:04d}{suffix}.nii.gz", encoded)
+
+
+def _intensities(unit: FinishedUnit, model: Model) -> Float[np.ndarray, "*spatial channels"]:
+    return to_intensities(unit.image, model.channel_ranges)
 
 
 def title(model: str, layer: str, recipes: Mapping[str, Recipe], *, steps: int) -> str:
@@ -194,7 +205,7 @@ def _beside(of: Comparison, inputs: Inputs) -> Beside:
 
 def _column(of: Comparison, recipe: Recipe, beside: Beside | None) -> Column:
     """Make the pictures of one column, and ask the whole layer about them."""
-    network, layer, channels = of.model.network, of.layer.name, of.channels
+    network, layer, channels = of.model.network_of_shares, of.layer.name, of.channels
     check_units(recipe, network, layer, channels)
     size = min(of.batch_size, len(channels))
     program = LayerProgram(network, recipe, num_units=len(channels), batch_size=size)

@@ -7,7 +7,7 @@ from featvis_jax.evaluation.strength import strength
 from featvis_jax.maximize.layer import FinishedUnit
 from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer
-from featvis_jax.results.starts import Start
+from featvis_jax.ranges import to_intensities
 from featvis_jax.results.tables import UnitRecord, UnitResult
 
 
@@ -38,7 +38,7 @@ def unit_result(
     """
     # Many arguments: each is one fact of a unit or of its run.
     seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
-    target = unit.target if most is None else most
+    image = to_intensities(unit.image, model.channel_ranges)
     record = UnitRecord(
         layer=layer.name,
         channel=unit.channel,
@@ -62,8 +62,8 @@ def unit_result(
         target=target,
         strength=strength(unit.response, strongest),
         penalty=unit.penalty,
-        intensity_min=float(unit.image.min()),
-        intensity_max=float(unit.image.max()),
+        intensity_min=float(image.min()),
+        intensity_max=float(image.max()),
         steps=len(unit.objective_trace),
         seconds=round(seconds, 3),
         seed=seed,
@@ -71,19 +71,19 @@ def unit_result(
     traces = unit.objective_trace, unit.penalty_trace
     return UnitResult(
         record,
-        unit.image,
+        image,
         *traces,
         transparency=unit.transparency,
         name=name,
-        maps={} if unit.maps is None else _maps(unit, model.affine),
-        start=begun,
+        maps={} if unit.maps is None else _maps(unit, model),
     )
 
 
-def _maps(unit: FinishedUnit, affine: np.ndarray | None) -> dict[str, np.ndarray]:
+def _maps(unit: FinishedUnit, model: Model) -> dict[str, np.ndarray]:
     """What is kept beside an image; a displacement along the axes of the world, if it is known."""
     assert unit.maps is not None
-    found = {"scan": unit.start, **unit.maps}
+    affine = model.affine
+    found = {"scan": to_intensities(unit.start, model.channel_ranges), **unit.maps}
     if "displacement" in found and affine is not None:
         along = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         moved = found["displacement"]

@@ -111,7 +111,7 @@ def job(model: Model, options: AscentOptions) -> Job:
       ValueError: The options contradict each other, or do not fit the network.
     """
     network = model.network
-    seen_as = channels.input_channels(model, hold=options.hold or ())
+    channels.input_channels(model, hold=options.hold or ())  # Refused before scans are read.
     layers = recipes.chosen_layers(network, options)
     chosen = {
         layer.name: recipes.chosen_channels(layer, options.channels, options) for layer in layers
@@ -121,7 +121,7 @@ def job(model: Model, options: AscentOptions) -> Job:
     )
     model = with_starts(model, inputs, options.start_image, variants=options.variants)
     work = Work(
-        network,
+        model.network_of_shares,
         recipes={
             layer.name: recipes.recipe(model, layer.name, options, channels=options.channels)
             for layer in layers
@@ -129,6 +129,7 @@ def job(model: Model, options: AscentOptions) -> Job:
         channels=chosen,
     )
     configuration = _configuration(model, work, inputs, options)
+    seen_as = channels.input_channels(model, hold=options.hold or ())
     if (told := seen_as.setting()) is not None:
         configuration["input_channels"] = told
     directions = {name: each.objective.directions for name, each in work.recipes.items()}
@@ -183,5 +184,5 @@ def _intensities(model: Model) -> dict[str, Any] | None:
     """What is known of the intensities of a network's images."""
     if model.scaling is None:
         return None
-    between = list(model.intensity_range)
+    between = list(model.channel_ranges or model.intensity_range)
     return {"scaling": model.scaling, "unit": model.unit, "range": between}

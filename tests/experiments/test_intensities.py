@@ -10,6 +10,7 @@ import pytest
 from nibabel.nifti1 import Nifti1Image
 
 from featvis_jax.maximize import parameterizations
+from featvis_jax.results.gallery import site
 from featvis_jax.results.store import read_run
 from tests.experiments.test_channels import AFFINE, scan
 
@@ -38,6 +39,9 @@ def large():
 
 def contrasts():
     return made((12, 14, 2))
+
+def large_contrasts():
+    return made((24, 26, 2))
 """
 OPTIONS = ["--layer=stem", "--steps=2", "--batch=2", "--regularization=none"]
 NAMED = "--channel_names=T1w,FLAIR"
@@ -57,13 +61,20 @@ def files(tmp_path_factory) -> Path:
         rows = "".join(f"sub-{person}\n" for person in range(3))
         (place / name / "participants.tsv").write_text("participant_id\n" + rows)
     for person in range(3):
-        path = place / "tomograms" / f"sub-{person}/anat/sub-{person}_CT.nii.gz"
-        scan(path, (12, 14, 6), 80 + person, high=900.0)
-        # Air, and bone in a third of the voxels, in whole Hounsfield units.
-        data = np.round(stored(path) * 4600 / 900 - 1500).clip(-1024, 3071)
-        nibabel.save(Nifti1Image(data.astype(np.int16), AFFINE), path)
-    (place / "tomograms" / "participants.tsv").write_text("participant_id\n" + rows)
+        tomogram(place / "tomograms" / f"sub-{person}/anat/sub-{person}_CT.nii.gz", 80 + person)
+        tomogram(place / "pairs" / f"sub-{person}/anat/sub-{person}_CT.nii.gz", 90 + person)
+        path = place / "pairs" / f"sub-{person}/anat/sub-{person}_T1w.nii.gz"
+        scan(path, (12, 14, 6), 70 + person, high=900.0)
+    for name in ("tomograms", "pairs"):
+        (place / name / "participants.tsv").write_text("participant_id\n" + rows)
     return place
+
+
+def tomogram(path: Path, seed: int) -> None:
+    """Air, and bone in a third of the voxels, in whole Hounsfield units."""
+    scan(path, (12, 14, 6), seed, high=900.0)
+    data = np.round(stored(path) * 4600 / 900 - 1500).clip(-1024, 3071)
+    nibabel.save(Nifti1Image(data.astype(np.int16), AFFINE), path)
 
 
 def stored(path: Path) -> np.ndarray:
@@ -91,6 +102,12 @@ def images(files: Path, contrast: str, *, nonzero: bool) -> np.ndarray:
     """Those of the cohort, as many bits as the cache has of each voxel."""
     paths = sorted((files / "cohort").glob(f"*/anat/*_{contrast}.nii.gz"))
     return np.stack([z_scores(path, nonzero=nonzero) for path in paths]).astype(np.float16)
+
+
+def spanned(images: np.ndarray) -> np.ndarray:
+    """Percentiles 0.1 and 99.9 of each channel."""
+    voxels = images.reshape(-1, images.shape[-1]).astype(np.float64)
+    return np.percentile(voxels, [0.1, 99.9], axis=0, method="inverted_cdf").T
 
 
 MADE = {
@@ -128,6 +145,23 @@ MADE = {
             "--start_image={place}/tomograms/sub-0/anat/sub-0_CT.nii.gz",
         ],
     ),
+    "both": (
+        "contrasts",
+        [
+            *["--scaling=raw", "--channel_names=T1w,CT", "--reference={place}/pairs"],
+            "--real_examples={place}/pairs",
+        ],
+    ),
+    "both, told": (
+        "contrasts",
+        [
+            *["--scaling=raw", "--intensity_range=0,900,-1024,3071", "--channel_names=T1w,CT"],
+            *["--grid={place}/slice.nii.gz", "--parameterization=pixels", "--nogallery"],
+            "--hold=CT:{place}/pairs/sub-0/anat/sub-0_CT.nii.gz",
+            "--start_image={place}/pairs/sub-1/anat/sub-1_T1w.nii.gz,"
+            "{place}/pairs/sub-1/anat/sub-1_CT.nii.gz",
+        ],
+    ),
     "nobody says": ("volumes", ["--reference={place}/cohort"]),
     "no reference": ("volumes", []),
 }
@@ -162,6 +196,30 @@ REFUSED = {
         "volumes",
         ["--intensity_range=2,1"],
         ["--intensity_range=2,1: expected LOW,HIGH"],
+    ),
+    "no order of the second": (
+        "contrasts",
+        ["--intensity_range=0,1,4,-2"],
+        ["--intensity_range=0,1,4,-2: 4,-2: expected LOW,HIGH"],
+    ),
+    "half a pair": (
+        "contrasts",
+        ["--intensity_range=0,1,4"],
+        ["--intensity_range=0,1,4: 3 values; expected LOW,HIGH, or such a pair for each"],
+    ),
+    "a pair too many": (
+        "contrasts",
+        ["--intensity_range=0,1,-2,4,0,3"],
+        ["--intensity_range=0,1,-2,4,0,3: 3 pairs; expected LOW,HIGH, or 2 pairs"],
+    ),
+    "one contrast beyond its range": (
+        "contrasts",
+        [
+            *["--scaling=raw", "--intensity_range=0,900,0,900", "--channel_names=T1w,CT"],
+            *["--grid={place}/slice.nii.gz", "--intensity_range=0,900,0,901"],
+            "--hold=CT:{place}/pairs/sub-0/anat/sub-0_CT.nii.gz",
+        ],
+        ["--hold=CT:{place}/pairs", ": CT: intensities from -1024", "range of 0 to 901"],
     ),
     "constant": (
         "volumes",
@@ -261,6 +319,55 @@ def test_raw_intensities_reach_the_network_as_they_are(root):
     assert np.abs(stored(path) - start).max() < 500
 
 
+def test_contrasts_in_units_of_their_own_have_ranges_of_their_own(outcomes, root):
+    run, told = read_run(root / "both"), configuration(root / "both")
+    paths = [
+        root / f"pairs/sub-{person}/anat/sub-{person}_{name}.nii.gz"
+        for person in range(3)
+        for name in ("T1w", "CT")
+    ]
+    slices = np.moveaxis([stored(path) for path in paths], 3, 1).reshape(3, 2, 6, 12, 14)
+    ranges = told["intensities"]["range"]
+    np.testing.assert_allclose(ranges, spanned(np.moveaxis(slices, 1, -1)), rtol=1e-3)
+    assert "intensity_range=(0.0, 1.0)" in told["parameterization"]
+    values = [row.reference for row in run.reference()]
+    np.testing.assert_allclose(values, [slices[:, 0].max(), 1024], rtol=1e-6)
+    assert "may answer to the range alone" not in outcomes["both"]["errors"]
+    image, _ = run.image("stem", 0)
+    for number, (low, high) in enumerate(ranges):
+        own = image[..., number]
+        assert low <= own.min() < low + 0.4 * (high - low) < own.max() <= high
+        header = Nifti1Image.from_filename(run.image_paths("stem", 0, 1)[number]).header
+        assert (header["cal_min"], header["cal_max"]) == (np.float32(low), np.float32(high))
+    (page,) = (root / "both" / "gallery").glob("units/**/0000.html")
+    for low, high in ranges:
+        ends = [site.number(end) for end in (low, high)]
+        assert all(f">{end}</span>" in page.read_text() for end in ends)
+    assert (root / "both" / "real.tsv").is_file()
+
+
+def test_trust_sees_pictures_of_contrasts_as_the_run_did(drive, root):
+    flags = [f"--run={root / 'both'}", f"--reference={root / 'pairs'}", f"--cache={root / 'cache'}"]
+    (outcome,) = drive("trust", [flags])
+    assert outcome["status"] == 0, outcome["errors"]
+    with (root / "both" / "trust.tsv").open(newline="") as table:
+        rows = list(csv.DictReader(table, dialect="excel-tab"))
+    records = read_run(root / "both").records()
+    found = [float(row["strength"]) for row in rows]
+    np.testing.assert_allclose(found, [record.strength for record in records], rtol=1e-4)
+
+
+def test_scans_that_are_given_are_in_the_units_of_their_contrast(root):
+    image, _ = read_run(root / "both,-told").image("stem", 0)
+    held, start = (
+        stored(root / f"pairs/sub-{person}/anat/sub-{person}_{name}.nii.gz")[:, :, 3]
+        for person, name in ((0, "CT"), (1, "T1w"))
+    )
+    np.testing.assert_allclose(image[..., 1], held, atol=1e-3)
+    # Two steps change little of the range of 900.
+    assert np.abs(image[..., 0] - start).max() < 120
+
+
 def test_phases_keep_to_the_spectrum_of_each_contrast_of_the_reference(root):
     both = [images(root, contrast, nonzero=True) for contrast in ("T1w", "FLAIR")]
     volumes = np.stack(both, axis=-1).astype(np.float32)
@@ -268,8 +375,13 @@ def test_phases_keep_to_the_spectrum_of_each_contrast_of_the_reference(root):
     # The network's slices are those with a brain, at every height that the cohort has one.
     used = [volume[:, :, z] for volume in volumes for z in range(6) if volume[:, :, z].any()]
     assert told["reference"]["images"] == len(used)
-    spectrum = parameterizations.mean_magnitude_spectrum(used)
-    made = parameterizations.phase(spectrum, intensity_range=tuple(told["intensities"]["range"]))
+    # Of shares of the range that each contrast spans.
+    ranges = told["intensities"]["range"]
+    assert told["input_channels"]["ranges"] == ranges
+    np.testing.assert_allclose(ranges, spanned(np.stack(used)), atol=5.1e-4)
+    low, high = np.array(ranges, np.float32).T
+    shares = [(image - low) / (high - low) for image in used]
+    made = parameterizations.phase(parameterizations.mean_magnitude_spectrum(shares))
     assert told["parameterization"] == made.description
     largest = np.max([image.max((0, 1)) for image in used], axis=0)
     smallest = np.min([image.min((0, 1)) for image in used], axis=0)
@@ -361,3 +473,35 @@ def test_comparisons_begin_at_z_scores_too(drive, files):
     (path,) = (out / "images").rglob("*.nii.gz")
     descrip = Nifti1Image.from_filename(path).header["descrip"].item()
     assert bytes(descrip) == b"intensity: z-score of each scan"
+
+
+def test_comparisons_show_each_contrast_in_its_own_units(drive, files):
+    out = files / "comparison-both"
+    (outcome,) = drive(
+        "compare",
+        [
+            [
+                *[f"--model={files / 'nets.py'}:large_contrasts", "--layer=stem", "--steps=2"],
+                *["--parameterizations=pixels,fourier", "--regularization=none", f"--out={out}"],
+                *["--scaling=raw", "--intensity_range=0,900,-1024,3071"],
+                "--channel_names=T1w,CT",
+            ]
+        ],
+    )
+    assert outcome["status"] == 0, outcome["errors"]
+    with (out / "comparison.tsv").open(newline="") as table:
+        rows = list(csv.DictReader(table, dialect="excel-tab"))
+    # The means of a T1w and of a CT whose sign is turned: both begin in the middle of their range.
+    starts = {"0": (450, 900), "1": (-1023.5, 4095)}
+    for row in rows:
+        middle, width = starts[row["channel"]]
+        assert float(row["initial_objective"]) == pytest.approx(middle, abs=0.1 * width)
+        assert float(row["objective"]) > float(row["initial_objective"])
+        contrast = ("T1w", "CT")[int(row["channel"])]
+        name = f"{int(row['channel']):04d}_{contrast}.nii.gz"
+        image = stored(out / "images" / row["parameterization"] / name)
+        sign = -1 if contrast == "CT" else 1
+        assert sign * image.mean() == pytest.approx(float(row["objective"]), rel=1e-3)
+    with (out / "summary.tsv").open(newline="") as table:
+        looks = {row["parameterization"]: row for row in csv.DictReader(table, dialect="excel-tab")}
+    assert all(float(row["total_variation"]) < 1 for row in looks.values())

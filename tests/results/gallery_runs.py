@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from featvis_jax.ranges import to_intensities
 from featvis_jax.results import store, tables
 from featvis_jax.results.anatomy import MapRecord, RegionRecord, ScanRecord
 from featvis_jax.results.channels import InputChannels
@@ -264,11 +265,10 @@ def volumes(directory: Path, *, affine: np.ndarray | None = VOLUME_AFFINE) -> st
 
 
 def contrasts(directory: Path, given: InputChannels, *, shape=SLICE, **settings) -> store.RunView:
-    """A run of two channels, whose images have as many channels as given."""
-    units = [
-        unit("conv1", number, image=random_image((*shape, len(given.names)), number))
-        for number in (0, 1)
-    ]
+    """A run of two channels, whose images have as many channels as given, within their ranges."""
+    drawn = [random_image((*shape, len(given.names)), number) for number in (0, 1)]
+    images = [to_intensities(image, given.ranges) for image in drawn]
+    units = [unit("conv1", number, image=image) for number, image in enumerate(images)]
     return write_run(
         directory, units, wanted={"conv1": [0, 1]}, shape=shape,
         affine=VOLUME_AFFINE if len(shape) == 3 else None,

@@ -1,7 +1,10 @@
 """Images of several channels in a run directory: their files, pictures, sheets and pages."""
 
+import base64
 import dataclasses
 import io
+import json
+import re
 
 import numpy as np
 import pytest
@@ -10,13 +13,16 @@ from PIL import Image as Pillow
 from featvis_jax.results import channels, nifti, panels, pixels, sheets, store
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.comparison import comparison
-from featvis_jax.results.gallery import build_comparison, build_gallery
+from featvis_jax.results.gallery import build_comparison, build_gallery, site, views
+from featvis_jax.results.gallery.grid import Grid
 from featvis_jax.results.sheets import contact_sheet
 from tests.results.gallery_runs import SLICE, VOLUME, Page, contrasts, pages, random_image, unit
 
 NAMES = ("T1w", "T1ce", "T2w", "FLAIR")
 CONTRASTS = InputChannels(NAMES, held={"T2w": "5f3a"})
 COLOUR = InputChannels(channels.RGB, is_colour=True)
+# As of a T1w that is scaled to 0..1 and a CT beside it.
+RANGED = InputChannels(("T1w", "CT"), ranges=((0.0, 1.0), (-1024.0, 3071.0)))
 WINDOW = (0.0, 1.0)
 
 
@@ -46,7 +52,9 @@ def test_colour_is_for_pictures_and_only_where_it_is_asked_for():
         channels.named(["rgb"], count=3, is_picture=False)
 
 
-@pytest.mark.parametrize("given", [CONTRASTS, COLOUR, InputChannels(("T1w",)), channels.ONE])
+@pytest.mark.parametrize(
+    "given", [CONTRASTS, COLOUR, RANGED, InputChannels(("T1w",)), channels.ONE]
+)
 def test_a_configuration_tells_what_the_channels_are(given):
     setting = given.setting()
     assert channels.of_run({} if setting is None else {"input_channels": setting}) == given
@@ -90,6 +98,22 @@ def test_a_transparency_map_has_all_channels(tmp_path):
         assert run.picture_path("conv1", 0, of="transparency").is_file()
 
 
+def test_files_of_contrasts_with_ranges_of_their_own_ask_viewers_for_these(tmp_path):
+    run = contrasts(tmp_path, RANGED)
+    files = [path.read_bytes() for path in run.image_paths("conv1", 1)]
+    assert tuple(map(nifti.proposed_window, files)) == RANGED.ranges
+    seen = random_image((*SLICE, 2))
+    made = dataclasses.replace(unit("conv1", 0, image=seen), transparency=seen)
+    with store.open_run(tmp_path / "b", {"input_channels": RANGED.setting()}, environment={}) as on:
+        on.write_units([made], affine=None)
+        # Sizes of a gradient are no intensities.
+        with Pillow.open(on.picture_path("conv1", 0, of="transparency")) as opened:
+            drawn = np.asarray(opened)
+    window = 0.0, float(seen.max())
+    plain = RANGED._replace(ranges=None)
+    np.testing.assert_array_equal(drawn, panels.picture(seen, channels=plain, window=window))
+
+
 def test_a_lost_channel_is_told_by_its_file(tmp_path):
     run = contrasts(tmp_path, CONTRASTS)
     run.image_paths("conv1", 0)[2].write_bytes(b"not a NIfTI file")
@@ -119,6 +143,26 @@ def test_panels_hold_each_contrast_as_it_is_drawn_alone(shape):
     assert len(set(same)) == 1
 
 
+@pytest.mark.parametrize("window", [(0.0, 1.0), (0.2, 0.7)])
+def test_contrasts_with_ranges_of_their_own_are_drawn_in_these(window):
+    shares = random_image((*VOLUME, 2))
+    image = np.stack([shares[..., 0], -1024 + 4095 * shares[..., 1]], axis=-1)
+    drawn = panels.arranged(panels.planes(image, RANGED), RANGED, window=window)
+    plain = panels.arranged(panels.planes(shares, RANGED.of_one_range), RANGED, window=window)
+    assert np.abs(drawn.pixels.astype(int) - plain.pixels).max() <= 1
+    low, high = window
+    assert RANGED.windows(window)[0] == window
+    np.testing.assert_allclose(RANGED.windows(window)[1], (-1024 + 4095 * low, -1024 + 4095 * high))
+    colour = COLOUR._replace(ranges=((0.0, 1.0), (-2.0, 4.0), (0.0, 255.0)))
+    photograph = random_image((5, 7, 3))
+    own = photograph * np.array([1, 6, 255]) + np.array([0, -2, 0])
+    found = panels.picture(own.astype(np.float32), channels=colour, window=window)
+    expected = np.rint(((photograph - low) / (high - low)).clip(0, 1) * 255)
+    assert np.abs(found - expected).max() <= 1
+    assert colour.told_windows(window) == [("", window)]
+    assert colour.told_unit("z-score") == "share of each channel's range"
+
+
 def test_narrow_panels_leave_room_for_their_labels():
     given = InputChannels(("T1w", "averylongname"))
     found = panels.picture(random_image((5, 6, 2)), channels=given, window=WINDOW)
@@ -136,7 +180,7 @@ def test_a_picture_in_colour_is_as_photographs_are():
 
 
 @pytest.mark.parametrize(
-    ("given", "shape"), [(CONTRASTS, SLICE), (CONTRASTS, VOLUME), (COLOUR, SLICE)]
+    ("given", "shape"), [(CONTRASTS, SLICE), (CONTRASTS, VOLUME), (COLOUR, SLICE), (RANGED, SLICE)]
 )
 def test_sheets_and_figures_show_every_channel(given, shape):
     images = [random_image((*shape, len(given.names)), number) for number in range(3)]
@@ -186,6 +230,71 @@ def test_pages_show_contrasts_apart_and_let_choose(tmp_path, shape):
         assert chosen == [f"0000_{name}.js" for name in NAMES]
         for address in one.all("option"):
             assert one.target(address["value"]).is_file()
+
+
+def test_pages_show_contrasts_in_intensities_of_their_own(tmp_path):
+    run = contrasts(tmp_path, RANGED, shape=VOLUME)
+    index = build_gallery(run)
+    page = Page(index.parent / "units" / "conv1" / "0001.html")
+    image, _ = run.image("conv1", 1)
+    bars = _bars(page)
+    # Slices, then projections.
+    assert bars["shared"][:2] == [("0", "1"), ("\u22121024", "3071")]
+    assert len(bars["shared"]) == 4
+    told = [f"{site.number(float(x.min()))} to {site.number(float(x.max()))}" for x in image.T]
+    assert f"Intensities T1w {told[0]}, CT {told[1]}" in " ".join(page.text.split())
+    for number, (low, high) in enumerate(bars["own"][:2]):
+        window = views.own_window(image[..., [number]])
+        np.testing.assert_allclose(
+            [float(end.replace("\u2212", "-")) for end in (low, high)], window, rtol=1e-3
+        )
+    assert [
+        _volume(index.parent / "volumes/conv1", f"0001_{name}")[0] for name in RANGED.names
+    ] == [
+        [0.0, 1.0],
+        [-1024.0, 3071.0],
+    ]
+    shown = _volume(index.parent / "volumes/conv1", "0001_CT")[1]
+    np.testing.assert_allclose(shown, image[..., [1]], atol=4095 / 255)
+    sheet = Page(index.parent / "layers" / "conv1.html")
+    assert _bars(sheet)[""] == bars["shared"][:2]
+
+
+def _bars(page):
+    """The ends of all colour bars, by their class."""
+    found = {}
+    for kind, text in re.findall(r'class="colorbar (\w*)">(.*?)</span></span>', page.source, re.S):
+        low, high = re.findall(r'class="(?:low|high)">([^<]*)', f"{text}</span>")
+        found.setdefault(kind, []).append((low, high))
+    return found
+
+
+def _volume(directory, name):
+    """The shared window of a volume that the viewer gets, and its voxels."""
+    text = (directory / f"{name}.js").read_text()
+    told = json.loads(text.removeprefix("featvisGallery.volume(").removesuffix(");\n"))
+    return told["shared"], nifti.decode_nifti(base64.b64decode(told["base64"]))[0]
+
+
+def test_runs_of_other_ranges_are_compared_in_ranges_that_hold_both(tmp_path):
+    wider = RANGED._replace(ranges=((-1.0, 0.5), (-500.0, 4000.0)))
+    plain = RANGED.of_one_range
+    runs = [
+        contrasts(tmp_path / name, given, regularization=name)
+        for name, given in (("a", RANGED), ("b", wider), ("c", plain))
+    ]
+    found = Grid.of_runs(runs, [run.records() for run in runs])
+    assert found.channels.ranges == ((-1.0, 1.0), (-1024.0, 4000.0))
+    assert found.window == (0.0, 1.0)
+    index = build_comparison(runs)
+    assert _bars(Page(index))[""] == [("\u22121", "1"), ("\u22121024", "4000")]
+    drawn = sorted((index.parent / "pictures" / "conv1").glob("*_CT-*shared.png"))
+    assert len(drawn) == 6
+    for path, run in zip(drawn[:3], runs, strict=True):
+        image, _ = run.image("conv1", 0)
+        with Pillow.open(path) as opened:
+            expected = pixels.picture(image[..., [1]], window=(-1024.0, 4000.0))
+            assert np.abs(np.asarray(opened).astype(int) - expected).max() <= 1
 
 
 def test_a_page_of_one_channel_has_no_choice_of_contrasts(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featvis_jax.ranges import to_intensities
 from featvis_jax.results import grids, panels, trust
 from featvis_jax.results.asked import compared_with, intensity_unit
 from featvis_jax.results.files import file_name
@@ -95,7 +96,7 @@ def _about(run: RunView, layers: list[Layer], grid: Grid, site: Site) -> dict[st
         "sought": contents.sought(layers),
         "verdicts": trust.counts([row for layer in layers for row in layer.trusts]),
         "compared_with": compared_with(configuration),
-        "intensity_unit": intensity_unit(configuration),
+        "intensity_unit": grid.channels.told_unit(intensity_unit(configuration)),
         "units": contents.units_word(layers),
         "is_transformed": contents.is_transformed(configuration),
         "other_layers": [row for row in run.layers() if row.layer not in names],
@@ -106,7 +107,7 @@ def _about(run: RunView, layers: list[Layer], grid: Grid, site: Site) -> dict[st
         "shape": grid.shape,
         "voxel_size_mm": grids.voxel_size_mm(grid.affine, grid.shape),
         "places": grid.places,
-        "window": grid.window,
+        "windows": grid.channels.told_windows(grid.window),
         "marks": contents.MARKS,
         "rules": contents.RULES,
         "to_run": link(Path(to_run).as_posix()),
@@ -135,7 +136,7 @@ def _write_pictures(
                     _write_volume(site, layer, variant, part, image_part, grid)
             variant.changes = growth.changes(
                 site, image, run.maps(*variant.record.key), stem=stem, affine=grid.affine,
-                window=grid.window,
+                window=grid.channels.windows(grid.window)[0],
             )  # fmt: skip
             seen = run.picture_path(*variant.record.key, of="transparency")
             if seen.is_file():
@@ -163,8 +164,10 @@ def _write_volume(
     name = f"{layer.name}, {layer.question.called(channel)}"
     name += f", variant {number}" if layer.variants > 1 else ""
     name += f", {part.caption}" if part.name else ""
-    own = part.pictures[0].own_window
-    data = viewer.encode_volume(image, grid.affine, name=name, shared=grid.window, own=own)
+    picture = part.pictures[0]
+    shared, own = picture.shared_window, picture.own_window
+    image = to_intensities(image, None if part.own_range is None else (part.own_range,))
+    data = viewer.encode_volume(image, grid.affine, name=name, shared=shared, own=own)
     suffix = f"_{part.name}" if part.name else ""
     part.volume = f"volumes/{file_name(layer.name)}/{variant.name}{suffix}.js"
     site.write(part.volume, data)
@@ -174,9 +177,9 @@ def _write_depth(site: Site, part: Part, image: np.ndarray, grid: Grid, *, stem:
     """Draw the series of slices through a volume; a slice has none."""
     if len(grid.planes) == 1:
         return
-    mosaic, own = views.mosaic(image), part.pictures[0].own_window
+    mosaic, windows = views.mosaic(image), (grid.window, views.own_window(image))
     stem += f"_{part.name}" if part.name else ""
-    part.mosaic = write_picture(site, stem, "slices", mosaic.values, grid.window, own)
+    part.mosaic = write_picture(site, part, stem, "slices", mosaic.values, windows)
     part.slices = [
         (*corner, grids.position(grid.affine, grid.shape, normal=2, index=index))
         for corner, index in zip(mosaic.corners, mosaic.indices, strict=True)

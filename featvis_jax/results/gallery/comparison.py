@@ -102,10 +102,10 @@ def _about(runs: Sequence[RunView], grid: Grid, columns: list[Column]) -> dict[s
         "view_options": view_options(grid.planes),
         "contrast_options": contrast_options(grid.channels.unheld),
         "places": grid.places,
-        "window": grid.window,
+        "windows": grid.channels.told_windows(grid.window),
         "marks": contents.MARKS,
         "compared_with": _compared_with(runs),
-        "intensity_unit": _intensity_unit(runs),
+        "intensity_unit": grid.channels.told_unit(_intensity_unit(runs)),
     }
 
 
@@ -121,7 +121,8 @@ def _write_pictures(
             stem = f"pictures/{file_name(variant.record.layer)}/{variant.name}-{number}"
             projected += write_planes(
                 site, variant, image, stem=stem, planes=grid.planes,
-                window=grid.window, channels=run.input_channels,
+                window=grid.window,
+                channels=run.input_channels._replace(ranges=grid.channels.ranges),
             )  # fmt: skip
     write_projections(site, projected)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from featvis_jax.ranges import Range
 from featvis_jax.results import tables, trust
 from featvis_jax.results.asked import Question, question
 from featvis_jax.results.files import file_name
@@ -40,7 +41,7 @@ RULES: Mapping[str, str] = next(
 
 
 class Picture(NamedTuple):
-    """One view of one image: two files, below the gallery, and their windows.
+    """One view of one image: two files, below the gallery, and their windows, in intensities.
 
     Example:
       >>> Picture("axial", "a.png", "b.png", (0.0, 1.0), (0.2, 0.8)).view
@@ -71,6 +72,10 @@ class Part:
     name: str
     """of the contrast; empty where there is one part"""
     caption: str
+    own_range: Range | None = None
+    """of the contrast, where what is drawn are shares of it"""
+    ends: Window = (0.0, 0.0)
+    """its lowest and highest intensity"""
     pictures: list[Picture] = field(default_factory=list)
     slices: list[tuple[int, int, str]] = field(default_factory=list)
     """left and top pixel of every slice of the mosaic, and where it lies"""

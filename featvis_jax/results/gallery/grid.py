@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from featvis_jax.ranges import Ranges
 from featvis_jax.results import grids, nifti, pixels
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.pixels import Window
@@ -26,6 +27,7 @@ class Grid(NamedTuple):
     planes: list[grids.Plane]
     """none where there is no image"""
     window: Window
+    """of intensities, or of shares where the channels have ranges of their own"""
     channels: InputChannels
 
     @classmethod
@@ -63,13 +65,14 @@ class Grid(NamedTuple):
             raise ValueError(f"runs to compare must have images of one shape; got {each}.")
         channels = runs[0].input_channels
         for run in runs[1:]:
-            if run.input_channels.unheld != channels.unheld:
+            if run.input_channels.unheld.of_one_range != channels.unheld.of_one_range:
                 raise ValueError(
                     "runs to compare must have the same input channels; got "
                     f"{runs[0].directory}: {channels.told}, {run.directory}: "
                     f"{run.input_channels.told}."
                 )
-        window = pixels.value_range([np.array([grid.window for grid in found])])
+        window, ranges = _common(found)
+        channels = channels._replace(ranges=ranges)
         if not known:
             return cls(None, (), [], window, channels)
         affine, shape = grids.same([grid.affine for _, grid in known]), shapes.pop()
@@ -86,6 +89,15 @@ class Grid(NamedTuple):
         ]
 
 
+def _common(found: Sequence[Grid]) -> tuple[Window, Ranges | None]:
+    """The window of several runs, and ranges of their channels, that hold those of each."""
+    if all(grid.channels.ranges is None for grid in found):
+        return pixels.value_range([np.array([grid.window for grid in found])]), None
+    each = np.array([grid.channels.windows(grid.window) for grid in found])
+    ends = zip(each[..., 0].min(0).tolist(), each[..., 1].max(0).tolist(), strict=True)
+    return (0.0, 1.0), tuple(ends)
+
+
 def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
     """Return the window in which all channels of a run are comparable.
 
@@ -94,8 +106,11 @@ def shared_window(run: RunView, records: Sequence[UnitRecord]) -> Window:
       records: Of its finished channels.
 
     Returns:
-      The window that its images ask viewers for, else the range of all images that are finite.
+      The window that its images ask viewers for, else the range of all images that are finite;
+      the whole range of every channel, in shares, where each has its own.
     """
+    if run.input_channels.ranges is not None:
+        return 0.0, 1.0
     if records:
         layer, channel, variant = records[0].key
         path = run.image_paths(layer, channel, variant)[0]

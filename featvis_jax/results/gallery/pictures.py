@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from featvis_jax.ranges import window_in
 from featvis_jax.results import grids, pixels
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.gallery import views
@@ -47,22 +48,24 @@ def write_planes(
       image: Shape (x, y, channels) or (x, y, z, channels).
       stem: Begin of the names of the files.
       planes: Of the grid.
-      window: The shared one.
+      window: The shared one; of shares where the channels have ranges of their own.
       channels: What its channels are.
 
     Returns:
       What `write_projections` takes, for each part.
     """
     projected = []
-    named = zip(channels.labels, channels.captions, channels.seen(image), strict=True)
-    for name, caption, seen in named:
-        part, own = Part(name, caption), views.own_window(seen)
+    parts = zip(channels.labels, channels.captions, channels.part_ranges, strict=True)
+    for (name, caption, own_range), seen in zip(parts, channels.seen(image), strict=True):
+        ends = window_in(own_range, pixels.value_range([seen]))
+        part, own = Part(name, caption, own_range, ends), views.own_window(seen)
         variant.parts.append(part)
         beginning = f"{stem}_{name}" if name else stem
         found = views.of_image(seen, list(planes))
         for plane in planes:
             values = found.pop(plane.name)
-            part.pictures.append(write_picture(site, beginning, plane.name, values, window, own))
+            drawn = write_picture(site, part, beginning, plane.name, values, (window, own))
+            part.pictures.append(drawn)
         is_sound = variant.record.status != "diverged"
         projected.append(Projected(part, beginning, found, is_sound))
     return projected
@@ -83,31 +86,32 @@ def write_projections(site: Site, projected: Sequence[Projected]) -> None:
     for part, stem, found, _ in projected:
         for view, some in found.items():
             own = views.own_window(some)
-            part.pictures.append(write_picture(site, stem, view, some, shared, own))
+            part.pictures.append(write_picture(site, part, stem, view, some, (shared, own)))
 
 
 def write_picture(
     site: Site,
+    part: Part,
     stem: str,
     view: str,
     values: Float[np.ndarray, "height width *colour"],
-    shared: Window,
-    own: Window,
+    windows: tuple[Window, Window],
 ) -> Picture:
     """Draw one view in both windows.
 
     Args:
       site: Where the pictures go.
+      part: What it is a view of.
       stem: Begin of the names of the files.
       view: Its name.
-      values: Intensities, the way up that they are shown.
-      shared: Intensities that are black and white in the shared window.
-      own: The same for the own window.
+      values: As `InputChannels.seen` has them, the way up that they are shown.
+      windows: Those that are black and white in the shared window, and in its own.
 
     Returns:
       Where they are.
     """
     names = [f"{stem}-{view}-{window}.png" for window in ("shared", "own")]
-    for name, window in zip(names, (shared, own), strict=True):
+    for name, window in zip(names, windows, strict=True):
         site.write(name, views.draw(values, window))
+    shared, own = (window_in(part.own_range, window) for window in windows)
     return Picture(view, names[0], names[1], shared, own)
