@@ -34,6 +34,27 @@ def test_every_module_is_a_layer_with_its_name_and_its_values(tmp_path, name):
     assert len({frozenset(paths) for paths in everything}) == 1
 
 
+def test_gradients_are_compared_by_how_far_rounded_weights_move_those_of_torch():
+    class Kink(torch.nn.Module):
+        """Its ReLU is nearer to where it stops passing than its weight is to its neighbours."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return torch.relu(self.weight - 1 + 1e-9 * (1 + x))
+
+    model, image, weights = Kink().double(), torch.zeros(1, 1), np.ones((1, 1), np.float32)
+    exact = networks.gradients(model, image.double(), torch.from_numpy(weights))
+    assert exact == 1e-9
+    assert networks._moved(model, image, weights, exact) == pytest.approx(1e-9)
+    smooth = torch.nn.Linear(1, 1).double()
+    exact = networks.gradients(smooth, image.double(), torch.from_numpy(weights))
+    assert 0 < networks._moved(smooth, image, weights, exact) < 3e-6
+    assert model.weight == 1
+
+
 def exported(model, shape, path, exporter):
     """Write a file for images of any size."""
     axes = range(2, len(shape))
