@@ -16,6 +16,7 @@ from featvis_jax.results.panels import picture
 _INK, _MUTED = "#1c1e21", "#6e7278"
 _TILE_INCHES = 1.15
 _GAP = 0.06
+_LINE_INCHES = 0.13
 _LABEL_POINTS = 7.5
 
 
@@ -71,12 +72,14 @@ def comparison(
     inches = _TILE_INCHES * abreast
     tile = inches, inches * height / width
     per_block = len(rows) * (tile[1] + _GAP) + 0.42
-    size = (len(blocks[0]) * (tile[0] + _GAP) + 0.75, len(blocks) * per_block + 0.5)
+    windows = channels.told_windows(window)
+    heading = 0.5 + (_LINE_INCHES * len(windows) if len(windows) > 1 else 0)
+    size = (len(blocks[0]) * (tile[0] + _GAP) + 0.75, len(blocks) * per_block + heading)
     with rc_context({"font.family": "DejaVu Sans", "pdf.fonttype": 42}):
         figure = Figure(size, facecolor="white")
-        _write_heading(figure, title, channels.told_windows(window))
+        _write_heading(figure, title, windows)
         for number, block in enumerate(blocks):
-            top = size[1] - 0.5 - number * per_block - 0.36
+            top = size[1] - heading - number * per_block - 0.36
             shown = [[row[column] for column in block] for row in tiles]
             _draw_block(figure, shown, rows, [columns[column] for column in block], top, tile)
         return {
@@ -90,10 +93,15 @@ def _write_heading(
 ) -> None:
     height = figure.get_size_inches()[1]
     figure.text(0.01, 1 - 0.12 / height, title, color=_INK, size=11, weight="bold", va="top")
-    told = "; ".join(
-        f"{name} black {low:g}, white {high:g}".strip() for name, (low, high) in windows
-    )
-    figure.text(0.99, 1 - 0.15 / height, told, color=_MUTED, size=7, ha="right", va="top")
+    if len(windows) == 1:
+        ((_, (low, high)),) = windows
+        told = f"black {low:g}, white {high:g}"
+        figure.text(0.99, 1 - 0.15 / height, told, color=_MUTED, size=7, ha="right", va="top")
+        return
+    # A line for each contrast, below the title.
+    for number, (name, (low, high)) in enumerate(windows):
+        told, y = f"{name}: black {low:g}, white {high:g}", 0.34 + number * _LINE_INCHES
+        figure.text(0.01, 1 - y / height, told, color=_MUTED, size=7, va="top")
 
 
 def _draw_block(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from featvis_jax.ranges import to_intensities
 from featvis_jax.results import channels, nifti, panels, pixels, sheets, store
 from featvis_jax.results.channels import InputChannels
 from featvis_jax.results.comparison import comparison
@@ -202,6 +203,23 @@ def test_sheets_and_figures_show_every_channel(given, shape):
         channels=given,
     )  # fmt: skip
     assert figure["pdf"][:4] == b"%PDF"
+
+
+def test_a_figure_has_a_line_for_the_range_of_each_contrast():
+    image = to_intensities(random_image((*SLICE, 2)), RANGED.ranges)
+    heights, pictures = [], []
+    for given, shown in ((RANGED, image), (RANGED.of_one_range, random_image((*SLICE, 2)))):
+        figure = comparison(
+            [[shown]], rows=["3"], columns=["a"], window=WINDOW, title="conv1", channels=given
+        )
+        with Pillow.open(io.BytesIO(figure["png"])) as opened:
+            pictures.append(np.asarray(opened.convert("L")))
+        heights.append(len(pictures[-1]))
+    lines = heights[0] - heights[1]
+    assert 0.2 * 250 < lines < 0.3 * 250  # Two lines, in pixels.
+    # All else is where it was, below them.
+    below = pictures[1][heights[1] // 2 :]
+    assert np.abs(pictures[0][-len(below) :].astype(int) - below).mean() < 1
 
 
 # ------------------------------------------------------------------------------------- the pages
