@@ -49,8 +49,9 @@ from featvis_jax.importers.torch.conversion import function_network
 EXPORTERS = {"dynamo": {"dynamo": True, "verbose": False}, "traced": {"dynamo": False}}
 LARGEST_VALUE_ERROR, LARGEST_GRADIENT_ERROR = 1e-4, 1e-3
 _SAME = 1e-3
-# What rounding to float32 does to an image, and to weights as a share; how often it is tried.
-_ROUNDING, _ROUNDINGS = 3e-7, 5
+# What rounding to float32 does to an image, and to weights as a share: theirs stands for that of
+# every layer, which makes as much of the outputs of deep networks. How often it is tried.
+_ROUNDING, _ROUNDING_OF_WEIGHTS, _ROUNDINGS = 3e-7, 1e-6, 5
 
 
 class Report(NamedTuple):
@@ -251,7 +252,8 @@ def _moved(model, image, weights, exact):
         rounded = copy.deepcopy(model)
         with torch.no_grad():
             for weight in rounded.parameters():
-                weight.mul_(1 + _ROUNDING * torch.randn(weight.shape, generator=generator))
+                drawn = torch.randn(weight.shape, generator=generator)
+                weight.mul_(1 + _ROUNDING_OF_WEIGHTS * drawn)
         given = image.double() + _ROUNDING * torch.randn(image.shape, generator=generator)
         found = gradients(rounded, given, torch.from_numpy(weights))
         far.append(np.abs(found - exact).max())

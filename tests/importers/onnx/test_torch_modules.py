@@ -51,7 +51,7 @@ def test_gradients_are_compared_by_how_far_rounded_weights_move_those_of_torch()
     assert networks._moved(model, image, weights, exact) == pytest.approx(1e-9)
     smooth = torch.nn.Linear(1, 1).double()
     exact = networks.gradients(smooth, image.double(), torch.from_numpy(weights))
-    assert 0 < networks._moved(smooth, image, weights, exact) < 3e-6
+    assert 0 < networks._moved(smooth, image, weights, exact) < 1e-5
     assert model.weight == 1
 
 
