@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from featvis_jax.checkpoints import load_model, weights_hash, zoo_names
 from featvis_jax.data.grids import Grid, coincide, described
 from featvis_jax.data.intensities import SCALINGS
 from featvis_jax.data.volumes import read_grid
-from featvis_jax.importers.kinds import KINDS, network_of_jax
+from featvis_jax.importers.kinds import KINDS, network_of_jax, refuse_unknown
 from featvis_jax.layers_table import layers_text
 from featvis_jax.model_options import InputOptions, ModelOptions
 from featvis_jax.nn import tracing
@@ -25,7 +24,6 @@ from featvis_jax.nn.network import Network, of_prepared, permuted_weights
 from featvis_jax.options import errors_of, shown_value, some
 from featvis_jax.progress import announced
 from featvis_jax.ranges import Range, Ranges, to_intensities
-from featvis_jax.zoo import ONLY_IN_CLONES
 
 
 class Model(NamedTuple):
@@ -41,7 +39,8 @@ class Model(NamedTuple):
       channel_ranges: Of each of their channels, where these differ: `intensity_range` is then 0 to
         1, and an ascent works on shares of them (`featvis_jax.ranges`), with `network_of_shares`.
       spectrum: Mean magnitude spectrum of those images, where it is known; of their shares.
-      mean: Mean of the images of a reference, where an ascent is to start from it; of their shares.
+      starts: Scans of a reference that ascents are to start from, ``(scans, *spatial, channels)``:
+        one for each variant of a unit, or one for all; of their shares.
       scaling: How scans become those images, a name in `featvis_jax.data.intensities.SCALINGS`;
         None where nobody says.
       told: What its user says of it.
@@ -356,7 +355,7 @@ def _read(spec: str, shape: tuple[int, ...] | None) -> Model:
 
 def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
     if spec not in zoo_names():
-        _refuse_unknown(Path(spec))
+        refuse_unknown(Path(spec), zoo=zoo_names())
     trained = load_model(spec)
     network = tracing.linen_network(trained.module, trained.variables, trained.image_shape)
     _refuse_other_shape(spec, network, shape)
@@ -367,26 +366,6 @@ def _ours(spec: str, shape: tuple[int, ...] | None) -> Model:
         trained.intensity_range,
         trained.spectrum,
         scaling="unit",  # As our trainings read every cohort.
-    )
-
-
-def _refuse_unknown(path: Path) -> None:
-    """Refuse what is no model of any kind."""
-    cards = (path / "card.json", path / "model" / "card.json")
-    if any(card.is_file() or card.is_symlink() for card in cards) or str(path) in ONLY_IN_CLONES:
-        return  # What may be wrong with it is told where it is read.
-    if path.is_dir():
-        told = "a directory that holds neither a model of featvis train nor a MONAI bundle"
-    elif path.exists():
-        told = "a file of an unknown kind"
-    else:
-        told = "there is no such model in the zoo, file or directory"
-    meant = difflib.get_close_matches(str(path).lower().replace("_", "-"), zoo_names(), n=1)
-    nearest = f". Did you mean {meant[0]}?" if meant else "."
-    raise FileNotFoundError(
-        f"`model={path}`: {told}{nearest} Expected a name of the zoo ({zoo_names()[0]}, ...), the "
-        f"directory of a trained model, {', '.join(kind.shown for kind in KINDS)}. "
-        "See docs/your-network.md."
     )
 
 

@@ -23,6 +23,7 @@ from featvis_jax.commands.launch import Command, start
 from featvis_jax.commands.startup import StartupOptions
 from featvis_jax.data import pipeline, preparation, sources, tasks
 from featvis_jax.data.grids import Grid
+from featvis_jax.data.labels import LabelTask
 from featvis_jax.evaluation.ablation import Variables, as_many_others, silenced
 from featvis_jax.nn.programs import fast
 from featvis_jax.options import option
@@ -31,7 +32,7 @@ from featvis_jax.results.files import atomic_write_bytes, locked, make_directory
 from featvis_jax.results.manifest import encode_json
 from featvis_jax.results.store import read_run
 from featvis_jax.results.tables import PATTERNED
-from featvis_jax.runs import cohorts
+from featvis_jax.runs import cohort_images, cohorts
 from featvis_jax.runs.cohorts import CohortOptions
 
 _LESION_OPTIONS = ("count", "size_mm", "min_contrast", "polarity", "easy_contrast")
@@ -78,7 +79,7 @@ def main(options: AssessOptions) -> None:
     out = Path(str(options.out))
     make_directory(out)
     with locked(out), stopping.held():
-        if not isinstance(prepared.task, tasks.LabelTask):
+        if not isinstance(prepared.task, LabelTask):
             example = _example(prepared, source, seed=options.seed)
             atomic_write_bytes(out / "example.npz", encode_arrays(example))
         atomic_write_bytes(out / "predictions.tsv", encode_rows(rows))
@@ -123,7 +124,7 @@ def held_out(
         return prepared, prepared.test
     cached = cohorts.cached_volumes(cohort, cache, ids=card["report"]["subjects"])
     told = f"`cohort={options.cohort}`"
-    return prepared, cohorts.source(cohort, list(cached.values()), grid, told=told)
+    return prepared, cohort_images.source(cohort, list(cached.values()), grid, told=told)
 
 
 def _classified(

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.participants import MISSING_VALUES, number, same_labels
+from featvis_jax.data.pipeline import Examples
 from featvis_jax.data.splits import Split, split_subjects
-from featvis_jax.data.tasks import LabelTask, ValueTask, label_task
 
 # A column of numbers that has more different ones is measured, not a set of classes.
 _MOST_CLASSES = 10
@@ -23,6 +24,96 @@ _FEWEST = 2
 _TOLD = 12
 # Over the parts of a split numbers are spread by quantiles; the shares are those of split_subjects.
 _QUANTILE, _MOST_QUANTILES, _HELD_OUT = "quantile", 4, 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTask:
+    """Tell participants apart by a column of participants.tsv, sex for example.
+
+    Attributes:
+      class_by_participant: Class number of every participant.
+      class_names: Name of every class, in order.
+    """
+
+    class_by_participant: Mapping[str, int]
+    class_names: tuple[str, ...]
+    images_per_element = 1
+
+    def examples(
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
+    ) -> Examples:
+        """One image with its participant's class."""
+        del rng, difficulty
+        label = self.class_by_participant[owner]
+        return {"image": image[None], "label": np.array([label], np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueTask:
+    """Tell a number of each participant, a column of participants.tsv such as age.
+
+    Networks learn and give it standardized: minus the mean of the people that they are trained on,
+    by their standard deviation.
+
+    Attributes:
+      value_by_participant: The number of every participant.
+      name: Of the column.
+      mean: Of the people of the training.
+      std: Their standard deviation.
+    """
+
+    value_by_participant: Mapping[str, float]
+    name: str
+    mean: float
+    std: float
+    images_per_element = 1
+
+    @property
+    def class_names(self) -> tuple[str]:
+        """The name of the one output."""
+        return (self.name,)
+
+    def examples(
+        self,
+        image: Float32[np.ndarray, "*spatial 1"],
+        owner: str,
+        rng: np.random.Generator,
+        difficulty: float,
+    ) -> Examples:
+        """One image with its participant's standardized number."""
+        del rng, difficulty
+        value = (self.value_by_participant[owner] - self.mean) / self.std
+        return {"image": image[None], "label": np.array([value], np.float32)}
+
+
+def label_task(labels: Mapping[str, str]) -> LabelTask:
+    """A task from each participant's value in a column; classes are the sorted values.
+
+    Args:
+      labels: Value of every participant.
+
+    Raises:
+      ValueError: There are fewer than two values, or two spellings of one.
+
+    Example:
+      >>> label_task({"sub-01": "10", "sub-02": "9", "sub-03": "10"}).class_names
+      ('9', '10')
+    """
+    if spellings := same_labels(labels.values()):
+        raise ValueError(f"The labels have one value in several spellings: {spellings}.")
+    values = set(labels.values())
+    names = tuple(sorted(values))
+    if None not in map(number, values):
+        names = tuple(sorted(values, key=float))  # 9 before 10.
+    if len(names) < 2:
+        raise ValueError(
+            f"The labels have {len(names)} class(es): {names}. Two or more are needed to classify."
+        )
+    return LabelTask({who: names.index(value) for who, value in labels.items()}, names)
 
 
 class Column(NamedTuple):

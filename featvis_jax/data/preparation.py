@@ -19,19 +19,16 @@ from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.crops import centred_start, crop_affine
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid
-from featvis_jax.data.lesions import Lesions, NoRoomError
+from featvis_jax.data.labels import LabelTask, ValueTask, label_task
+from featvis_jax.data.lesions import NoRoomError
 from featvis_jax.data.patches import Patches
 from featvis_jax.data.pipeline import Task
 from featvis_jax.data.sources import Source
 from featvis_jax.data.splits import Split, split_subjects
 from featvis_jax.data.tasks import (
-    LabelTask,
-    LesionTask,
-    OutlineTask,
+    PlantedTask,
     ShuffledTask,
     TaskSpec,
-    ValueTask,
-    label_task,
 )
 
 _MAX_WORKERS = 8
@@ -53,8 +50,8 @@ class Prepared:
       validation: Images to stop by.
       test: Images of held-out subjects, for the report.
       shape: Spatial shape of an image.
-      affine: Its grid, voxel indices to mm. A slice is put in the cohort's middle axial plane, and
-        a patch, which may lie anywhere, in its middle.
+      affine: Its grid, voxel indices to mm. A slice is put in the middle axial plane of those that
+        there are, and a patch, which may lie anywhere, in the middle of the cohort.
       description: All of this in words and numbers, for the model card.
       files_sha256: Checksum of the cohort's table and of every scan, by their paths.
       used_scans: Beginnings of the checksums of all scans but those of held-out subjects.
@@ -112,7 +109,7 @@ def prepare(
       ValueError: The task, the rank, the crop, the patch or the grid does not exist or does not
         fit, or it takes no distractors.
       CohortError: The cohort cannot be split, or has volumes that cannot be read, or images that
-        have no room for a lesion; all of them are named.
+        have no room for what is planted; all of them are named.
     """
     spec.check(rank)
     if patch is not None:
@@ -120,7 +117,11 @@ def prepare(
         crop = patch
     voxel_size_mm = _isotropic_voxel_size(cohort)
     crop = _crop(crop if grid is None else grid.shape, cohort, rank, voxel_size_mm)
-    settled = _settled(spec, cohort, rank=rank, voxel_size_mm=voxel_size_mm, seed=seed)
+    heights = _heights(spec, cohort, rank)
+    affine = _affine(cohort, crop, grid, heights)
+    settled = _settled(
+        spec, cohort, grid=Grid(crop, affine), voxel_size_mm=voxel_size_mm, seed=seed
+    )
     task, split, cohort = settled.task, settled.split, settled.cohort
     cached = cache_volumes(
         cohort.subjects, cache, voxel_size_mm=cohort.resampled_mm, progress=progress
@@ -131,18 +132,19 @@ def prepare(
             [cached[who] for who in getattr(split, part)],
             crop,
             placement=placement,
+            heights=heights,
             anywhere=patch is not None,
         )
         for part in ("train", "validation", "test")
     }
     if not isinstance(task, LabelTask | ValueTask):
-        parts = _with_room(task.lesions, cohort, parts)
+        parts = _with_room(task, cohort, parts)
     return Prepared(
         task=task,
         class_names=task.class_names,
         split=split,
         shape=crop,
-        affine=_affine(cohort, crop, grid),
+        affine=affine,
         description={
             "cohort": cohort.name,
             **({} if cohort.resampled_mm is None else {"resampled_mm": cohort.resampled_mm}),
@@ -169,7 +171,7 @@ class _Settled(NamedTuple):
       left_out: Those who do not take part.
     """
 
-    task: LesionTask | OutlineTask | ShuffledTask | LabelTask | ValueTask
+    task: PlantedTask | ShuffledTask | LabelTask | ValueTask
     split: Split
     cohort: Cohort
     told: Mapping[str, object]
@@ -177,10 +179,10 @@ class _Settled(NamedTuple):
 
 
 def _settled(
-    spec: TaskSpec, cohort: Cohort, *, rank: int, voxel_size_mm: float, seed: int
+    spec: TaskSpec, cohort: Cohort, *, grid: Grid, voxel_size_mm: float, seed: int
 ) -> _Settled:
     if spec.column is None:
-        drawn, told = spec.lesions(rank, voxel_size_mm)
+        drawn, told = spec.on(grid, voxel_size_mm=voxel_size_mm)
         return _Settled(drawn, split_subjects(cohort, label=None, seed=seed), cohort, told)
     if spec.name == "sex":
         split = split_subjects(cohort, label="sex", seed=seed)
@@ -202,6 +204,11 @@ def _of_patches(
         )
     if spec.column is not None:
         raise ValueError(f"The task {spec.name!r} takes whole volumes: ask for no patches.")
+    if spec.planted is not None:
+        raise ValueError(
+            f"The task {spec.name!r} is about places, and a patch may come from anywhere: ask for "
+            "no patches."
+        )
     if any(want > have for want, have in zip(patch, cohort.shape, strict=False)):
         raise ValueError(
             f"The patch is {tuple(patch)}, and the scans have {cohort.shape} voxels: ask for a "
@@ -210,12 +217,22 @@ def _of_patches(
     return dataclasses.replace(spec, lesion_options={**spec.lesion_options, "whole": True})
 
 
-def _affine(cohort: Cohort, crop: tuple[int, ...], grid: Grid | None) -> np.ndarray:
-    """Where the images lie."""
+def _heights(spec: TaskSpec, cohort: Cohort, rank: int) -> tuple[int, int] | None:
+    """Which axial slices show what is planted; None for all."""
+    if rank != 2 or spec.planted is None or spec.planted.slices_mm is None:
+        return None
+    return sources.slices_between(cohort, spec.planted.slices_mm)
+
+
+def _affine(
+    cohort: Cohort, crop: tuple[int, ...], grid: Grid | None, heights: tuple[int, int] | None
+) -> np.ndarray:
+    """Where the images lie; slices in the middle of their heights."""
     if grid is not None and grid.affine is not None:
         return grid.affine
     start = centred_start(cohort.shape, crop)
-    start = start if len(crop) == 3 else (*start, cohort.shape[2] // 2)
+    middle = cohort.shape[2] // 2 if heights is None else sum(heights) // 2
+    start = start if len(crop) == 3 else (*start, middle)
     return crop_affine(cohort.affine, start)
 
 
@@ -236,8 +253,10 @@ def _crop(
     return tuple(crop)
 
 
-def _with_room(lesions: Lesions, cohort: Cohort, parts: Mapping[str, Source]) -> dict[str, Source]:
-    """Refuse images without room for lesions now, since training may come to one after hours.
+def _with_room(
+    task: PlantedTask | ShuffledTask, cohort: Cohort, parts: Mapping[str, Source]
+) -> dict[str, Source]:
+    """Refuse images without room now, since training may come to one after hours.
 
     Patches without room are left out: there are others of the same person.
     """
@@ -245,7 +264,7 @@ def _with_room(lesions: Lesions, cohort: Cohort, parts: Mapping[str, Source]) ->
     def problem(image: tuple[str, int]) -> str | None:
         source, position = parts[image[0]], image[1]
         try:
-            lesions.check_room(source[position], np.random.default_rng(position))
+            task.check_room(source[position], np.random.default_rng(position))
         except NoRoomError as error:
             return f"{source.place(position)}: {error}"
         return None
@@ -266,7 +285,7 @@ def _with_room(lesions: Lesions, cohort: Cohort, parts: Mapping[str, Source]) ->
     if problems and not (left and all(map(len, left.values()))):
         raise CohortError(
             f"{cohort.table}: {len(problems)} of {len(found)} images that were looked at have no "
-            "room for lesions; choose other lesions, or leave these subjects out:",
+            "room for what is planted; change that, or leave these subjects out:",
             problems.values(),
         )
     return {**parts, **left}

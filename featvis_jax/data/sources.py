@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Float64
+from nibabel.affines import apply_affine
 
 from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import Cohort
@@ -23,6 +24,7 @@ class Slices:
       volumes: The subjects' cached volumes.
       shape: Of every slice.
       placement: How it is cut out of a subject's axial slice; from the centre by default.
+      heights: Lowest and highest index of a slice that counts; all by default.
       affine: Of the volumes, voxel indices to mm; None where nobody knows, or nobody asks.
       index: ``(volume number, z)`` of every slice.
     """
@@ -30,6 +32,7 @@ class Slices:
     volumes: Sequence[CachedVolume]
     shape: tuple[int, int]
     placement: Placement | None = None
+    heights: tuple[int, int] | None = None
     affine: Float64[np.ndarray, "4 4"] | None = None
     index: Sequence[tuple[int, int]] = dataclasses.field(init=False)
 
@@ -39,6 +42,7 @@ class Slices:
             (number, int(z))
             for number, volume in enumerate(self.volumes)
             for z in usable_slices(volume.brain_fraction)
+            if self.heights is None or self.heights[0] <= z <= self.heights[1]
         ]
         object.__setattr__(self, "index", tuple(index))
 
@@ -184,6 +188,8 @@ def source(
     shape: Sequence[int],
     *,
     placement: Placement | None = None,
+    heights: tuple[int, int] | None = None,
+    affine: Float64[np.ndarray, "4 4"] | None = None,
     anywhere: bool = False,
 ) -> Slices | Volumes | Patches:
     """The images of some subjects: axial slices for a shape of two numbers, volumes for three.
@@ -193,6 +199,8 @@ def source(
       shape: Spatial shape of an image.
       placement: Where an image's voxels are in a volume (`cohort_placement`); by default images are
         cut from the centre, and whoever does so has to know that this is their place.
+      heights: Lowest and highest index of slices (`slices_between`); all by default.
+      affine: Of the volumes, voxel indices to mm, where slices should know how high they lie.
       anywhere: Whether images are patches, from anywhere in the brain.
 
     Raises:
@@ -201,8 +209,31 @@ def source(
     if anywhere:
         return Patches(volumes, tuple(shape), placement)
     if len(shape) == 2:
-        return Slices(volumes, (shape[0], shape[1]), placement, affine)
+        return Slices(volumes, (shape[0], shape[1]), placement, heights, affine)
     return Volumes(volumes, (shape[0], shape[1], shape[2]), placement)
+
+
+def slices_between(cohort: Cohort, heights_mm: Sequence[float]) -> tuple[int, int]:
+    """Lowest and highest index of a cohort's axial slices between two heights.
+
+    Args:
+      cohort: The cohort.
+      heights_mm: The lower and the upper one, in the world.
+
+    Raises:
+      GridError: No slice lies between them.
+    """
+    x, y, z = cohort.shape
+    middles = np.column_stack([np.full(z, x // 2), np.full(z, y // 2), np.arange(z)])
+    heights = apply_affine(cohort.affine, middles)[:, 2]
+    low, high = heights_mm
+    found = np.flatnonzero((low <= heights) & (heights <= high))
+    if not len(found):
+        raise GridError(
+            f"no axial slice lies between {low:g} and {high:g} mm; the cohort's lie between "
+            f"{heights.min():g} and {heights.max():g} mm"
+        )
+    return int(found[0]), int(found[-1])
 
 
 def cohort_placement(cohort: Cohort, grid: Grid) -> Placement:

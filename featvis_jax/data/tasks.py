@@ -1,4 +1,4 @@
-"""Tasks on the images of a cohort: lesions to be found, or people to be told by a column."""
+"""Tasks on the images of a cohort: what is planted in them, or people to be told by a column."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from featvis_jax.data import distractors
+from featvis_jax.data.anatomy import AnatomyTask, PlantedAnatomy
+from featvis_jax.data.grids import Grid
 from featvis_jax.data.lesions import SHAPES, Lesions, Shape
-from featvis_jax.data.participants import number, same_labels
 from featvis_jax.data.pipeline import Examples
 from featvis_jax.data.renamed import current_names
 
@@ -28,9 +29,12 @@ TASKS: Mapping[str, str] = {
     "square_lesion": "slices or volumes with square (cubic) lesions against the same without",
     "gaussian_lesion": "the same with round lesions that have a soft edge",
     "square_or_disc": "one square (cubic) lesion against one disc (ball) of the same area",
+    "anatomy": "places that grow or shrink (`grows`, `shrinks`) against the same elsewhere",
     "sex": "participants by the column `sex`; volumes only",
 }
 """Tasks by name, each in one line; beside them there is ``label:COLUMN``."""
+
+ANATOMY = "anatomy"
 
 
 def label_column(name: str) -> str | None:
@@ -58,6 +62,7 @@ class TaskSpec:
       lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
       distractor_count: Fewest and most lesions of other shapes that images of both classes have.
       shuffle_labels: Whether all meaning is taken from the labels, for a control.
+      planted: What grows or shrinks, for the task `ANATOMY`.
     """
 
     name: str
@@ -65,6 +70,7 @@ class TaskSpec:
     lesion_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
     distractor_count: tuple[int, int] = (0, 0)
     shuffle_labels: bool = False
+    planted: PlantedAnatomy | None = None
 
     @property
     def column(self) -> str | None:
@@ -87,34 +93,51 @@ class TaskSpec:
             raise ValueError(
                 f"There is no task {name!r}; expected one of {', '.join(TASKS)} or {_LABEL}COLUMN."
             )
+        if (name == ANATOMY) != (self.planted is not None):
+            raise ValueError(
+                f"The task is {name!r} with planted={self.planted}: {ANATOMY!r} needs something "
+                "planted, and no other task does."
+            )
         if self.column is not None and rank != 3:
             raise ValueError(f"The task {name!r} takes whole volumes: use 3 dimensions.")
         if self.column is not None and self.shuffle_labels:
-            raise ValueError(f"Only labels of lesion tasks can be shuffled, not those of {name!r}.")
+            raise ValueError(
+                f"Only labels of what is planted can be shuffled, and the task is {name!r}."
+            )
         if not 0 <= count[0] <= count[1]:
             raise ValueError(f"distractor_count is {count}; expected 0 <= fewest <= most.")
-        if count[1] and self.column is not None:
+        if count[1] and (self.column is not None or name == ANATOMY):
             raise ValueError(f"The task {name!r} takes no distractors: only tasks of lesions do.")
 
-    def lesions(
-        self, rank: int, voxel_size_mm: float
-    ) -> tuple[LesionTask | OutlineTask | ShuffledTask, dict[str, object]]:
-        """The task of lesions on a grid, and what a model card tells of it.
+    def on(
+        self, grid: Grid, *, voxel_size_mm: float
+    ) -> tuple[PlantedTask | ShuffledTask, dict[str, object]]:
+        """The task of what is planted on a grid, and what a model card tells of it.
 
         Args:
-          rank: 2 for axial slices, 3 for volumes.
+          grid: Of the images.
           voxel_size_mm: Of the grid.
 
         Raises:
-          ValueError: An option of the lesions is wrong.
+          ValueError: An option of the lesions is wrong, or a place is not on the grid.
         """
+        rank = len(grid.shape)
+        if self.planted is not None:
+            task, told = AnatomyTask(self.planted, grid), _describe_anatomy(self.planted, rank)
+        else:
+            task, told = self._lesions(rank, voxel_size_mm)
+        if self.shuffle_labels:
+            return ShuffledTask(task), {**told, "labels": "shuffled"}
+        return task, told
+
+    def _lesions(
+        self, rank: int, voxel_size_mm: float
+    ) -> tuple[LesionTask | OutlineTask, dict[str, object]]:
         task = _lesion_task(self.name, self.shape, voxel_size_mm, self.lesion_options)
         told: dict[str, object] = {"lesions": _describe(task)}
         if self.distractor_count[1]:
             task = _with_distractors(task, self.distractor_count, rank)
             told["distractors"] = list(self.distractor_count)
-        if self.shuffle_labels:
-            return ShuffledTask(task), {**told, "labels": "shuffled"}
         return task, told
 
 
@@ -154,6 +177,12 @@ class LesionTask:
         image = distractors.add(*others, image, rng, difficulty=difficulty)
         damaged, _ = self.lesions.add(image, rng, difficulty=difficulty)
         return {"image": np.stack([image, damaged]), "label": np.array([0, 1], np.int32)}
+
+    def check_room(
+        self, image: Float32[np.ndarray, "*spatial 1"], rng: np.random.Generator
+    ) -> None:
+        """As `featvis_jax.data.lesions.Lesions.check_room`."""
+        self.lesions.check_room(image, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +226,16 @@ class OutlineTask:
         images = np.stack([damaged for damaged, _ in drawn])
         return {"image": images, "label": np.array([0, 1], np.int32)}
 
+    def check_room(
+        self, image: Float32[np.ndarray, "*spatial 1"], rng: np.random.Generator
+    ) -> None:
+        """As `featvis_jax.data.lesions.Lesions.check_room`."""
+        self.lesions.check_room(image, rng)
+
+
+PlantedTask = LesionTask | OutlineTask | AnatomyTask
+"""Something is planted in every image, and makes a pair of it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ShuffledTask:
@@ -210,18 +249,13 @@ class ShuffledTask:
       task: The task; it gives both classes for every element.
     """
 
-    task: LesionTask | OutlineTask
+    task: PlantedTask
     images_per_element = 2
 
     @property
     def class_names(self) -> tuple[str, str]:
         """The names that the labels would have had."""
         return self.task.class_names
-
-    @property
-    def lesions(self) -> Lesions:
-        """How the task's lesions are drawn."""
-        return self.task.lesions
 
     def examples(
         self,
@@ -234,95 +268,11 @@ class ShuffledTask:
         made = self.task.examples(image, owner, rng, difficulty)
         return {"image": made["image"], "label": rng.permutation(made["label"])}
 
-
-@dataclasses.dataclass(frozen=True)
-class LabelTask:
-    """Tell participants apart by a column of participants.tsv, sex for example.
-
-    Attributes:
-      class_by_participant: Class number of every participant.
-      class_names: Name of every class, in order.
-    """
-
-    class_by_participant: Mapping[str, int]
-    class_names: tuple[str, ...]
-    images_per_element = 1
-
-    def examples(
-        self,
-        image: Float32[np.ndarray, "*spatial 1"],
-        owner: str,
-        rng: np.random.Generator,
-        difficulty: float,
-    ) -> Examples:
-        """One image with its participant's class."""
-        del rng, difficulty
-        label = self.class_by_participant[owner]
-        return {"image": image[None], "label": np.array([label], np.int32)}
-
-
-@dataclasses.dataclass(frozen=True)
-class ValueTask:
-    """Tell a number of each participant, a column of participants.tsv such as age.
-
-    Networks learn and give it standardized: minus the mean of the people that they are trained on,
-    by their standard deviation.
-
-    Attributes:
-      value_by_participant: The number of every participant.
-      name: Of the column.
-      mean: Of the people of the training.
-      std: Their standard deviation.
-    """
-
-    value_by_participant: Mapping[str, float]
-    name: str
-    mean: float
-    std: float
-    images_per_element = 1
-
-    @property
-    def class_names(self) -> tuple[str]:
-        """The name of the one output."""
-        return (self.name,)
-
-    def examples(
-        self,
-        image: Float32[np.ndarray, "*spatial 1"],
-        owner: str,
-        rng: np.random.Generator,
-        difficulty: float,
-    ) -> Examples:
-        """One image with its participant's standardized number."""
-        del rng, difficulty
-        value = (self.value_by_participant[owner] - self.mean) / self.std
-        return {"image": image[None], "label": np.array([value], np.float32)}
-
-
-def label_task(labels: Mapping[str, str]) -> LabelTask:
-    """A task from each participant's value in a column; classes are the sorted values.
-
-    Args:
-      labels: Value of every participant.
-
-    Raises:
-      ValueError: There are fewer than two values, or two spellings of one.
-
-    Example:
-      >>> label_task({"sub-01": "10", "sub-02": "9", "sub-03": "10"}).class_names
-      ('9', '10')
-    """
-    if spellings := same_labels(labels.values()):
-        raise ValueError(f"The labels have one value in several spellings: {spellings}.")
-    values = set(labels.values())
-    names = tuple(sorted(values))
-    if None not in map(number, values):
-        names = tuple(sorted(values, key=float))  # 9 before 10.
-    if len(names) < 2:
-        raise ValueError(
-            f"The labels have {len(names)} class(es): {names}. Two or more are needed to classify."
-        )
-    return LabelTask({who: names.index(value) for who, value in labels.items()}, names)
+    def check_room(
+        self, image: Float32[np.ndarray, "*spatial 1"], rng: np.random.Generator
+    ) -> None:
+        """As the task's."""
+        self.task.check_room(image, rng)
 
 
 def _with_distractors(
@@ -394,6 +344,16 @@ def _describe(task: LesionTask | OutlineTask) -> dict[str, object]:
         **drawn,
         "shape": " or ".join(_name(shape) for shape in _shapes(task)),
     }
+
+
+def _describe_anatomy(planted: PlantedAnatomy, rank: int) -> dict[str, object]:
+    """What is planted, for the model card, and at which heights slices were looked at."""
+    told: dict[str, object] = {
+        "planted": {**dataclasses.asdict(planted), "change": planted.usual_change}
+    }
+    if rank == 2 and planted.slices_mm is not None:
+        told["slices_mm"] = planted.slices_mm
+    return told
 
 
 def _name(shape: Shape) -> str:

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from featvis_jax.data.pipeline import Examples
 
 _BINS = 64
+# Parts of each axis whose mean brightness is all that is left of an image.
+_PARTS = 8
 
 
 def histogram_features(
@@ -68,6 +70,48 @@ def shape_blind_baselines(
         "threshold": float(balanced_accuracy_score(test_labels, over if above else ~over)),
         "histogram": float(balanced_accuracy_score(test_labels, predicted)),
     }
+
+
+def brightness_by_place(
+    training: Iterable[Examples], testing: Iterable[Examples]
+) -> dict[str, float]:
+    """Balanced accuracy of a classifier that sees where it is bright, and no volumes.
+
+    Where a dark ventricle grows, its surroundings are darker. If this comes near the network, what
+    the network knows need not be how large anything is.
+
+    Args:
+      training: Images to fit on.
+      testing: The images that the network is tested on.
+
+    Returns:
+      ``brightness_by_place``: logistic regression on the mean brightness of the cells of a grid, 8
+      along each axis.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    cells, labels = _cells(training)
+    test_cells, test_labels = _cells(testing)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    predicted = regression.fit(cells, labels).predict(test_cells)
+    return {"brightness_by_place": float(balanced_accuracy_score(test_labels, predicted))}
+
+
+def _cells(
+    batches: Iterable[Examples],
+) -> tuple[Float[np.ndarray, "n cells"], Int[np.ndarray, " n"]]:
+    found, labels = [], []
+    for batch in batches:
+        means = batch["image"][..., 0].astype(np.float64)
+        for axis in range(1, means.ndim):
+            parts = np.array_split(means, min(_PARTS, means.shape[axis]), axis=axis)
+            means = np.stack([part.mean(axis=axis) for part in parts], axis=axis)
+        found.append(means.reshape(len(means), -1))
+        labels.append(batch["label"])
+    return np.concatenate(found), np.concatenate(labels)
 
 
 def _best_threshold(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -29,6 +30,7 @@ from featvis_jax.nn.network import Network
 from featvis_jax.nn.tracing import function_network as jax_function_network
 from featvis_jax.nn.tracing import linen_network, nnx_network
 from featvis_jax.options import errors_of
+from featvis_jax.zoo import ONLY_IN_CLONES
 
 Shape = tuple[int, ...] | None
 
@@ -196,3 +198,31 @@ KINDS = (
     ),
     Kind("Keras by way of ONNX", _is_keras, _keras),
 )
+
+
+def refuse_unknown(path: Path, *, zoo: Sequence[str]) -> None:
+    """Refuse what is no model of any kind, neither these nor our own.
+
+    Args:
+      path: What a user gave.
+      zoo: Names of the shipped models.
+
+    Raises:
+      FileNotFoundError: It is none.
+    """
+    cards = (path / "card.json", path / "model" / "card.json")
+    if any(card.is_file() or card.is_symlink() for card in cards) or str(path) in ONLY_IN_CLONES:
+        return  # What may be wrong with it is told where it is read.
+    if path.is_dir():
+        told = "a directory that holds neither a model of featvis train nor a MONAI bundle"
+    elif path.exists():
+        told = "a file of an unknown kind"
+    else:
+        told = "there is no such model in the zoo, file or directory"
+    meant = difflib.get_close_matches(str(path).lower().replace("_", "-"), zoo, n=1)
+    nearest = f". Did you mean {meant[0]}?" if meant else "."
+    raise FileNotFoundError(
+        f"`model={path}`: {told}{nearest} Expected a name of the zoo ({zoo[0]}, ...), the "
+        f"directory of a trained model, {', '.join(kind.shown for kind in KINDS)}. "
+        "See docs/your-network.md."
+    )

@@ -13,6 +13,7 @@ from featvis_jax.evidence import brightness
 from featvis_jax.evidence.brightness import Comparison, Effort
 from featvis_jax.models import Model
 from featvis_jax.options import fields
+from featvis_jax.ranges import to_shares
 from featvis_jax.results.anatomy import ScanRecord
 from featvis_jax.results.grids import voxel_size_mm
 from featvis_jax.results.store import RunView
@@ -63,7 +64,7 @@ def compared(
     assert sizes is not None  # Nothing is deformed without.
     numbers = range(1, view.variants + 1)
     scans = np.stack([view.map(*units[0], variant, name="scan") for variant in numbers])
-    model = model._replace(starts=scans)
+    model = model._replace(starts=to_shares(scans, model.channel_ranges))
     own = {record.key: record.final_objective for record in view.records()}
     # Variants of one scan push each other apart, which is no part of what a unit asks for.
     alone = asked.variants == 1 or asked.diversity == 0 or bool(people.starts)

@@ -15,7 +15,14 @@ from featvis_jax.maximize.parameterizations import Parameterization
 from featvis_jax.model_options import ModelOptions
 from featvis_jax.models import Model
 from featvis_jax.options import option
-from featvis_jax.runs import channels, cohorts, recipes, reference_scans, side_by_side
+from featvis_jax.runs import (
+    channels,
+    cohort_images,
+    cohorts,
+    recipes,
+    reference_scans,
+    side_by_side,
+)
 from featvis_jax.runs.cohorts import CohortOptions
 from featvis_jax.runs.deformations import with_starts
 from featvis_jax.runs.recipes import RecipeOptions, UnitOptions
@@ -153,7 +160,7 @@ def _source(model: Model, options: CompareOptions) -> Source:
         scaling=model.scaling or "unit",
     )
     volumes = [cached[subject.participant_id] for subject in cohort.subjects]
-    return cohorts.source(cohort, volumes, model.grid, told=f"`cohort={options.cohort}`")
+    return cohort_images.source(cohort, volumes, model.grid, told=f"`cohort={options.cohort}`")
 
 
 def _spectrum(source: Source | None, count: int) -> np.ndarray:

@@ -21,6 +21,9 @@ from featvis_jax.results.starts import Start
 from featvis_jax.runs.reference_scans import Inputs
 
 NAME = "deformation"
+# Under small shifts and noise a deformation has to change what a place is, and not the few edges
+# that a network is most sensitive to.
+REGULARIZATION = "roll_3,noise_0.1"
 MEAN, REFERENCE = "mean", "reference"
 # Of the start's coefficients, as a share of their bound, where variants are not to start alike.
 _NOISE = 0.05
@@ -113,21 +116,48 @@ def with_starts(
     """
     if start_image not in (MEAN, REFERENCE) or model.starts is not None:
         return model
-    if inputs is None:
-        raise ValueError(
-            f"`start_image={MEAN}` is the mean of the scans of `reference`: give that cohort, or a "
-            "NIfTI file to start from."
-        )
+    given = _given(inputs, start_image)
+    if start_image == REFERENCE:
+        scans = [given.source[position] for position in _positions(given.source, variants)]
+        return model._replace(starts=to_shares(np.asarray(scans, np.float32), model.channel_ranges))
     if model.grid.anywhere:
         raise ValueError(
             f"`start_image={MEAN}`: the network takes patches from anywhere in the brain, whose "
-            "mean shows no anatomy: give a NIfTI file to start from."
+            f"mean shows no anatomy: give `start_image={REFERENCE}`, or a NIfTI file to start from."
         )
     total = np.zeros(model.image_shape, np.float64)
-    for position in inputs.positions:
-        total += inputs.source[position]
-    mean = np.asarray(total / len(inputs.positions), np.float32)
-    return model._replace(mean=to_shares(mean, model.channel_ranges))
+    for position in given.positions:
+        total += given.source[position]
+    mean = np.asarray(total / len(given.positions), np.float32)
+    return model._replace(starts=to_shares(mean, model.channel_ranges)[None])
+
+
+def _given(inputs: Inputs | None, start_image: str) -> Inputs:
+    if inputs is None:
+        raise ValueError(no_reference(start_image))
+    return inputs
+
+
+def no_reference(start_image: str) -> str:
+    """What a user is told who asks for scans of a reference and names none.
+
+    Args:
+      start_image: The option.
+    """
+    are = "is the mean of the" if start_image == MEAN else "takes one for each variant of the"
+    return (
+        f"`start_image={start_image}` {are} scans of `reference`: give that cohort, or a NIfTI "
+        "file to start from."
+    )
+
+
+def _positions(source: Source, variants: int) -> tuple[int, ...]:
+    if variants > len(source):
+        raise ValueError(
+            f"`variants={variants}`: `start_image={REFERENCE}` gives each variant a scan of its "
+            f"own, and `reference` has {len(source)} images: give at most as many variants."
+        )
+    return over_people(source, variants)
 
 
 def deformed(
@@ -137,7 +167,8 @@ def deformed(
 
     Args:
       model: The network.
-      start: The scan, on the network's grid, within `Model.intensity_range`.
+      start: The scan, on the network's grid, within `Model.intensity_range`; or one for each
+        variant, along a first axis.
       options: How.
       variants: Images of each unit.
 

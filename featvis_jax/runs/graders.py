@@ -20,7 +20,7 @@ from featvis_jax.evaluation.transfer import detector, insertion_sites, yardstick
 from featvis_jax.models import Model
 from featvis_jax.options import say
 from featvis_jax.progress import announced
-from featvis_jax.runs import cohorts
+from featvis_jax.runs import cohort_images, cohorts
 from featvis_jax.runs.cohorts import CohortOptions
 from featvis_jax.runs.tasks import NamedTask
 
@@ -131,7 +131,7 @@ def hold_out(cohort: Cohort, models: Sequence[Model], options: CohortOptions) ->
 
     # One that does not tell where it looks has the grid of the other.
     grid = next((model.grid for model in models if model.affine is not None), models[0].grid)
-    everyone = cohorts.source(cohort, volumes, grid, told=f"`cohort={options.cohort}`")
+    everyone = cohort_images.source(cohort, volumes, grid, told=f"`cohort={options.cohort}`")
     parts = volumes[:half], volumes[half:], volumes, volumes[:_FEW]
     return HeldOut(*(dataclasses.replace(everyone, volumes=part) for part in parts))
 

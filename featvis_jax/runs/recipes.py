@@ -14,8 +14,7 @@ from featvis_jax.maximize.transforms import describe, is_identity
 from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer, Network
 from featvis_jax.options import Options, errors_of, option, shown_value
-from featvis_jax.runs import images, objectives
-from featvis_jax.runs.deformations import REFERENCE
+from featvis_jax.runs import deformations, images, objectives
 from featvis_jax.runs.images import ImageOptions
 from featvis_jax.runs.objectives import ObjectiveOptions
 
@@ -196,7 +195,7 @@ def recipe(
             layer,
             options,
             pooling=pooling,
-            apart=options.start_image == REFERENCE,
+            apart=options.start_image == deformations.REFERENCE,
         ),
         penalty=penalty,
         penalty_weight=0.0 if penalty is None else options.penalty_weight,
@@ -226,9 +225,11 @@ def _refuse_misfits(
     if options.config is not None:  # What the file makes of it is checked later.
         return
     if options.up_to is not None and strategy.drive is not None:
+        deforms = options.parameterization == deformations.NAME
+        other = deformations.REGULARIZATION if deforms else "lucid"
         raise ValueError(
             f"`up_to={options.up_to:g}`: `regularization={regularization}` has targets of its own, "
-            "which follow what real inputs do; give `regularization=lucid` or "
+            f"which follow what real inputs do; give `regularization={other}` or "
             "`regularization=none`, or leave `up_to` out."
         )
     if not image.is_image and not is_identity(strategy.projection):

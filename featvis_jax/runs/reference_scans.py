@@ -23,8 +23,9 @@ from featvis_jax.models import Model, with_ranges
 from featvis_jax.options import errors_of, option, tell
 from featvis_jax.progress import callback
 from featvis_jax.ranges import Range, Ranges, to_shares
+from featvis_jax.runs.cache import CacheOptions
 from featvis_jax.runs.channels import input_channels
-from featvis_jax.runs.cohorts import source_of
+from featvis_jax.runs.cohort_images import source_of
 from featvis_jax.runs.tasks import named_task
 
 
@@ -285,6 +286,7 @@ def _inputs(model: Model, options: ReferenceOptions, *, seed: int) -> Inputs | N
         model.grid,
         channels=input_channels(model),
         scaling=model.scaling,
+        slices_mm=model.card.get("data", {}).get("slices_mm"),
         voxel_size_mm=model.resampled_mm,
         cache=options.cache,
     )

@@ -16,12 +16,14 @@ from featvis_jax.checkpoints import TrainedModel, load_model
 from featvis_jax.data import pipeline, sources
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.cohorts import named
+from featvis_jax.data.labels import ValueTask
 from featvis_jax.data.preparation import Prepared, prepare
-from featvis_jax.data.tasks import TaskSpec, ValueTask, label_column
+from featvis_jax.data.tasks import TaskSpec, label_column
 from featvis_jax.nn.cnn import CNN
 from featvis_jax.options import Options, option, shown_value, tell
 from featvis_jax.progress import callback
 from featvis_jax.runs.cohorts import CohortOptions, cohort_of, cohort_volumes_directory
+from featvis_jax.runs.planting import PlantingOptions, planted
 from featvis_jax.runs.precision import PrecisionOptions
 from featvis_jax.runs.tasks import TASK_HELP, NamedTask, named_task
 from featvis_jax.runs.tensorboard import TensorboardOptions
@@ -115,7 +117,7 @@ class ScheduleOptions(Options):
     )
     patience: int = option(7, "Evaluations without improvement before the training stops.", least=1)
     curriculum: int = option(
-        600, "Steps over which lesions become harder; 0 for hard ones from the start.", least=0
+        600, "Steps over which what is planted becomes harder; 0 for hard from the start.", least=0
     )
     microbatch: int | None = option(
         None,
@@ -127,7 +129,12 @@ class ScheduleOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(
-    TaskOptions, ScheduleOptions, CohortOptions, PrecisionOptions, TensorboardOptions
+    TaskOptions,
+    PlantingOptions,
+    ScheduleOptions,
+    CohortOptions,
+    PrecisionOptions,
+    TensorboardOptions,
 ):
     """The training."""
 
@@ -304,6 +311,7 @@ def job(options: TrainOptions) -> Job:
       ValueError: The options contradict each other, or do not fit the cohort.
     """
     task, schedule = named_task(options.task), options.schedule()
+    anatomy = planted(task.name, options, seed=options.seed)
     cohort = cohort_of(options)
     with callback("reading scans", unit="scan") as on_scans:
         prepared = prepare(
@@ -313,6 +321,7 @@ def job(options: TrainOptions) -> Job:
                 lesion_options=options.lesion_options,
                 distractor_count=options.distractors,
                 shuffle_labels=options.shuffle_labels,
+                planted=anatomy,
             ),
             cohort,
             rank=options.rank,

@@ -11,8 +11,9 @@ import numpy as np
 from featvis_jax import training
 from featvis_jax.checkpoints import load_model, save_model
 from featvis_jax.data import sources
-from featvis_jax.data.tasks import LabelTask, ValueTask
-from featvis_jax.evaluation.baselines import shape_blind_baselines
+from featvis_jax.data.anatomy import AnatomyTask
+from featvis_jax.data.labels import LabelTask, ValueTask
+from featvis_jax.evaluation.baselines import brightness_by_place, shape_blind_baselines
 from featvis_jax.maximize.parameterizations import mean_magnitude_spectrum
 from featvis_jax.results import plots
 from featvis_jax.results.files import atomic_write_bytes
@@ -125,6 +126,10 @@ def _report(job: Job, result: training.Result, step: training.Step) -> dict[str,
         report["shape_blind_baselines"] = shape_blind_baselines(
             job.images(prepared.train), job.images(prepared.test)
         )
+    if isinstance(prepared.task, AnatomyTask):
+        report["volume_blind_baselines"] = brightness_by_place(
+            job.images(prepared.train), job.images(prepared.test)
+        )
     return report
 
 
@@ -164,8 +169,10 @@ def summary(report: Mapping[str, Any], class_names: Sequence[str]) -> str:
     for name, row in zip(class_names, report["confusion"], strict=True):
         counts = ", ".join(f"{n} as {other}" for n, other in zip(row, class_names, strict=True))
         lines.append(f"  true {name}: {counts}")
-    for name, value in report.get("shape_blind_baselines", {}).items():
-        lines.append(f"  shape-blind baseline, {name}: {100 * value:.2f} %")
+    for blind in ("shape", "volume"):
+        for name, value in report.get(f"{blind}_blind_baselines", {}).items():
+            told = name.replace("_", " ")
+            lines.append(f"  {blind}-blind baseline, {told}: {100 * value:.2f} %")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from featvis_jax.maximize.layer import FinishedUnit
 from featvis_jax.models import Model
 from featvis_jax.nn.network import Layer
 from featvis_jax.ranges import to_intensities
+from featvis_jax.results.starts import Start
 from featvis_jax.results.tables import UnitRecord, UnitResult
 
 
@@ -38,6 +39,7 @@ def unit_result(
     """
     # Many arguments: each is one fact of a unit or of its run.
     seen = unit.objective_trace[np.isfinite(unit.objective_trace)]
+    target = unit.target if most is None else most
     image = to_intensities(unit.image, model.channel_ranges)
     record = UnitRecord(
         layer=layer.name,
@@ -76,6 +78,7 @@ def unit_result(
         transparency=unit.transparency,
         name=name,
         maps={} if unit.maps is None else _maps(unit, model),
+        start=begun,
     )
 
 

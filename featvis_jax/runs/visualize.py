@@ -26,7 +26,7 @@ from featvis_jax.results.store import Run, open_run, read_run, refuse_foreign
 from featvis_jax.results.tables import Key, LayerRecord, UnitResult
 from featvis_jax.runs import channels, real_examples, reference, sizing, tensorboard
 from featvis_jax.runs.batches import ascend
-from featvis_jax.runs.cohorts import source_of
+from featvis_jax.runs.cohort_images import source_of
 from featvis_jax.runs.visualize_job import Job, Shard, VisualizeOptions
 
 

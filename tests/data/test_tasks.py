@@ -190,13 +190,13 @@ def test_two_spellings_of_a_class_are_refused_before_a_volume_is_read(tmp_path):
     )
     assert not (tmp_path / "cache").exists()
     with pytest.raises(ValueError, match=r"several spellings: \[\('F', 'f'\)\]"):
-        tasks.label_task({"sub-01": "F", "sub-02": "M", "sub-03": "f"})
+        labels.label_task({"sub-01": "F", "sub-02": "M", "sub-03": "f"})
 
 
 def test_a_label_task_needs_two_classes():
     with pytest.raises(ValueError, match=r"1 class\(es\): \('F',\). Two or more"):
-        tasks.label_task({"sub-01": "F", "sub-02": "F"})
-    task = tasks.label_task({"sub-01": "b", "sub-02": "a", "sub-03": "c", "sub-04": "a"})
+        labels.label_task({"sub-01": "F", "sub-02": "F"})
+    task = labels.label_task({"sub-01": "b", "sub-02": "a", "sub-03": "c", "sub-04": "a"})
     assert task.class_names == ("a", "b", "c")
     assert task.class_by_participant == {"sub-01": 1, "sub-02": 0, "sub-03": 2, "sub-04": 0}
 
@@ -292,7 +292,7 @@ def test_numbers_of_however_many_people_are_in_every_part(many, count):
     cohort = dataclasses.replace(many, subjects=many.subjects[:count])
     column = labels.read_column(with_column(cohort, [str(n**2) for n in range(count)]), "told")
     task, split = column.task(seed=count)
-    assert isinstance(task, tasks.ValueTask)
+    assert isinstance(task, labels.ValueTask)
     assert sorted((*split.train, *split.validation, *split.test)) == list(cohort.participant_ids)
     for part in (split.train, split.validation, split.test):
         places = [cohort.participant_ids.index(who) for who in part]
@@ -421,11 +421,15 @@ def test_where_the_options_leave_no_room_the_search_ends_early(cohort, cache):
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("age", {}, "no task 'age'; expected one of square_lesion, .*, square_or_disc, sex"),
+        (
+            "age",
+            {},
+            "no task 'age'; expected one of square_lesion, .*, square_or_disc, anatomy, sex",
+        ),
         ("square_lesion", {"rank": 4}, r"rank is 4; expected 2 .* or 3"),
         ("sex", {"rank": 2}, r"'sex' takes whole volumes: use 3 dimensions"),
         ("label:sex", {"rank": 2}, r"'label:sex' takes whole volumes: use 3 dimensions"),
-        ("label:sex", {"shuffle_labels": True}, "Only labels of lesion tasks can be shuffled"),
+        ("label:sex", {"shuffle_labels": True}, "Only labels of what is planted can be shuffled"),
         ("label:sex", {"distractor_count": (0, 2)}, "takes no distractors"),
         ("square_lesion", {"lesion_options": {"count": (0, 1)}}, r"count is \(0, 1\)"),
     ],

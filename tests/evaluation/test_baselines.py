@@ -8,7 +8,11 @@ import pytest
 from scipy import stats
 
 from featvis_jax.data.pipeline import Examples
-from featvis_jax.evaluation.baselines import histogram_features, shape_blind_baselines
+from featvis_jax.evaluation.baselines import (
+    brightness_by_place,
+    histogram_features,
+    shape_blind_baselines,
+)
 
 
 def batches(images: np.ndarray, labels: np.ndarray, size: int = 16) -> Iterator[Examples]:
@@ -114,3 +118,34 @@ def test_the_threshold_is_the_best_of_all_by_trial(rng):
     found = shape_blind_baselines(batches(images, labels), batches(images, labels))
     assert found["threshold"] == pytest.approx(best)
     assert stats.binomtest(round(best * 60), 60).pvalue < 0.5, "there is something to find"
+
+
+def test_brightness_by_place_finds_where_and_not_how_large(rng):
+    """A corner that is brighter is found; a checkerboard that is coarser in it is not."""
+
+    def brighter(rng, count):
+        images, labels = foreground(rng, count), rng.permutation(np.arange(count) % 2)
+        images[labels == 1, 2:6, 2:6] += 0.2
+        images[labels == 0, 10:14, 10:14] += 0.2
+        return images, labels
+
+    def coarser(rng, count):
+        images, labels = foreground(rng, count), rng.permutation(np.arange(count) % 2)
+        x, y = np.indices((8, 8))
+        fine, coarse = ((x + y) % 2)[..., None], ((x // 2 + y // 2) % 2)[..., None]
+        sign = np.where(rng.random(count) < 0.5, 1, -1)[:, None, None, None]
+        pattern = np.where(labels[:, None, None, None] == 1, coarse, fine) - 0.5
+        images[:, 4:12, 4:12] = 0.4 + 0.2 * sign * pattern
+        return images, labels
+
+    def found(make):
+        blind = brightness_by_place(batches(*make(rng, 120)), batches(*make(rng, 100)))
+        return blind["brightness_by_place"]
+
+    assert found(brighter) == 1.0
+    assert found(coarser) < 0.65
+    # Volumes have cells, too, and sides that eight does not divide.
+    volumes, labels = rng.random((20, 9, 10, 11, 1)), np.arange(20) % 2
+    volumes[labels == 1] += 0.5
+    made = list(batches(volumes, labels))
+    assert brightness_by_place(made, made) == {"brightness_by_place": 1.0}

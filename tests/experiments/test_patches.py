@@ -9,9 +9,9 @@ import pytest
 from featvis_jax import models
 from featvis_jax.data.patches import Patches
 from featvis_jax.data.synthetic import write_synthetic_cohort
-from featvis_jax.runs import cohorts, graders, reference_scans, train, trust
+from featvis_jax.runs import cohort_images, cohorts, graders, reference_scans, train, trust
 from featvis_jax.runs.channels import input_channels
-from featvis_jax.runs.deformations import with_mean
+from featvis_jax.runs.deformations import with_starts
 from featvis_jax.runs.reference_scans import ReferenceOptions
 from featvis_jax.runs.training_job import TrainOptions, job
 
@@ -68,7 +68,7 @@ def test_scans_are_read_for_it_as_they_were_for_its_training(model, folder, cach
     assert {image.shape for image in images} == {model.image_shape}
     owners = {inputs.source.owner(position) for position in inputs.positions}
     assert len(owners) == 10
-    source = cohorts.source_of(
+    source = cohort_images.source_of(
         *("real_examples", str(folder), model.grid),
         channels=input_channels(model),
         scaling=model.scaling,
@@ -79,7 +79,7 @@ def test_scans_are_read_for_it_as_they_were_for_its_training(model, folder, cach
     np.testing.assert_array_equal(source[3], inputs.source[3])
     # On other voxels they would be refused.
     with pytest.raises(ValueError, match=r"voxels are 3 x 3 x 3 mm, expected 4 .*resample"):
-        cohorts.source_of(
+        cohort_images.source_of(
             *("real_examples", str(folder), model.grid),
             channels=input_channels(model),
             scaling=model.scaling,
@@ -105,7 +105,7 @@ def test_what_needs_a_place_in_the_world_is_refused(model, tmp_path, folder, cac
     asked = ReferenceOptions(reference=str(folder), reference_images=4, cache=str(cache))
     _, inputs = reference_scans.read(model, asked, seed=0)
     with pytest.raises(ValueError, match="`start_image=mean`: the network takes patches"):
-        with_mean(model, inputs, "mean")
+        with_starts(model, inputs, "mean", variants=1)
     with pytest.raises(ValueError, match=r"`regions=.*anywhere in the brain; expected volumes"):
         trust._regions(trust.TrustOptions(run="run", regions="r.nii.gz"), model)
 

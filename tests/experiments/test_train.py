@@ -282,7 +282,10 @@ REFUSED = {
         ["'sex' needs at least two values", "'F': 6", "choose another label"],
     ),
     "output below a file": (["--out={place}/file/run"], ["{place}/file", "expected a directory"]),
-    "unknown task": (["--task=age"], ["--task=age", "FILE.py:FUNCTION", "square_or_disc, sex"]),
+    "unknown task": (
+        ["--task=age"],
+        ["--task=age", "FILE.py:FUNCTION", "square_or_disc, anatomy, sex"],
+    ),
     "unknown dimensions": (["--dims=4"], ["--dims=4", "2|3"]),
     "sex of slices": (["--task=sex", "--dims=2"], ["'sex'", "use 3 dimensions"]),
     "no step": (["--steps=0"], ["--steps=0", "positive integer", "--help"]),
