@@ -170,7 +170,7 @@ class AnatomyTask:
             moves = (self._smooth(other, share * _PATTERN_MM), share * self._pattern)
             pair = [_warped(image, background + each) for each in moves]
         else:
-            here = [(self._voxel(place), sign) for place, sign in self.planted.places]
+            here = self._here
             signs = [sign for _, sign in here]
             more = rng.integers(self.planted.decoys[0], self.planted.decoys[1] + 1)
             decoys = [*signs, *(int(sign) for sign in rng.choice(signs, more))]
@@ -191,7 +191,7 @@ class AnatomyTask:
         Raises:
           NoRoomError: It has not.
         """
-        here = [self._voxel(place) for place, _ in self.planted.places]
+        here = [middle for middle, _ in self._here]
         if here:
             self._elsewhere(image, rng, here, len(here) + self.planted.decoys[1])
 
@@ -206,8 +206,8 @@ class AnatomyTask:
         """
         if self.planted.cue == "pattern":
             return _warped(image, share * self._pattern)
-        here = [(self._voxel(place), sign) for place, sign in self.planted.places]
-        return self._changed(image, np.zeros((len(self.grid.shape), *self.grid.shape)), here, share)
+        still = np.zeros((len(self.grid.shape), *self.grid.shape))
+        return self._changed(image, still, self._here, share)
 
     def log_growth(self, share: float) -> Float64[np.ndarray, "*spatial"]:
         """What is planted: the logarithm of the ratio of volumes, or of the brightness, by place.
@@ -220,10 +220,9 @@ class AnatomyTask:
         """
         if self.planted.cue == "pattern":
             return _log_growth(share * self._pattern)
-        places = [(self._voxel(place), sign) for place, sign in self.planted.places]
         if self.planted.cue == "brightness":
-            return self._log_brightness(places, share)
-        return _log_growth(self._growing(places, share))
+            return self._log_brightness(self._here, share)
+        return _log_growth(self._growing(self._here, share))
 
     def within(self, place: Point, share: float = 1.0) -> Bool[np.ndarray, "*spatial"]:
         """Where a place is: within a share of its radius.
@@ -234,15 +233,22 @@ class AnatomyTask:
         """
         return self._distance(self._voxel(place)) < share * self.planted.radius_mm
 
+    @functools.cached_property
+    def _here(self) -> list[tuple[np.ndarray, int]]:
+        """The middle of every planted place, in voxels, with its sign."""
+        return [(self._voxel(place), sign) for place, sign in self.planted.places]
+
     def _voxel(self, place: Point) -> np.ndarray:
         assert self.grid.affine is not None
         return apply_affine(np.linalg.inv(self.grid.affine), place)[: len(self.grid.shape)]
 
     def _distance(self, voxel: np.ndarray) -> np.ndarray:
         """Of every voxel from one, in mm."""
-        sides = np.indices(self.grid.shape, np.float64)
-        offsets = sides - voxel.reshape(-1, *[1] * len(self.grid.shape))
-        return self.voxel_size_mm * np.sqrt((offsets**2).sum(axis=0))
+        return self.voxel_size_mm * np.sqrt((self._offsets(voxel) ** 2).sum(axis=0))
+
+    def _offsets(self, voxel: np.ndarray) -> np.ndarray:
+        """Of every voxel from one, in voxels: ``(rank, *spatial)``."""
+        return np.indices(self.grid.shape) - voxel.reshape(-1, *[1] * len(self.grid.shape))
 
     def _changed(
         self,
@@ -265,8 +271,7 @@ class AnatomyTask:
         total = np.zeros((rank, *self.grid.shape))
         for middle, sign in places:
             closer = 1 - (1 + share) ** (-sign / rank)
-            offsets = np.indices(self.grid.shape) - middle.reshape(-1, *[1] * rank)
-            total -= closer * self._bump(middle) * offsets
+            total -= closer * self._bump(middle) * self._offsets(middle)
         return total
 
     def _log_brightness(
