@@ -29,139 +29,30 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from scipy import ndimage
 
 from featvis_jax import models
-from featvis_jax.data.anatomy import AnatomyTask, Point, described_anatomy
-from featvis_jax.data.cohorts import read_cohort
-from featvis_jax.data.grids import Grid
-from featvis_jax.data.masks import brain_mask
-from featvis_jax.data.splits import Split
+from featvis_jax.data.anatomy import AnatomyTask, Point
 from featvis_jax.evaluation.growth import GrowthGrades, growth_grades
 from featvis_jax.evidence import brightness
-from featvis_jax.maximize import objectives, transforms
-from featvis_jax.maximize.layer import FinishedUnit, visualize
-from featvis_jax.maximize.objectives import VARIANTS
-from featvis_jax.maximize.parameterizations import (
-    Parameterization,
-    Stiffness,
-    deformations,
-    fourier,
-    pixels,
+from featvis_jax.maximize.layer import FinishedUnit
+from tests.acceptance.anatomy_methods import other_methods
+from tests.acceptance.anatomy_networks import (
+    ELSEWHERE,
+    HERE,
+    TARGET,
+    Trained,
+    deformed,
+    difference,
+    trained,
 )
-from featvis_jax.maximize.parameterizations.base import unchanged
-from featvis_jax.maximize.recipe import Recipe
-from featvis_jax.models import Model
-from featvis_jax.nn.network import Network
-from featvis_jax.runs import cohort_images, cohorts
 
-LAYER, ELSEWHERE, HERE = "logits", 0, 1
-# Settled on one network of one place, and the same for all others.
-TARGET, STEPS, STIFFNESS, MOVED_MM, NOISE = 8.0, 256, Stiffness(weight=500.0), 6.0, 0.1
 # Sizes at which the planted change is shown to the network.
 SHARES = np.linspace(0.0, 2.0, 41)
 CORE = 0.5
-# Of the methods that show where alone: what a gradient is blurred by, and noise is drawn how often.
-BLUR_MM, DRAWS = 6.0, 24
-
-
-class Trained(NamedTuple):
-    """A network, what it looks for, and scans of people whom it has not seen."""
-
-    name: str
-    model: Model
-    task: AnatomyTask
-    scans: np.ndarray
-    brains: np.ndarray
-    is_shuffled: bool
-
-    @property
-    def network(self) -> Network:
-        """The network alone."""
-        return self.model.network
-
-    def planted(self, share: float) -> np.ndarray:
-        """The scans with the planted change."""
-        return np.stack([self.task.changed(scan, share) for scan in self.scans])
-
-
-def trained(directory: Path, cohort_path: str, count: int, cache: str) -> Trained:
-    """A network with scans spread over the people whom it has not seen."""
-    model = models.load(directory / "model")
-    grid, told = Grid(model.image_shape[:-1], model.affine), model.card["data"]
-    task = described_anatomy(told, grid)
-    if task is None:
-        raise SystemExit(f"{directory}: no anatomy was planted in what it was trained on")
-    cohort = cohorts.resampled(read_cohort(cohort_path), model.resampled_mm, told=cohort_path)
-    people = Split.load(directory / "split.json").test
-    cached = cohorts.cached_volumes(cohort, Path(cache))
-    images = cohort_images.source(
-        cohort,
-        [cached[who] for who in people],
-        grid,
-        told=cohort_path,
-        slices_mm=told.get("slices_mm"),
-    )
-    chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
-    scans = np.stack([images[int(position)] for position in chosen])
-    brains = np.stack([brain_mask(scan[..., 0]) for scan in scans])
-    return Trained(directory.name, model, task, scans, brains, told.get("labels") == "shuffled")
-
-
-def difference(network: Network, images: np.ndarray) -> np.ndarray:
-    """How far the logit of "here" is above the other's."""
-
-    @jax.jit
-    def of(image: jax.Array) -> jax.Array:
-        logits = network.activations(network.variables, image, [LAYER])[LAYER]
-        return logits[HERE] - logits[ELSEWHERE]
-
-    return np.array([float(of(jnp.asarray(image))) for image in images])
-
-
-def robust(size_mm: float) -> transforms.Transform:
-    """What a deformation has to work under."""
-    return transforms.chain(
-        transforms.roll(max_voxels=round(MOVED_MM / size_mm)),
-        transforms.noise(standard_deviation=NOISE),
-    )
-
-
-def ascended(
-    network: Network,
-    start: Parameterization,
-    size_mm: float,
-    count: int,
-    *,
-    unit: int = HERE,
-    **options: Any,
-) -> list[FinishedUnit]:
-    """A unit's ascent from several starts, in the form of its variants."""
-    recipe = Recipe(
-        objectives.up_to(objectives.logit_difference(LAYER), TARGET),
-        start,
-        **{
-            "steps": STEPS,
-            "variants": count,
-            "robustness": robust(size_mm),
-            **options,
-        },
-    )
-    return list(visualize(network, recipe, LAYER, [unit], seed=0))
-
-
-def deformed(
-    network: Network, scans: np.ndarray, size_mm: float, *, unit: int = HERE, **options: Any
-) -> list[FinishedUnit]:
-    """Every scan as a unit would have it."""
-    start = deformations(list(scans), voxel_size_mm=size_mm, **{"stiffness": STIFFNESS, **options})
-    return ascended(network, start, size_mm, len(scans), unit=unit)
 
 
 def share_needed(responses: np.ndarray, wanted: float) -> float:
@@ -223,69 +114,6 @@ def reversed_fields(network: Trained, units: Sequence[FinishedUnit]) -> np.ndarr
         read = ndimage.map_coordinates(scan[..., 0], places, order=1, mode="nearest")
         images.append(read[..., None])
     return np.stack(images)
-
-
-def other_methods(network: Trained) -> dict[str, list[np.ndarray]]:
-    """Where other methods say that the network looks: maps without a sign."""
-    size, scans = network.task.voxel_size_mm, network.scans
-    net = network.network
-
-    def response(image: jax.Array) -> jax.Array:
-        logits = net.activations(net.variables, image, [LAYER])[LAYER]
-        return logits[HERE] - logits[ELSEWHERE]
-
-    slope = jax.jit(jax.grad(response))
-
-    @jax.jit
-    def smooth_slope(image: jax.Array, key: jax.Array) -> jax.Array:
-        def one(total: jax.Array, each: jax.Array) -> tuple[jax.Array, None]:
-            return total + slope(image + NOISE * jax.random.normal(each, image.shape)), None
-
-        return lax.scan(one, jnp.zeros_like(image), jax.random.split(key, DRAWS))[0] / DRAWS
-
-    def blurred(image: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(image, BLUR_MM / size)
-
-    plain = [np.abs(np.asarray(slope(jnp.asarray(scan))))[..., 0] for scan in scans]
-    key = jax.random.key(0)
-    smooth = [np.abs(np.asarray(smooth_slope(jnp.asarray(s), key)))[..., 0] for s in scans]
-    found = {
-        "gradient": plain,
-        "gradient, blurred": [blurred(each) for each in plain],
-        "SmoothGrad": smooth,
-        "SmoothGrad, blurred": [blurred(each) for each in smooth],
-    }
-    for name, chosen in (("pixels", pixels()), ("frequencies", fourier())):
-        units = ascended(
-            net, _from_scans(chosen, scans), size, len(scans), transparency=name == "pixels"
-        )
-        changed = [np.abs(u.image - s)[..., 0] for u, s in zip(units, scans, strict=True)]
-        found[f"accentuation by {name}"] = changed
-        found[f"accentuation by {name}, blurred"] = [blurred(each) for each in changed]
-        seen = [unit.transparency[..., 0] for unit in units if unit.transparency is not None]
-        if seen:
-            found["transparency"] = seen
-            found["transparency, blurred"] = [blurred(each) for each in seen]
-    return found
-
-
-def _from_scans(chosen: Parameterization, scans: np.ndarray) -> Parameterization:
-    """A parameterization whose variants each start from a scan."""
-    assert chosen.encode is not None
-    starts = jax.vmap(chosen.encode)(jnp.clip(jnp.asarray(scans), 0.005, 0.995))
-
-    # What is optimized is the difference from the start: which variant it is, only decoding knows.
-    def init(key: jax.Array, shape: tuple[int, ...]) -> Any:
-        del key, shape
-        return jax.tree.map(lambda each: jnp.zeros_like(each[0]), starts)
-
-    def decode(differences: Any) -> jax.Array:
-        own = jax.tree.map(lambda each: each[lax.axis_index(VARIANTS)], starts)
-        return chosen.decode(jax.tree.map(jnp.add, own, differences))
-
-    return chosen._replace(
-        init=init, decode=decode, constrain=unchanged, is_image=False, variants=len(scans)
-    )
 
 
 def ratios(network: Trained, units: Sequence[FinishedUnit]) -> list[float]:
