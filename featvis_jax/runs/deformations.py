@@ -8,6 +8,7 @@ import numpy as np
 
 from featvis_jax.data.sources import Contrasts, Slices, Source, over_people
 from featvis_jax.maximize.parameterizations import (
+    ENERGIES,
     Budget,
     Parameterization,
     Stiffness,
@@ -41,17 +42,21 @@ class DeformationOptions(Options):
     )
     spacing_mm: float | None = option(
         None,
-        "From one control point of the deformation to the next, in mm; at least two voxels, 12 by "
+        "From one control point of the deformation to the next, in mm; at least two voxels, 16 by "
         "default.",
     )
     stiffness: float | None = option(
-        None, "Weight of the energy of the deformation; 1000 by default.", least=0.0
+        None,
+        "Weight of the energy of the deformation; 120 by default for total_variation, 500 for the "
+        "others.",
+        least=0.0,
     )
     energy: str | None = option(
         None,
-        "Its energy: membrane (the default), mean squared slopes of the displacement, or bending, "
-        "mean squared second derivatives.",
-        choices=("membrane", "bending"),
+        "Its energy: total_variation (the default), mean slopes of the displacement, which changes "
+        "few places; membrane, mean squared slopes, which changes many by little; or bending, mean "
+        "squared second derivatives.",
+        choices=ENERGIES,
     )
     strain: float | None = option(
         None,
@@ -188,19 +193,17 @@ def deformed(
             f"{told}: nobody says how large the voxels of the network's images are, and lengths "
             "are in mm: give `grid=FILE`, a NIfTI file on the grid of its input."
         )
-    plain = Stiffness()
     given = {
         name: getattr(options, name)
         for name in ("changes", "spacing_mm", "strain")
         if getattr(options, name) is not None
     }
-    weight = plain.weight if options.stiffness is None else options.stiffness
     try:
         scans = start if start.ndim > len(model.image_shape) else start[None]
         return deformations(
             list(scans),
             voxel_size_mm=sizes,
-            stiffness=Stiffness(options.energy or plain.energy, weight),
+            stiffness=Stiffness(options.energy or Stiffness().energy, options.stiffness),
             budget=Budget(*(getattr(options, name) for name in Budget._fields)),
             intensity_range=model.intensity_range,
             noise=_NOISE if variants > len(scans) else 0.0,

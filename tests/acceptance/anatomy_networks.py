@@ -17,7 +17,7 @@ from featvis_jax.data.masks import brain_mask
 from featvis_jax.data.splits import Split
 from featvis_jax.maximize import objectives, transforms
 from featvis_jax.maximize.layer import FinishedUnit, visualize
-from featvis_jax.maximize.parameterizations import Parameterization, Stiffness, deformations
+from featvis_jax.maximize.parameterizations import Parameterization, deformations
 from featvis_jax.maximize.recipe import Recipe
 from featvis_jax.models import Model
 from featvis_jax.nn.network import Network
@@ -25,7 +25,7 @@ from featvis_jax.runs import cohort_images, cohorts
 
 LAYER, ELSEWHERE, HERE = "logits", 0, 1
 # Settled on one network of one place, and the same for all others.
-TARGET, STEPS, STIFFNESS, MOVED_MM, NOISE = 8.0, 256, Stiffness(weight=500.0), 6.0, 0.1
+TARGET, STEPS, MOVED_MM, NOISE = 8.0, 256, 6.0, 0.1
 
 
 class Trained(NamedTuple):
@@ -117,5 +117,5 @@ def deformed(
     network: Network, scans: np.ndarray, size_mm: float, *, unit: int = HERE, **options: Any
 ) -> list[FinishedUnit]:
     """Every scan as a unit would have it."""
-    start = deformations(list(scans), voxel_size_mm=size_mm, **{"stiffness": STIFFNESS, **options})
+    start = deformations(list(scans), voxel_size_mm=size_mm, **options)
     return ascended(network, start, size_mm, len(scans), unit=unit)

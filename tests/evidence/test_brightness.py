@@ -44,7 +44,7 @@ def test_effort_by_brightness_is_what_the_parameterization_counts(rng):
         [np.full((40, 44, 1), 0.5)],
         voxel_size_mm=2.0,
         changes="brightness",
-        stiffness=Stiffness(weight=1.0),
+        stiffness=Stiffness("membrane", 1.0),
     )
     start = of.init(jax.random.key(0), (40, 44, 1))["brightness"]
     drawn = {"brightness": jnp.asarray(rng.standard_normal(start.shape), jnp.float32)}
@@ -102,7 +102,7 @@ def test_the_cue_of_any_network_is_told_by_its_ratio(cue):
         recipe = Recipe(
             objectives.up_to(objectives.logit("logits"), known.TARGET),
             deformations(
-                scans, voxel_size_mm=2.0, changes=changes, stiffness=Stiffness(weight=100.0)
+                scans, voxel_size_mm=2.0, changes=changes, stiffness=Stiffness(weight=20.0)
             ),
             steps=80,
             variants=len(scans),

@@ -55,9 +55,11 @@ def test_energies_are_means_over_the_voxels(grid, rng):
     values = coefficients(grid, rng)
     rank, sizes = len(grid.shape), np.array(grid.voxel_size_mm)
     membrane = bending = 0.0
+    squares = np.zeros(grid.spatial)
     for component in range(rank):
         for a in range(rank):
             slope = scipy_field(values[component], grid, [int(i == a) for i in range(rank)])
+            squares += np.square(slope / sizes[a])
             membrane += np.square(slope / sizes[a]).mean()
             for b in range(rank):
                 orders = [int(i == a) + int(i == b) for i in range(rank)]
@@ -69,6 +71,11 @@ def test_energies_are_means_over_the_voxels(grid, rng):
     assert float(splines.bending_energy(given_values, grid)) == pytest.approx(
         spacing_mm**2 * bending, rel=1e-5
     )
+    # Smoothed, it lacks at most a smooth slope at every voxel.
+    plain, found = np.sqrt(squares).mean(), float(splines.total_variation(given_values, grid))
+    assert plain - splines.SMOOTH_SLOPE <= found < plain
+    steep = float(splines.total_variation(1000 * given_values, grid))
+    assert steep == pytest.approx(1000 * plain, rel=1e-3)
 
 
 def quadratic(grid):

@@ -16,7 +16,7 @@ from featvis_jax.maximize.parameterizations.base import (
 )
 from featvis_jax.maximize.parameterizations.coordinates import cppn
 from featvis_jax.maximize.parameterizations.deformation import Stiffness, deformation, deformations
-from featvis_jax.maximize.parameterizations.deformed_scans import Budget
+from featvis_jax.maximize.parameterizations.deformed_scans import ENERGIES, Budget
 from featvis_jax.maximize.parameterizations.holding import holding
 from featvis_jax.maximize.parameterizations.multiscale import laplacian
 from featvis_jax.maximize.parameterizations.spatial import from_image, inside, pixels
@@ -27,6 +27,7 @@ from featvis_jax.maximize.parameterizations.spectral import (
 )
 
 __all__ = [
+    "ENERGIES",
     "FIXED_CONTRASTS",
     "INTENSITIES",
     "Budget",

@@ -19,7 +19,9 @@ from featvis_jax.maximize.objectives import Numbers, fingerprint
 from featvis_jax.maximize.optimizers import UNIT_STEPS
 from featvis_jax.maximize.parameterizations.base import Parameterization
 from featvis_jax.maximize.parameterizations.deformed_scans import (
+    ENERGIES,
     MOST_LOG_BRIGHTNESS,
+    TOTAL_VARIATION,
     Budget,
     Coefficients,
     DeformedScans,
@@ -33,22 +35,31 @@ CHANGES = ("shape", "brightness", "both")
 class Stiffness(NamedTuple):
     """What a deformation costs.
 
-        weight * (energy of the displacement + mean squared logarithm of the brightness ratio)
+        weight * (energy of the displacement + that of the logarithm of the brightness ratio)
 
     Attributes:
-      energy: "membrane", the mean of |grad u|^2, which is 0 where the scan moves as a whole; or
-        "bending", that of squared second derivatives, in control spacings, which is 0 where it
-        grows or shears evenly, too. Neither has a unit.
-      weight: What it weighs against the objective, from 0. A logit of 8 for a local growth of a
-        quarter is a good trade at 1,000.
+      energy: "total_variation", the mean of |grad u|, which lets few places change by much;
+        "membrane", that of |grad u|^2, which lets many change by little; or "bending", that of
+        squared second derivatives, in control spacings, which asks nothing of what grows or shears
+        evenly. No energy asks anything of what moves as a whole, and none has a unit. Brightness
+        costs the mean of its size or of its square.
+      weight: What it weighs against the objective, from 0; None for what is usual. A logit of 8 for
+        a local growth of a quarter is a good trade at 120 for total variation, and at 500 for the
+        others.
 
     Example:
-      >>> Stiffness("bending").weight
-      1000.0
+      >>> Stiffness().usual_weight, Stiffness("bending").usual_weight
+      (120.0, 500.0)
     """
 
-    energy: str = "membrane"
-    weight: float = 1000.0
+    energy: str = TOTAL_VARIATION
+    weight: float | None = None
+
+    @property
+    def usual_weight(self) -> float:
+        """The weight, or what is usual for the energy."""
+        usual = 120.0 if self.energy == TOTAL_VARIATION else 500.0
+        return usual if self.weight is None else self.weight
 
 
 _STIFFNESS, _UNLIMITED = Stiffness(), Budget()
@@ -58,7 +69,7 @@ def deformation(
     scan: Numbers,
     *,
     voxel_size_mm: float | Sequence[float] = 1.0,
-    spacing_mm: float = 12.0,
+    spacing_mm: float = 16.0,
     changes: str = "shape",
     stiffness: Stiffness = _STIFFNESS,
     strain: float = 0.75,
@@ -129,7 +140,7 @@ def deformations(
     scans: Sequence[Numbers],
     *,
     voxel_size_mm: float | Sequence[float] = 1.0,
-    spacing_mm: float = 12.0,
+    spacing_mm: float = 16.0,
     changes: str = "shape",
     stiffness: Stiffness = _STIFFNESS,
     strain: float = 0.75,
@@ -185,22 +196,24 @@ def deformations(
             for n, (name, bound) in enumerate(field.bounds.items())
         }
 
+    priced = stiffness._replace(weight=stiffness.usual_weight)
+
     def cost(parameters: Coefficients) -> Scalar:
-        return stiffness.weight * field.energy(parameters, stiffness.energy)
+        return priced.usual_weight * field.energy(parameters, stiffness.energy)
 
     sizes = ", ".join(f"{size:g}" for size in grid.voxel_size_mm)
     several = len(values) > 1
     told = fingerprint(values if several else values[0])
     return Parameterization(
         f"deformation{'s' if several else ''}({told}, voxel_size_mm=({sizes}), "
-        f"spacing_mm={spacing_mm:g}, changes={changes!r}, stiffness={stiffness}, "
+        f"spacing_mm={spacing_mm:g}, changes={changes!r}, stiffness={priced}, "
         f"strain={strain:g}, budget={budget}, intensity_range={intensity_range}, noise={noise:g})",
         init,
         decode=field.image,
         constrain=lambda parameters: field.within(parameters, budget),
         is_image=False,
         learning_rate=0.05 * spacing_mm,
-        cost=cost if stiffness.weight else None,
+        cost=cost if priced.weight else None,
         maps=field.maps,
         optimizer=UNIT_STEPS,
         variants=len(values) if several else None,
@@ -234,10 +247,10 @@ def _check(
         raise ValueError(
             f"deformation: changes is {changes!r}; expected one of {', '.join(CHANGES)}."
         )
-    if stiffness.energy not in ("membrane", "bending") or not 0 <= stiffness.weight < math.inf:
+    if stiffness.energy not in ENERGIES or not 0 <= stiffness.usual_weight < math.inf:
         raise ValueError(
-            f"deformation: stiffness is {stiffness}; expected an energy, membrane or bending, and "
-            "a weight from 0."
+            f"deformation: stiffness is {stiffness}; expected an energy, one of "
+            f"{', '.join(ENERGIES)}, and a weight from 0."
         )
     if not 0 < strain < 1:
         raise ValueError(

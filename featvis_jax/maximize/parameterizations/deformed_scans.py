@@ -12,11 +12,12 @@ from jaxtyping import Array, Float
 
 from featvis_jax.maximize import splines, warps
 from featvis_jax.maximize.objectives import VARIANTS
-from featvis_jax.maximize.splines import ControlGrid
+from featvis_jax.maximize.splines import ControlGrid, Places
 from featvis_jax.types import Image, Scalar
 
 MOST_LOG_BRIGHTNESS = math.log(2)
 """Brightness is from a half to twice the scan's."""
+ENERGIES = TOTAL_VARIATION, MEMBRANE, BENDING = "total_variation", "membrane", "bending"
 _SAMPLES_PER_SPACING = 4
 
 Coefficients = dict[str, Float[Array, " _ *points"]]
@@ -133,14 +134,19 @@ class DeformedScans(NamedTuple):
 
         Args:
           parameters: Of any size.
-          kind: "membrane" or "bending".
+          kind: One of `ENERGIES`.
         """
         bounded, total = self.bounded(parameters), jnp.zeros(())
         if "shape" in bounded:
-            of = splines.membrane_energy if kind == "membrane" else splines.bending_energy
-            total += of(bounded["shape"], self.grid)
+            total += self._energy_of_shape(bounded["shape"], kind)
         if "brightness" in bounded:
-            total += jnp.square(self._rms(bounded["brightness"] / self.spacing_mm))
+            shares = bounded["brightness"] / self.spacing_mm
+            if kind == TOTAL_VARIATION:
+                logs = [splines.evaluate(each, self.grid, places=self._places) for each in shares]
+                squares = [jnp.square(each) for each in logs]
+                total += jnp.mean(splines.smooth_length(sum(squares[1:], squares[0])))
+            else:
+                total += jnp.square(self._rms(shares))
         return total
 
     def maps(self, parameters: Coefficients) -> dict[str, Float[Array, "*spatial _"]]:
@@ -188,18 +194,29 @@ class DeformedScans(NamedTuple):
             kept[name] = jnp.where(share < 1, bound * jnp.arctanh(smaller), parameters[name])
         return kept
 
+    def _energy_of_shape(self, coefficients_mm: Float[Array, " rank *points"], kind: str) -> Scalar:
+        if kind == TOTAL_VARIATION:
+            return splines.total_variation(coefficients_mm, self.grid, places=self._places)
+        of = splines.membrane_energy if kind == MEMBRANE else splines.bending_energy
+        return of(coefficients_mm, self.grid)
+
+    @property
+    def _places(self) -> Places:
+        """Enough places for means over the image of what is not quadratic in the coefficients."""
+        found = []
+        for side, spacing in zip(self.grid.spatial, self.grid.spacing, strict=True):
+            count = min(side, math.ceil(_SAMPLES_PER_SPACING * side / spacing))
+            # The middle of each part, as a mean has it.
+            found.append((np.arange(count) + 0.5) * side / count - 0.5)
+        return found
+
     def _rms(self, coefficients: Float[Array, " components *points"]) -> Scalar:
         squares = [splines.mean_square(each, self.grid) for each in coefficients]
         # The small number is for no field at all.
         return jnp.sqrt(jnp.maximum(sum(squares[1:], squares[0]), 1e-20))
 
     def _rms_log_growth(self, coefficients_mm: Float[Array, " rank *points"]) -> Scalar:
-        places = []
-        for side, spacing in zip(self.grid.spatial, self.grid.spacing, strict=True):
-            count = min(side, math.ceil(_SAMPLES_PER_SPACING * side / spacing))
-            # The middle of each part, as a mean has it.
-            places.append((np.arange(count) + 0.5) * side / count - 0.5)
-        growth = warps.log_growth(coefficients_mm, self.grid, places=places)
+        growth = warps.log_growth(coefficients_mm, self.grid, places=self._places)
         return jnp.sqrt(jnp.maximum(jnp.mean(jnp.square(growth)), 1e-20))
 
 
