@@ -24,7 +24,7 @@ from featvis_jax.runs.reference_scans import Inputs
 NAME = "deformation"
 # Under small shifts and noise a deformation has to change what a place is, and not the few edges
 # that a network is most sensitive to.
-REGULARIZATION = "roll_3,noise_0.1"
+_SHIFT_MM, _NOISE_BEFORE = 6.0, "noise_0.1"
 MEAN, REFERENCE = "mean", "reference"
 # Of the start's coefficients, as a share of their bound, where variants are not to start alike.
 _NOISE = 0.05
@@ -78,6 +78,16 @@ class DeformationOptions(Options):
         """One of these that is given, to be refused where nothing is deformed."""
         given = (field.name for field in dataclasses.fields(DeformationOptions))
         return next((name for name in given if getattr(self, name) is not None), None)
+
+
+def regularization(model: Model) -> str:
+    """The strategy under which a deformation shows what a network was seen to go by.
+
+    Args:
+      model: The network. Where nobody says how large its voxels are, they count as of 1 mm.
+    """
+    sizes = voxel_size_mm(model.affine, model.image_shape[:-1]) or (1.0,)
+    return f"roll_{max(1, round(_SHIFT_MM / min(sizes)))},{_NOISE_BEFORE}"
 
 
 def starts(inputs: Inputs | None, start_image: str | None, *, variants: int) -> list[Start]:

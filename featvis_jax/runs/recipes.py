@@ -37,9 +37,10 @@ class UnitOptions(Options):
 class RecipeOptions(ObjectiveOptions, ImageOptions):
     """Optimization and regularization."""
 
-    regularization: str = option(
-        presets.DRIVEN,
-        "A regularization strategy, or several separated by commas:\n"
+    regularization: str | None = option(
+        None,
+        "A regularization strategy, or several separated by commas; driven by default. With up_to, "
+        "lucid by default, and for a scan that is deformed shifts of up to 6 mm and noise_0.1:\n"
         + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
     )
     steps: int = option(256, "Optimization steps.", least=1)
@@ -148,6 +149,23 @@ def _numbers(channels: str | Sequence[int | str], count: int, names: Sequence[st
     return sorted(chosen)
 
 
+def regularization_of(model: Model, options: RecipeOptions) -> str:
+    """The strategy that options name, or what is usual for the rest of them.
+
+    Args:
+      model: The network.
+      options: What an ascent does.
+    """
+    if options.regularization is not None:
+        return options.regularization
+    if options.up_to is None:
+        return presets.DRIVEN
+    # A strategy with targets of its own cannot end where the objective does.
+    if options.parameterization == deformations.NAME:
+        return deformations.regularization(model)
+    return "lucid"
+
+
 def recipe(
     model: Model,
     layer: str,
@@ -169,7 +187,7 @@ def recipe(
       FileNotFoundError: A file that an option names is not there.
       ValueError: The options contradict each other, or do not fit the network.
     """
-    regularization = options.regularization if regularization is None else regularization
+    regularization = regularization or regularization_of(model, options)
     start = images.start_image(model, options)
     strategy = presets.strategy(
         regularization,
@@ -225,12 +243,10 @@ def _refuse_misfits(
     if options.config is not None:  # What the file makes of it is checked later.
         return
     if options.up_to is not None and strategy.drive is not None:
-        deforms = options.parameterization == deformations.NAME
-        other = deformations.REGULARIZATION if deforms else "lucid"
         raise ValueError(
             f"`up_to={options.up_to:g}`: `regularization={regularization}` has targets of its own, "
-            f"which follow what real inputs do; give `regularization={other}` or "
-            "`regularization=none`, or leave `up_to` out."
+            "which follow what real inputs do; leave `regularization` or `up_to` out, or give "
+            "another strategy."
         )
     if not image.is_image and not is_identity(strategy.projection):
         raise ValueError(

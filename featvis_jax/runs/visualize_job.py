@@ -167,7 +167,7 @@ def _configuration(
         "optimizer": optimizer,
         "variants": recipe.variants,
         "transparency": recipe.transparency,
-        "regularization": options.regularization,
+        "regularization": recipes.regularization_of(model, options),
         "robustness": describe(recipe.robustness),
         "projection": describe(recipe.projection),
         "drive": None if recipe.drive is None else recipe.drive.description,

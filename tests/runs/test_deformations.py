@@ -12,7 +12,9 @@ from featvis_jax.results.gallery.growth import coloured
 from featvis_jax.results.store import open_run, read_run
 from featvis_jax.runs.deformations import with_starts
 from featvis_jax.runs.in_memory import visualize
+from featvis_jax.runs.recipes import regularization_of
 from featvis_jax.runs.reference_scans import Inputs
+from featvis_jax.runs.visualize_job import AscentOptions
 from tests.maximize.test_deformation import SPATIAL, disc_network, scan
 
 pytestmark = pytest.mark.optax
@@ -49,7 +51,7 @@ def done(request, files):
         start_image=files[name],
         regularization="none",
         changes="both",
-        stiffness=100,
+        stiffness=20,
         up_to=6,
         steps=30,
         batch=2,
@@ -143,6 +145,19 @@ def test_regularization_that_drives_goes_with_it(files):
     )
     assert [unit.variant for unit in units] == [1, 2]
     assert np.abs(units[0].maps["logjac"] - units[1].maps["logjac"]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "driven"),
+        ({"up_to": 8.0}, "lucid"),
+        ({"up_to": 8.0, "parameterization": "deformation"}, "roll_3,noise_0.1"),
+        ({"up_to": 8.0, "parameterization": "deformation", "regularization": "none"}, "none"),
+    ],
+)
+def test_an_objective_that_ends_has_a_strategy_that_can(options, expected):
+    assert regularization_of(model_of("3-D"), AscentOptions(**options)) == expected
 
 
 @pytest.mark.parametrize(
