@@ -33,7 +33,7 @@ RECIPE = {
     "start_image": "reference",
     "regularization": "none",
     "objective": "logit",
-    "stiffness": 100,
+    "stiffness": 50,
     "up_to": known.TARGET,
     "steps": 50,
     "batch": 1,
