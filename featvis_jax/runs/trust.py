@@ -4,10 +4,11 @@ Every picture is measured beside real inputs (`featvis_jax.evidence`), which str
 network; what is kept of them are numbers about units.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -261,7 +262,16 @@ def _of_layer(
     """The measures of a layer's pictures."""
     layer, units = records[0].layer, [record.channel for record in records]
     own = list(dict.fromkeys(units))
-    with callback(f"{layer}, evidence", unit="image") as on_images:
+    with contextlib.ExitStack() as stack:
+        # Each of its passes is over a number of images of its own.
+        passes: dict[str, Callable[[int, int], None]] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in passes:
+                told = callback(f"{layer}, {what}", unit="image")
+                passes[what] = stack.enter_context(told)
+            passes[what](done, total)
+
         measure = measurer(
             model.network,
             Asked(objective, own),
@@ -269,7 +279,7 @@ def _of_layer(
             total=objective.num_units(model.network.layer(layer).channels),
             batch_size=reference.batch_size(model),
             seed=seed,
-            progress=lambda _, done, total: on_images(done, total),
+            progress=tell,
         )
         found = measure(units, _Pictures(view, records))
     if len(own) == 1:
