@@ -9,6 +9,7 @@ of growth is graded by what was planted (`featvis_jax.evaluation.growth`), at th
 network responds to the planted change as it does to the deformed scan. Rows:
 
     trained     the network, from scans as they are to the class "here"
+    mean ...    the mean of those maps
     opposite    from scans with the planted change to the class "elsewhere"
     permuted    the same weights in random order, as often as asked
     random      a smooth random deformation of the same energy
@@ -42,7 +43,6 @@ from featvis_jax.maximize.layer import FinishedUnit
 from tests.acceptance.anatomy_methods import other_methods
 from tests.acceptance.anatomy_networks import (
     ELSEWHERE,
-    HERE,
     TARGET,
     Trained,
     deformed,
@@ -132,7 +132,7 @@ def ratios(network: Trained, units: Sequence[FinishedUnit]) -> list[float]:
             if u.maps is not None
         ]
 
-    lighter = deformed(network.network, network.scans, size, changes="brightness")
+    lighter = deformed(network, changes="brightness")
     pairs = zip(efforts(units), efforts(lighter), strict=True)
     return [brightness.compared(shape, light).ratio for shape, light in pairs]
 
@@ -141,7 +141,7 @@ def measured(network: Trained, others: Sequence[Trained], *, permuted: int) -> d
     """Everything about one network."""
     size, net = network.task.voxel_size_mm, network.network
     before = difference(net, network.scans)
-    units = deformed(net, network.scans, size)
+    units = deformed(network)
     maps = [unit.maps["logjac"][..., 0] for unit in units if unit.maps is not None]
     after = difference(net, np.stack([unit.image for unit in units]))
     doses = np.stack([difference(net, network.planted(share)) for share in SHARES], axis=1)
@@ -150,16 +150,18 @@ def measured(network: Trained, others: Sequence[Trained], *, permuted: int) -> d
     middle = float(np.mean(network.task.planted.usual_change))
     usual = [middle] * len(maps)
 
-    def maps_of(model: Network, scans: np.ndarray, unit: int) -> list[np.ndarray]:
-        found = deformed(model, scans, size, unit=unit)
+    def maps_of(**options: Any) -> list[np.ndarray]:
+        found = deformed(network, **options)
         return [each.maps["logjac"][..., 0] for each in found if each.maps is not None]
 
-    back = maps_of(net, network.planted(middle), ELSEWHERE)
+    mean = [np.mean(maps, axis=0)]
+    rows["mean of all scans"] = graded(network, mean, [float(np.median(shares))], at=None)
+    back = maps_of(scans=network.planted(middle), unit=ELSEWHERE)
     rows["opposite"] = graded(network, back, usual, at=None)
     rows["random"] = graded(network, random_like(maps, size), usual, at=None)
     for seed in range(permuted):
         shaken = models.with_permuted_weights(network.model, seed + 1).network
-        found = maps_of(shaken, network.scans, HERE)
+        found = maps_of(network=shaken)
         rows[f"permuted {seed + 1}"] = graded(network, found, usual, at=None)
     same, turned = network.task.planted.places, {}
     images = {
@@ -253,7 +255,7 @@ def picture(network: Trained, path: str, *, count: int = 4) -> None:
 
     chosen = np.linspace(0, len(network.scans) - 1, count).astype(int)
     scans = network.scans[chosen]
-    units = deformed(network.network, scans, network.task.voxel_size_mm)
+    units = deformed(network, scans=scans)
     after = difference(network.network, np.stack([unit.image for unit in units]))
     doses = np.stack([difference(network.network, network.planted(s)) for s in SHARES], axis=1)
     figure, axes = pyplot.subplots(count, 4, figsize=(8.0, 2.75 * count), layout="constrained")

@@ -17,7 +17,7 @@ from featvis_jax.data.masks import brain_mask
 from featvis_jax.data.splits import Split
 from featvis_jax.maximize import objectives, transforms
 from featvis_jax.maximize.layer import FinishedUnit, visualize
-from featvis_jax.maximize.parameterizations import Parameterization, deformations
+from featvis_jax.maximize.parameterizations import Parameterization, Stiffness, deformations
 from featvis_jax.maximize.recipe import Recipe
 from featvis_jax.models import Model
 from featvis_jax.nn.network import Network
@@ -26,6 +26,8 @@ from featvis_jax.runs import cohort_images, cohorts
 LAYER, ELSEWHERE, HERE = "logits", 0, 1
 # Settled on one network of one place, and the same for all others.
 TARGET, STEPS, MOVED_MM, NOISE = 8.0, 256, 6.0, 0.1
+# Where what was planted is all over the brain; settled on one network of a pattern.
+DIFFUSE = {"stiffness": Stiffness("membrane", 200.0), "spacing_mm": 20.0}
 
 
 class Trained(NamedTuple):
@@ -114,8 +116,16 @@ def ascended(
 
 
 def deformed(
-    network: Network, scans: np.ndarray, size_mm: float, *, unit: int = HERE, **options: Any
+    trained: Trained,
+    *,
+    scans: np.ndarray | None = None,
+    network: Network | None = None,
+    unit: int = HERE,
+    changes: str = "shape",
 ) -> list[FinishedUnit]:
-    """Every scan as a unit would have it."""
-    start = deformations(list(scans), voxel_size_mm=size_mm, **options)
-    return ascended(network, start, size_mm, len(scans), unit=unit)
+    """Every scan as a unit would have it; other scans, or by another network of the same task."""
+    scans = trained.scans if scans is None else scans
+    options = DIFFUSE if trained.task.planted.cue == "pattern" else {}
+    size_mm = trained.task.voxel_size_mm
+    start = deformations(list(scans), voxel_size_mm=size_mm, changes=changes, **options)
+    return ascended(network or trained.network, start, size_mm, len(scans), unit=unit)
