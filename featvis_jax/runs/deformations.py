@@ -175,6 +175,15 @@ def _positions(source: Source, variants: int) -> tuple[int, ...]:
     return over_people(source, variants)
 
 
+def stiffness(options: DeformationOptions) -> Stiffness:
+    """What a deformation costs by options.
+
+    Args:
+      options: How a scan is deformed.
+    """
+    return Stiffness(options.energy or Stiffness().energy, options.stiffness)
+
+
 def deformed(
     model: Model, start: np.ndarray | None, options: DeformationOptions, *, variants: int
 ) -> Parameterization:
@@ -213,7 +222,7 @@ def deformed(
         return deformations(
             list(scans),
             voxel_size_mm=sizes,
-            stiffness=Stiffness(options.energy or Stiffness().energy, options.stiffness),
+            stiffness=stiffness(options),
             budget=Budget(*(getattr(options, name) for name in Budget._fields)),
             intensity_range=model.intensity_range,
             noise=_NOISE if variants > len(scans) else 0.0,

@@ -40,6 +40,7 @@ from featvis_jax.data.anatomy import AnatomyTask, Point
 from featvis_jax.evaluation.growth import GrowthGrades, growth_grades
 from featvis_jax.evidence import brightness
 from featvis_jax.maximize.layer import FinishedUnit
+from featvis_jax.runs.brightness_check import CHEAPER
 from tests.acceptance.anatomy_methods import other_methods
 from tests.acceptance.anatomy_networks import (
     ELSEWHERE,
@@ -132,9 +133,17 @@ def ratios(network: Trained, units: Sequence[FinishedUnit]) -> list[float]:
             if u.maps is not None
         ]
 
-    lighter = deformed(network, changes="brightness")
-    pairs = zip(efforts(units), efforts(lighter), strict=True)
-    return [brightness.compared(shape, light).ratio for shape, light in pairs]
+    found = []
+    for changes, finished in (
+        ("shape", units),
+        ("brightness", deformed(network, changes="brightness")),
+    ):
+        kind = efforts(finished)
+        if not all(effort.reaches for effort in kind):
+            again = efforts(deformed(network, changes=changes, cheaper=CHEAPER))
+            kind = [old if old.reaches else new for old, new in zip(kind, again, strict=True)]
+        found.append(kind)
+    return [brightness.compared(*pair).ratio for pair in zip(*found, strict=True)]
 
 
 def measured(network: Trained, others: Sequence[Trained], *, permuted: int) -> dict[str, Any]:
@@ -177,7 +186,7 @@ def measured(network: Trained, others: Sequence[Trained], *, permuted: int) -> d
                 "before": difference(other.network, network.scans).tolist(),
                 **{name: difference(other.network, each).tolist() for name, each in images.items()},
             }
-        elif places and not set(places) & set(same):
+        elif places and same and not set(places) & set(same):
             rows[f"at {other.name}"] = graded(network, maps, usual, at=other)
     return {
         "accuracy": network.model.card["report"]["balanced_accuracy"],

@@ -122,10 +122,15 @@ def deformed(
     network: Network | None = None,
     unit: int = HERE,
     changes: str = "shape",
+    cheaper: float = 1.0,
 ) -> list[FinishedUnit]:
     """Every scan as a unit would have it; other scans, or by another network of the same task."""
     scans = trained.scans if scans is None else scans
-    options = DIFFUSE if trained.task.planted.cue == "pattern" else {}
+    options: dict[str, Any] = {"stiffness": Stiffness()}
+    if trained.task.planted.cue == "pattern":
+        options = DIFFUSE
+    price = options["stiffness"]
+    options = {**options, "stiffness": price._replace(weight=price.usual_weight / cheaper)}
     size_mm = trained.task.voxel_size_mm
     start = deformations(list(scans), voxel_size_mm=size_mm, changes=changes, **options)
     return ascended(network or trained.network, start, size_mm, len(scans), unit=unit)

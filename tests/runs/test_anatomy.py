@@ -214,7 +214,10 @@ def test_the_cue_is_known_by_what_shape_and_brightness_take(done):
     for scan, unit in zip(scans, units, strict=True):
         assert scan.target == known.TARGET
         effort = brightness.shape_effort(unit.maps["displacement"], voxel_size_mm=2.0)
-        assert scan.shape_effort == pytest.approx(effort, rel=1e-3)
+        if unit.record.final_objective >= brightness.REACHED * known.TARGET:
+            assert scan.shape_effort == pytest.approx(effort, rel=1e-3)
+        else:  # What shape takes was asked for once more, at a lower price.
+            assert scan.shape_effort > effort
         assert scan.outcome in brightness.OUTCOMES
     told = json.loads((view.directory / "anatomy_scans.json").read_text())
     assert told["height_mm"]["Units"] == "mm"
