@@ -255,7 +255,7 @@ def table(name: str, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def picture(network: Trained, path: str, *, count: int = 4) -> None:
+def picture(network: Trained, path: str, *, count: int = 3) -> None:
     """Draw some scans, what became of them, what grew, and what was planted."""
     import matplotlib
 
