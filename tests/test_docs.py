@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import importlib.metadata
 import os
 import re
 import shlex
@@ -194,6 +195,38 @@ module, _ = lesions.network()
 image = torch.from_numpy(numpy.load("image.npy"))
 print(*module(image[None, None]).log()[0, :, 12, 14, 12].tolist())
 """
+
+
+def test_a_published_network_is_in_the_gallery_and_measured(reader, rng):
+    directory, run = reader
+    try:
+        importlib.metadata.distribution("deepbet")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("deepbet is not installed")
+    page = "your-network.md"
+    (line,) = re.findall(r"^MODEL=.*$", "\n".join(blocks(page, "sh")), re.MULTILINE)
+    shell = f'python() {{ "{sys.executable}" "$@"; }}; {line}; echo "$MODEL"'
+    model = subprocess.check_output(["bash", "-c", shell], text=True).strip()
+    people = directory / "people"
+    for number in range(4):
+        scan = people / f"sub-{number}/anat/sub-{number}_T1w.nii.gz"
+        scan.parent.mkdir(parents=True)
+        places = np.indices((32, 32, 32)) - 15.5 - rng.normal(size=(3, 1, 1, 1))
+        head = np.float32(np.linalg.norm(places, axis=0) < 10) * rng.uniform(0.6, 1.0)
+        nibabel.save(nibabel.Nifti1Image(head, np.diag([5.0, 5, 5, 1])), scan)
+    rows = "".join(f"sub-{number}\n" for number in range(4))
+    (people / "participants.tsv").write_text("participant_id\n" + rows)
+    # A smaller grid, two channels of one layer, and few steps; everything else as the page has it.
+    words = {"$MODEL": model, "SCAN.nii.gz": str(scan), "DIR": str(people), "64,64,64": "32,32,32"}
+    visualize, trust = commands(page, "runs/deepbet")
+    for command, more in ((visualize, ["--channels=0:2", "--steps=2"]), (trust, [])):
+        arguments = [word for word in installed(command) if not re.search("=down[12]", word)]
+        for word, given in words.items():
+            arguments = [each.replace(word, given) for each in arguments]
+        run([*arguments, *more])
+    assert len(list((directory / "runs/deepbet/images/down0").glob("*.nii.gz"))) == 2
+    assert len((directory / "runs/deepbet/trust.tsv").read_text().splitlines()) == 3
+    assert (directory / "runs/deepbet/gallery/index.html").is_file()
 
 
 def without_code(text: str) -> str:

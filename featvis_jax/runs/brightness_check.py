@@ -31,7 +31,6 @@ CHEAPER = 4.0
 # Significant digits in the tables.
 _DIGITS = 4
 
-
 Efforts = dict[Key, tuple[Effort, float]]
 """What a change takes in each scan, and the objective that it reaches."""
 
