@@ -19,7 +19,8 @@ MOST_RATIO = 1.7
 
 In trials with a membrane's energy, units whose cue was the size of a place had ratios of 0.48 to
 1.10, and units whose cue was the brightness of a place 2.6 to 4.0, or no shape reached the target.
-With total variation they were 0.65 to 1.30, and no shape reached it.
+With total variation the first were 0.65 to 1.30, or no brightness reached it, and in most scans of
+the second no shape did.
 """
 REACHED = 0.95
 """Share of the target that counts as reached."""

@@ -125,11 +125,11 @@ def _of_both_kinds(
         return _efforts(model, options, layer, channels, changes=changes, sizes=sizes)
 
     found = efforts(_SHAPE, asked) if kept is None else kept, efforts(_BRIGHTNESS, asked)
-    weight = deformations.stiffness(asked).usual_weight
+    price = deformations.stiffness(asked).price
     for kind, changes in zip(found, (_SHAPE, _BRIGHTNESS), strict=True):
         short = [key for key, (effort, _) in kind.items() if not effort.reaches]
-        if short and weight:
-            again = efforts(changes, dataclasses.replace(asked, stiffness=weight / CHEAPER))
+        if short and price:
+            again = efforts(changes, dataclasses.replace(asked, stiffness=price / CHEAPER))
             kind.update((key, again[key]) for key in short)
     return found
 

@@ -187,7 +187,8 @@ def recipe(
       FileNotFoundError: A file that an option names is not there.
       ValueError: The options contradict each other, or do not fit the network.
     """
-    regularization = regularization or regularization_of(model, options)
+    if regularization is None:
+        regularization = regularization_of(model, options)
     start = images.start_image(model, options)
     strategy = presets.strategy(
         regularization,

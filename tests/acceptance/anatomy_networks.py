@@ -129,8 +129,8 @@ def deformed(
     options: dict[str, Any] = {"stiffness": Stiffness()}
     if trained.task.planted.cue == "pattern":
         options = DIFFUSE
-    price = options["stiffness"]
-    options = {**options, "stiffness": price._replace(weight=price.usual_weight / cheaper)}
+    stiffness = options["stiffness"]
+    options = {**options, "stiffness": stiffness._replace(weight=stiffness.price / cheaper)}
     size_mm = trained.task.voxel_size_mm
     start = deformations(list(scans), voxel_size_mm=size_mm, changes=changes, **options)
     return ascended(network or trained.network, start, size_mm, len(scans), unit=unit)

@@ -48,7 +48,7 @@ class Stiffness(NamedTuple):
         others.
 
     Example:
-      >>> Stiffness().usual_weight, Stiffness("bending").usual_weight
+      >>> Stiffness().price, Stiffness("bending").price
       (120.0, 500.0)
     """
 
@@ -56,8 +56,8 @@ class Stiffness(NamedTuple):
     weight: float | None = None
 
     @property
-    def usual_weight(self) -> float:
-        """The weight, or what is usual for the energy."""
+    def price(self) -> float:
+        """The weight that counts: the given one, or what is usual for the energy."""
         usual = 120.0 if self.energy == TOTAL_VARIATION else 500.0
         return usual if self.weight is None else self.weight
 
@@ -196,11 +196,10 @@ def deformations(
             for n, (name, bound) in enumerate(field.bounds.items())
         }
 
-    priced = stiffness._replace(weight=stiffness.usual_weight)
-
     def cost(parameters: Coefficients) -> Scalar:
-        return priced.usual_weight * field.energy(parameters, stiffness.energy)
+        return stiffness.price * field.energy(parameters, stiffness.energy)
 
+    priced = stiffness._replace(weight=stiffness.price)
     sizes = ", ".join(f"{size:g}" for size in grid.voxel_size_mm)
     several = len(values) > 1
     told = fingerprint(values if several else values[0])
@@ -213,7 +212,7 @@ def deformations(
         constrain=lambda parameters: field.within(parameters, budget),
         is_image=False,
         learning_rate=0.05 * spacing_mm,
-        cost=cost if priced.weight else None,
+        cost=cost if stiffness.price else None,
         maps=field.maps,
         optimizer=UNIT_STEPS,
         variants=len(values) if several else None,
@@ -247,7 +246,7 @@ def _check(
         raise ValueError(
             f"deformation: changes is {changes!r}; expected one of {', '.join(CHANGES)}."
         )
-    if stiffness.energy not in ENERGIES or not 0 <= stiffness.usual_weight < math.inf:
+    if stiffness.energy not in ENERGIES or not 0 <= stiffness.price < math.inf:
         raise ValueError(
             f"deformation: stiffness is {stiffness}; expected an energy, one of "
             f"{', '.join(ENERGIES)}, and a weight from 0."
