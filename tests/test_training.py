@@ -22,8 +22,9 @@ from sklearn import metrics
 
 from featvis_jax import training
 from featvis_jax.data.cache import CachedVolume
-from featvis_jax.data.lesions import Lesions, square
+from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.pipeline import Examples, evaluation_batches, training_batches
+from featvis_jax.data.shapes import square
 from featvis_jax.data.sources import Slices
 from featvis_jax.data.tasks import LesionTask
 from featvis_jax.nn.cnn import CNN

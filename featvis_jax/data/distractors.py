@@ -12,18 +12,10 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
-from featvis_jax.data.lesions import (
-    Coordinates,
-    Lesions,
-    Mask,
-    Shape,
-    bar,
-    disc,
-    gaussian,
-    square,
-)
+from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.shapes import Mask, Shape, bar, disc, gaussian, square, three_quarters
 
 
 def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
@@ -32,10 +24,11 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     Of one shape, which is told from brains: square, disc and a bar along each axis, without the
     shape itself, and no disc for `gaussian`.
 
-    Of shapes that are told from each other: each of them without a quarter (`three_quarters`), cut
-    out at either side along every pair of axes, and bars, the same number of each. So neither
-    a right angle nor an arc tells a square from a disc: three of a square's corners are in images
-    of discs, too, and most of a disc's arc is in those of squares.
+    Of shapes that are told from each other: each of them without a quarter
+    (`featvis_jax.data.shapes.three_quarters`), cut out at either side along every pair of axes, and
+    bars, the same number of each. So neither a right angle nor an arc tells a square from a disc:
+    three of a square's corners are in images of discs, too, and most of a disc's arc is in those of
+    squares.
 
     Args:
       shapes: One shape, or those that are told from each other.
@@ -97,41 +90,6 @@ def add(
         one = dataclasses.replace(lesions, shape=shape, count=(1, 1))
         image, _ = one.add(image, rng, difficulty=difficulty)
     return image
-
-
-def three_quarters(
-    coordinates: Coordinates,
-    center: Float[np.ndarray, " rank"],
-    size: float,
-    *,
-    shape: Shape,
-    axes: tuple[int, int] = (0, 1),
-    sides: tuple[int, int] = (1, 1),
-) -> Mask:
-    """A square or disc (cube or ball) without a quarter, larger by as much as it lacks.
-
-    Args:
-      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
-      center: The lesion's centre in mm, ``(rank,)``.
-      size: Side in mm of the square (cube) whose area (volume) it has.
-      shape: The whole, symmetric about its centre along every axis and of that area at that size.
-      axes: Those along which the quarter is cut out; it reaches through the whole along others.
-      sides: On which side of the centre it lies along either: 1 or -1.
-
-    Returns:
-      The shape's values, 0 in the quarter, ``(*spatial,)``.
-
-    Example:
-      >>> grid = np.indices((40, 40), dtype=np.float64)
-      >>> mask = three_quarters(grid, np.array([19.5, 19.5]), 20.0, shape=square)
-      >>> int(mask.sum()), int(mask[20:, 20:].sum())  # 20 * 20, but for the grid
-      (432, 0)
-    """
-    whole = shape(coordinates, center, size * (4 / 3) ** (1 / len(coordinates)))
-    offsets = [
-        side * (coordinates[axis] - center[axis]) for axis, side in zip(axes, sides, strict=True)
-    ]
-    return np.where(np.minimum(*offsets) > 0, 0.0, whole)
 
 
 def _named(shape: functools.partial[Mask], name: str) -> Shape:

@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
-from scipy import ndimage, special
+from jaxtyping import Bool, Float32, Int
+from scipy import ndimage
 
 from featvis_jax.data.masks import brain_mask
-
-Coordinates = Float[np.ndarray, "rank *spatial"]
-Mask = Float[np.ndarray, "*spatial"]
-Shape = Callable[[Coordinates, Float[np.ndarray, " rank"], float], Mask]
-"""``(coordinates_mm, center_mm, size_mm) -> mask`` on [0, 1], 1 where the lesion is fully there."""
+from featvis_jax.data.shapes import Shape
 
 # Attempts at a place and a grey level that fit; a brain offers one within the first few.
 _MAX_TRIES = 1000
@@ -32,115 +27,6 @@ _MAX_TRIES = 1000
 _TRIES_WITH_ROOM = 50
 # Lesions stay inside the brain; at its border they may lose at most this share of their extent.
 _MAX_CUT = 0.25
-
-
-def square(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
-    """A square (2-D) or cube (3-D) with sharp edges along the axes.
-
-    Args:
-      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
-      center: The lesion's centre in mm, ``(rank,)``.
-      size: Its side in mm.
-
-    Returns:
-      1 inside and 0 outside, ``(*spatial,)``.
-
-    Example:
-      >>> grid = np.indices((5, 5), dtype=np.float64)
-      >>> int(square(grid, np.array([2.0, 2.0]), 3.0).sum())
-      9
-    """
-    offset = np.abs(coordinates - _column(center, coordinates))
-    return (offset.max(axis=0) < size / 2).astype(np.float64)
-
-
-def disc(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
-    """A disc (2-D) or ball (3-D) with a sharp edge and the area of a square or cube.
-
-    Args:
-      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
-      center: The lesion's centre in mm, ``(rank,)``.
-      size: Side in mm of the square (cube) whose area (volume) it has.
-
-    Returns:
-      1 inside and 0 outside, ``(*spatial,)``.
-
-    Example:
-      >>> grid = np.indices((81, 81), dtype=np.float64)
-      >>> int(disc(grid, np.array([40.0, 40.0]), 60.0).sum())  # 60 * 60, but for the grid
-      3593
-    """
-    radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
-    return (radius < size * equal_area_radius(coordinates.shape[0])).astype(np.float64)
-
-
-def equal_area_radius(rank: int) -> float:
-    """Radius of the disc or ball with the area of a square or cube of side 1.
-
-    Example:
-      >>> round(equal_area_radius(2), 3), round(equal_area_radius(3), 3)
-      (0.564, 0.62)
-    """
-    return 1 / math.sqrt(math.pi) if rank == 2 else (3 / (4 * math.pi)) ** (1 / 3)
-
-
-def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
-    """A disc (2-D) or ball (3-D) whose edge is softened by a Gaussian.
-
-    The edge falls off as the Gaussian's integral, with a standard deviation of an eighth of the
-    diameter: no border is sharp, and a plateau remains in the middle. What is left of it below 2 %
-    is cut off, since a trace of grey on a black background would tell of a lesion from afar.
-
-    Args:
-      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
-      center: The lesion's centre in mm, ``(rank,)``.
-      size: Diameter in mm at which half of the contrast is left.
-
-    Returns:
-      Values on [0, 1], ``(*spatial,)``.
-
-    Example:
-      >>> grid = np.indices((21, 21), dtype=np.float64)
-      >>> mask = gaussian(grid, np.array([10.0, 10.0]), 12.0)
-      >>> [round(float(mask[10, i]), 2) for i in (10, 13, 16, 19)]
-      [1.0, 0.98, 0.5, 0.02]
-    """
-    radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
-    mask = 0.5 * special.erfc((radius - size / 2) / (math.sqrt(2) * size / 8))
-    return np.where(mask < 0.02, 0.0, mask)
-
-
-def bar(
-    coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float, *, axis: int = 0
-) -> Mask:
-    """A bar three times as long as wide, with the area of a square or cube.
-
-    Args:
-      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
-      center: The lesion's centre in mm, ``(rank,)``.
-      size: Side in mm of the square (cube) whose area (volume) it has.
-      axis: The one along which it is long.
-
-    Returns:
-      1 inside and 0 outside, ``(*spatial,)``.
-
-    Example:
-      >>> grid = np.indices((81, 81), dtype=np.float64)
-      >>> mask = bar(grid, np.array([40.25, 40.25]), 27 / math.sqrt(3), axis=1)
-      >>> int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())
-      (9, 27)
-    """
-    rank = coordinates.shape[0]
-    sides = np.full(rank, size / 3 ** (1 / rank))
-    sides[axis] *= 3
-    offset = np.abs(coordinates - _column(center, coordinates))
-    return np.asarray((offset < _column(sides, coordinates) / 2).all(axis=0), np.float64)
-
-
-SHAPES: Mapping[str, Shape] = MappingProxyType(
-    {"square": square, "gaussian": gaussian, "disc": disc}
-)
-"""The lesion shapes that tasks know by name."""
 
 
 class _Tissue(NamedTuple):
@@ -326,13 +212,16 @@ class Lesions:
             # A mask may reach past its nominal size (a soft edge); 1.5 sizes hold all of it.
             reach = math.ceil(1.5 * size / self.voxel_size_mm)
             box = tuple(slice(c - reach, c + reach + 1) for c in center)
-            window = tuple(
-                slice(max(s.start, 0), min(s.stop, n))
-                for s, n in zip(box, brain.image.shape, strict=True)
-            )
-            if self.whole and any(self._is_cut(s, box, window, center, size) for s in shapes):
+            window, inside = _overlap(box, brain.image.shape)
+            if self.whole and any(self._sticks_out(s, box, inside, center, size) for s in shapes):
                 continue
-            whole = [self._mask(shape, window, center, size) for shape in shapes]
+            drawn = [self._mask(shape, box, center, size) for shape in shapes]
+            whole = [mask[inside] for mask in drawn]
+            if self.whole and any(
+                np.count_nonzero(part) < np.count_nonzero(mask)
+                for part, mask in zip(whole, drawn, strict=True)
+            ):
+                continue
             masks = [mask * brain.mask[window] for mask in whole]
             if any(
                 cut.sum() <= 0 or cut.sum() < (1 - _MAX_CUT) * mask.sum()
@@ -358,25 +247,33 @@ class Lesions:
             "lesions or less contrast."
         )
 
-    def _is_cut(
+    def _sticks_out(
         self,
         shape: Shape,
         box: tuple[slice, ...],
-        window: tuple[slice, ...],
+        inside: tuple[slice, ...],
         center: np.ndarray,
         size: float,
     ) -> bool:
-        """Whether a shape reaches out of the part of a box that lies in the image."""
-        if box == window:
-            return False
-        inside, all_of_it = (self._mask(shape, each, center, size) for each in (window, box))
-        return bool(np.count_nonzero(inside) < np.count_nonzero(all_of_it))
+        """Whether a shape reaches out of a part of a box along an axis through its centre.
+
+        It tells most of those that are cut, and a line is soon drawn.
+        """
+        middle = tuple(slice(c, c + 1) for c in center)
+        for axis, (line, kept) in enumerate(zip(box, inside, strict=True)):
+            along = (*middle[:axis], line, *middle[axis + 1 :])
+            mask = self._mask(shape, along, center, size).ravel()
+            if mask[: kept.start].any() or mask[kept.stop :].any():
+                return True
+        return False
 
     def _mask(
         self, shape: Shape, window: Sequence[slice], center: np.ndarray, size: float
     ) -> Float32[np.ndarray, "*window"]:
         axes = [np.arange(s.start, s.stop) * self.voxel_size_mm for s in window]
-        coordinates = np.stack(np.meshgrid(*axes, indexing="ij"))
+        coordinates = np.empty((len(axes), *map(len, axes)))
+        for axis, positions in enumerate(np.ix_(*axes)):
+            coordinates[axis] = positions
         mask = np.asarray(shape(coordinates, center * self.voxel_size_mm, size))
         expected = coordinates.shape[1:]
         is_numeric = mask.shape == expected and mask.dtype.kind in "biuf"
@@ -390,5 +287,11 @@ class Lesions:
         return mask.astype(np.float32)
 
 
-def _column(center: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    return np.reshape(center, (-1,) + (1,) * (coordinates.ndim - 1))
+def _overlap(
+    box: Sequence[slice], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part of a box that lies in an image, in voxels of the image and of the box."""
+    ends = [(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, shape, strict=True)]
+    window = tuple(slice(*each) for each in ends)
+    inside = tuple(slice(a - s.start, b - s.start) for (a, b), s in zip(ends, box, strict=True))
+    return window, inside

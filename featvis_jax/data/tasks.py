@@ -12,9 +12,10 @@ from jaxtyping import Float32
 from featvis_jax.data import distractors
 from featvis_jax.data.anatomy import AnatomyTask, PlantedAnatomy
 from featvis_jax.data.grids import Grid
-from featvis_jax.data.lesions import SHAPES, Lesions, Shape
+from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.pipeline import Examples
 from featvis_jax.data.renamed import current_names
+from featvis_jax.data.shapes import SHAPES, Shape
 
 # Soft edges tell less than sharp ones, and a bright round spot in the cortex looks like white
 # matter: at the squares' contrast and count, a network learns the dark lesions and stays there.
@@ -58,7 +59,7 @@ class TaskSpec:
 
     Attributes:
       name: One of `TASKS`, ``label:COLUMN``, or any name for lesions of a shape of your own.
-      shape: That shape (`featvis_jax.data.lesions.Shape`).
+      shape: That shape (`featvis_jax.data.shapes.Shape`).
       lesion_options: Options of `featvis_jax.data.lesions.Lesions`.
       distractor_count: Fewest and most lesions of other shapes that images of both classes have.
       shuffle_labels: Whether all meaning is taken from the labels, for a control.

@@ -18,8 +18,8 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
-from featvis_jax.data import lesions
-from featvis_jax.data.lesions import Shape
+from featvis_jax.data import shapes
+from featvis_jax.data.shapes import Shape
 
 Template = Callable[[Float[np.ndarray, "rank *window"], float], Float[np.ndarray, "*window"]]
 """``(offsets from the centre in voxels, size) -> mask``; all have the same area at one size."""
@@ -35,7 +35,7 @@ def template(shape: Shape) -> Template:
     """A matched filter for a lesion shape, the user's own or one of ours.
 
     Args:
-      shape: `featvis_jax.data.lesions.Shape`.
+      shape: `featvis_jax.data.shapes.Shape`.
 
     Returns:
       A template whose size is the side of the square (cube) of the same area (volume).
@@ -43,7 +43,7 @@ def template(shape: Shape) -> Template:
     Example:
       >>> axis = np.arange(-20, 20) + 0.5
       >>> offsets = np.stack(np.meshgrid(axis, axis, indexing="ij"))
-      >>> int(template(lesions.square)(offsets, 20.0).sum())  # 20 * 20
+      >>> int(template(shapes.square)(offsets, 20.0).sum())  # 20 * 20
       400
     """
 
@@ -68,7 +68,7 @@ def equal_area_side(shape: Shape, rank: int) -> float:
       ValueError: The shape is empty.
 
     Example:
-      >>> round(equal_area_side(lesions.square, 2), 2)
+      >>> round(equal_area_side(shapes.square, 2), 2)
       1.0
     """
     size = 48.0 if rank == 2 else 20.0
@@ -86,8 +86,8 @@ def equal_area_side(shape: Shape, rank: int) -> float:
 
 TEMPLATES: Mapping[str, Template] = MappingProxyType(
     {
-        **{name: template(shape) for name, shape in lesions.SHAPES.items()},
-        "line": template(lesions.bar),
+        **{name: template(shape) for name, shape in shapes.SHAPES.items()},
+        "line": template(shapes.bar),
     }
 )
 """The shapes that are known by name."""

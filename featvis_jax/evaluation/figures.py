@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 from scipy import ndimage
 
-from featvis_jax.data.lesions import Coordinates
+from featvis_jax.data.shapes import Coordinates
 from featvis_jax.evaluation.concepts import Template
 
 Inside = Callable[[np.ndarray], np.ndarray]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from featvis_jax.data.lesions import Shape
+from featvis_jax.data.shapes import Shape
 from featvis_jax.evaluation.concepts import TEMPLATES, Template, template
 from featvis_jax.evaluation.figures import of_template, overlap
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from featvis_jax.data.lesions import Lesions, Shape
+from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.shapes import Shape
 from featvis_jax.evaluation.concepts import Template
 from featvis_jax.evaluation.transfer import Detector, lead
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from featvis_jax import progress, stopping
-from featvis_jax.data.lesions import Shape
+from featvis_jax.data.shapes import Shape
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.summary import Graded, known

@@ -8,8 +8,9 @@ import numpy as np
 
 from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cohorts import Cohort
-from featvis_jax.data.lesions import SHAPES, Lesions, Shape
+from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.pipeline import Examples
+from featvis_jax.data.shapes import SHAPES, Shape
 from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts

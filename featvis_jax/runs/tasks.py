@@ -3,7 +3,7 @@
 import hashlib
 from typing import NamedTuple
 
-from featvis_jax.data.lesions import Shape
+from featvis_jax.data.shapes import Shape
 from featvis_jax.data.tasks import TASKS, label_column
 from featvis_jax.importers.python_files import function_name, load_function
 from featvis_jax.options import errors_of

@@ -139,6 +139,12 @@ class TrainOptions(
     """The training."""
 
     out: str | None = option(None, "Directory for the model, its report and checkpoints.")
+    head: str = option(
+        "flatten",
+        "What the linear layer sees: every feature at its place, as in the paper, or the mean of "
+        "each channel, for lesions that mean the same wherever they are.",
+        choices=("flatten", "mean"),
+    )
     init: str | None = option(
         None,
         "Trained model to start from, a directory or a zoo name; if its classes differ, all its "
@@ -279,6 +285,7 @@ class Job(NamedTuple):
             "augment": self.augmentation and dataclasses.asdict(self.augmentation),
             **({"noise": options.noise} if options.noise else {}),
             **({"precision": options.precision} if options.precision else {}),
+            **({"head": options.head} if options.head != "flatten" else {}),
             "init_sha256": None if self.parent is None else self.parent.card["weights_sha256"],
             **dataclasses.asdict(self.schedule),
             **self.prepared.description,
@@ -336,7 +343,7 @@ def job(options: TrainOptions) -> Job:
             f"`task={options.task}`: {len(prepared.left_out)} of {len(cohort.subjects)} people "
             f"have no value in {cohort.table} and are left out: {named(prepared.left_out)}"
         )
-    module = CNN(rank=options.rank, num_classes=len(prepared.class_names))
+    module = CNN(rank=options.rank, num_classes=len(prepared.class_names), head=options.head)
     found = Job(options, task, schedule, prepared, module)
     _check(found)
     return found._replace(parent=_parent(found))

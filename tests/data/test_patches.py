@@ -17,8 +17,9 @@ from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import Cohort, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.grids import Grid, GridError, coincide, described
-from featvis_jax.data.lesions import Lesions, NoRoomError, disc, square
+from featvis_jax.data.lesions import Lesions, NoRoomError
 from featvis_jax.data.patches import Patches
+from featvis_jax.data.shapes import disc, square
 
 # Along x, y and z, of which the brain is an ellipsoid.
 SCAN = (40, 48, 36)

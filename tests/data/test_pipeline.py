@@ -13,7 +13,8 @@ from featvis_jax.data import pipeline, preparation, sources, tasks
 from featvis_jax.data.augmentation import Augmentation
 from featvis_jax.data.cache import CachedVolume
 from featvis_jax.data.cohorts import read_cohort
-from featvis_jax.data.lesions import Lesions, square
+from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.shapes import square
 
 NUM_SUBJECTS = 3
 # Four of the eight slices have at least 0.4 of the fullest slice's brain.

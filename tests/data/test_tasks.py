@@ -14,7 +14,8 @@ from featvis_jax.data import labels, preparation, tasks
 from featvis_jax.data.cohorts import Cohort, read_cohort
 from featvis_jax.data.errors import CohortError
 from featvis_jax.data.intensities import rescale
-from featvis_jax.data.lesions import Lesions, square
+from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.shapes import square
 from featvis_jax.data.sources import Slices, Volumes
 
 SHAPE = (22, 26, 14)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from featvis_jax.data.lesions import Shape
+from featvis_jax.data.shapes import Shape
 
 
 def _shape(inside: Callable[[np.ndarray], np.ndarray]) -> Shape:

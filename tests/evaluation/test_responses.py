@@ -8,7 +8,8 @@ import pytest
 from scipy import ndimage, stats
 
 from featvis_jax.data.distractors import of_shapes
-from featvis_jax.data.lesions import Lesions, bar, disc, gaussian, square
+from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.shapes import bar, disc, gaussian, square
 from featvis_jax.evaluation import responses
 from featvis_jax.evaluation.concepts import TEMPLATES
 from featvis_jax.evaluation.responses import of_equal_area, shape_responses

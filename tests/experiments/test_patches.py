@@ -139,3 +139,12 @@ def test_what_does_not_go_together_is_refused(options, tmp_path, changes, told):
     given = {"task": "square_or_disc", **options, **changes}
     with pytest.raises(ValueError, match=told):
         job(TrainOptions(out=str(tmp_path), **given))
+
+
+def test_the_head_of_means_is_part_of_what_a_training_is(options, tmp_path):
+    asked = {"task": "square_or_disc", "out": str(tmp_path), **options}
+    paper, means = (job(TrainOptions(**asked, **head)) for head in ({}, {"head": "mean"}))
+    assert (paper.module.head, means.module.head) == ("flatten", "mean")
+    assert {*means.settings()} - {*paper.settings()} == {"head"}
+    weights = means.first_variables()["params"]["logits"]["kernel"]
+    assert weights.shape == (means.module.features[-1], 2)

@@ -13,7 +13,8 @@ import pytest
 from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cache import CachedVolume, cache_volumes
 from featvis_jax.data.cohorts import read_cohort
-from featvis_jax.data.lesions import Lesions, square
+from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.shapes import square
 from featvis_jax.data.tasks import LesionTask
 from featvis_jax.models import Model, load
 from featvis_jax.nn.network import Network

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from scipy import ndimage
 
-from featvis_jax.data.lesions import SHAPES, Shape
+from featvis_jax.data.shapes import SHAPES, Shape
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.figures import of_template, overlap
 from featvis_jax.evaluation.grading import MAJORITY

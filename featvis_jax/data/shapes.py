@@ -1,0 +1,168 @@
+"""Shapes of lesions, in slices and volumes by one code, as masks on a grid in mm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special
+
+Coordinates = Float[np.ndarray, "rank *spatial"]
+Mask = Float[np.ndarray, "*spatial"]
+Shape = Callable[[Coordinates, Float[np.ndarray, " rank"], float], Mask]
+"""``(coordinates_mm, center_mm, size_mm) -> mask`` on [0, 1], 1 where the lesion is fully there.
+
+A voxel's value depends on its own coordinates alone: masks are drawn on parts of an image, and on
+lines through it.
+"""
+
+
+def square(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
+    """A square (2-D) or cube (3-D) with sharp edges along the axes.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Its side in mm.
+
+    Returns:
+      1 inside and 0 outside, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((5, 5), dtype=np.float64)
+      >>> int(square(grid, np.array([2.0, 2.0]), 3.0).sum())
+      9
+    """
+    offset = np.abs(coordinates - _column(center, coordinates))
+    return (offset.max(axis=0) < size / 2).astype(np.float64)
+
+
+def disc(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
+    """A disc (2-D) or ball (3-D) with a sharp edge and the area of a square or cube.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Side in mm of the square (cube) whose area (volume) it has.
+
+    Returns:
+      1 inside and 0 outside, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((81, 81), dtype=np.float64)
+      >>> int(disc(grid, np.array([40.0, 40.0]), 60.0).sum())  # 60 * 60, but for the grid
+      3593
+    """
+    radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
+    return (radius < size * equal_area_radius(coordinates.shape[0])).astype(np.float64)
+
+
+def equal_area_radius(rank: int) -> float:
+    """Radius of the disc or ball with the area of a square or cube of side 1.
+
+    Example:
+      >>> round(equal_area_radius(2), 3), round(equal_area_radius(3), 3)
+      (0.564, 0.62)
+    """
+    return 1 / math.sqrt(math.pi) if rank == 2 else (3 / (4 * math.pi)) ** (1 / 3)
+
+
+def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float) -> Mask:
+    """A disc (2-D) or ball (3-D) whose edge is softened by a Gaussian.
+
+    The edge falls off as the Gaussian's integral, with a standard deviation of an eighth of the
+    diameter: no border is sharp, and a plateau remains in the middle. What is left of it below 2 %
+    is cut off, since a trace of grey on a black background would tell of a lesion from afar.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Diameter in mm at which half of the contrast is left.
+
+    Returns:
+      Values on [0, 1], ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((21, 21), dtype=np.float64)
+      >>> mask = gaussian(grid, np.array([10.0, 10.0]), 12.0)
+      >>> [round(float(mask[10, i]), 2) for i in (10, 13, 16, 19)]
+      [1.0, 0.98, 0.5, 0.02]
+    """
+    radius = np.sqrt(((coordinates - _column(center, coordinates)) ** 2).sum(axis=0))
+    mask = 0.5 * special.erfc((radius - size / 2) / (math.sqrt(2) * size / 8))
+    return np.where(mask < 0.02, 0.0, mask)
+
+
+def bar(
+    coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float, *, axis: int = 0
+) -> Mask:
+    """A bar three times as long as wide, with the area of a square or cube.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Side in mm of the square (cube) whose area (volume) it has.
+      axis: The one along which it is long.
+
+    Returns:
+      1 inside and 0 outside, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((81, 81), dtype=np.float64)
+      >>> mask = bar(grid, np.array([40.25, 40.25]), 27 / math.sqrt(3), axis=1)
+      >>> int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())
+      (9, 27)
+    """
+    rank = coordinates.shape[0]
+    sides = np.full(rank, size / 3 ** (1 / rank))
+    sides[axis] *= 3
+    offset = np.abs(coordinates - _column(center, coordinates))
+    return np.asarray((offset < _column(sides, coordinates) / 2).all(axis=0), np.float64)
+
+
+def three_quarters(
+    coordinates: Coordinates,
+    center: Float[np.ndarray, " rank"],
+    size: float,
+    *,
+    shape: Shape,
+    axes: tuple[int, int] = (0, 1),
+    sides: tuple[int, int] = (1, 1),
+) -> Mask:
+    """A square or disc (cube or ball) without a quarter, larger by as much as it lacks.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Side in mm of the square (cube) whose area (volume) it has.
+      shape: The whole, symmetric about its centre along every axis and of that area at that size.
+      axes: Those along which the quarter is cut out; it reaches through the whole along others.
+      sides: On which side of the centre it lies along either: 1 or -1.
+
+    Returns:
+      The shape's values, 0 in the quarter, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((40, 40), dtype=np.float64)
+      >>> mask = three_quarters(grid, np.array([19.5, 19.5]), 20.0, shape=square)
+      >>> int(mask.sum()), int(mask[20:, 20:].sum())  # 20 * 20, but for the grid
+      (432, 0)
+    """
+    whole = shape(coordinates, center, size * (4 / 3) ** (1 / len(coordinates)))
+    offsets = [
+        side * (coordinates[axis] - center[axis]) for axis, side in zip(axes, sides, strict=True)
+    ]
+    return np.where(np.minimum(*offsets) > 0, 0.0, whole)
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {"square": square, "gaussian": gaussian, "disc": disc}
+)
+"""The lesion shapes that tasks know by name."""
+
+
+def _column(center: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    return np.reshape(center, (-1,) + (1,) * (coordinates.ndim - 1))
