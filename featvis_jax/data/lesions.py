@@ -76,6 +76,7 @@ class Lesions:
       ValueError: A range is empty or an option unknown.
 
     Example:
+      >>> from featvis_jax.data.shapes import square
       >>> rng = np.random.default_rng(0)
       >>> brain = 0.5 + 0.2 * rng.random((64, 64, 1), dtype=np.float32)
       >>> brain[:, :32] += 0.25
@@ -163,6 +164,7 @@ class Lesions:
           NoRoomError: The image has no brain, or no lesion fits into it.
 
         Example:
+          >>> from featvis_jax.data.shapes import disc, square
           >>> rng = np.random.default_rng(0)
           >>> brain = rng.random((64, 64, 1), dtype=np.float32)
           >>> (a, _), (b, _) = Lesions(square).add_each((square, disc), brain, rng)
