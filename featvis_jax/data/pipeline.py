@@ -95,8 +95,7 @@ def training_batches(
     Raises:
       ValueError: The batch size does not fit the task, the source is empty or the noise negative.
     """
-    if not 0 <= noise < np.inf:
-        raise ValueError(f"noise is {noise}; expected a number from 0.")
+    _check_noise(noise)
     elements = _elements_per_batch(source, task, batch_size)
 
     def examples(index: int, position: int) -> Examples:
@@ -136,7 +135,13 @@ def training_batches(
 
 
 def evaluation_batches(
-    source: Source, task: Task, *, batch_size: int, seed: int, max_images: int | None = None
+    source: Source,
+    task: Task,
+    *,
+    batch_size: int,
+    seed: int,
+    max_images: int | None = None,
+    noise: float = 0.0,
 ) -> Iterator[Examples]:
     """Every image of the source once, in order, in batches; the last may be smaller.
 
@@ -148,16 +153,19 @@ def evaluation_batches(
       batch_size: Images per batch; a multiple of the task's images per element.
       seed: Fixes the draws. They differ from those of training with the same seed.
       max_images: Take at most this many images, spread evenly over the source.
+      noise: As in `training_batches`; it changes nothing else of an image.
 
     Raises:
-      ValueError: The batch size or the number of images does not fit the task, or the source is
-        empty.
+      ValueError: The batch size or the number of images does not fit the task, the source is empty
+        or the noise negative.
     """
+    _check_noise(noise)
     elements = _elements_per_batch(source, task, batch_size)
 
     def examples(index: int, position: int) -> Examples:
         rng = np.random.default_rng([seed, 1, position])
-        return task.examples(source[position], source.owner(position), rng, 1.0)
+        made = task.examples(source[position], source.owner(position), rng, 1.0)
+        return _seen_through_noise(made, noise, rng) if noise else made
 
     wanted = len(source) if max_images is None else max_images // task.images_per_element
     if wanted < 1:
@@ -195,6 +203,11 @@ def _elements_per_batch(source: Source, task: Task, batch_size: int) -> int:
             "each one, so use a positive multiple of that."
         )
     return elements
+
+
+def _check_noise(noise: float) -> None:
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise is {noise}; expected a number from 0.")
 
 
 def _seen_through_noise(examples: Examples, noise: float, rng: np.random.Generator) -> Examples:

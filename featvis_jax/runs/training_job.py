@@ -164,7 +164,8 @@ class TrainOptions(
     )
     noise: float = option(
         0.0,
-        "Largest standard deviation of the noise added to training images, which are in [0, 1].",
+        "Largest standard deviation of the noise added to training and validation images, which "
+        "are in [0, 1]; the report is on images without.",
         least=0.0,
     )
 
@@ -250,19 +251,26 @@ class Job(NamedTuple):
         )
 
     def validation(self) -> Iterator[pipeline.Examples]:
-        """The batches of an evaluation."""
+        """The batches of an evaluation, through the noise of the training.
+
+        On clean images the best weights would be those from before a training through noise had
+        taught anything.
+        """
         return self.images(
-            self.prepared.validation, max_images=self.options.validation_images or None
+            self.prepared.validation,
+            max_images=self.options.validation_images or None,
+            noise=self.options.noise,
         )
 
     def images(
-        self, source: sources.Source, *, max_images: int | None = None
+        self, source: sources.Source, *, max_images: int | None = None, noise: float = 0.0
     ) -> Iterator[pipeline.Examples]:
         """Labelled images of a part of the cohort, each once.
 
         Args:
           source: The part.
           max_images: At most this many, spread evenly.
+          noise: Largest standard deviation of the noise that they are seen through.
         """
         return pipeline.evaluation_batches(
             source,
@@ -270,6 +278,7 @@ class Job(NamedTuple):
             batch_size=self.options.batch_size,
             seed=self.options.seed,
             max_images=max_images,
+            noise=noise,
         )
 
     def settings(self) -> dict[str, Any]:

@@ -262,10 +262,25 @@ def test_noise_lies_over_the_finished_examples(slices):
     assert np.mean(deviations) == pytest.approx(0.1, abs=0.02)
 
 
+def test_evaluations_see_the_same_images_through_noise_each_time(slices):
+    def images(noise):
+        found = pipeline.evaluation_batches(
+            slices, LESION_TASK, batch_size=2, seed=0, max_images=8, noise=noise
+        )
+        return np.concatenate([batch["image"] for batch in found])
+
+    clean, noisy = images(0.0), images(0.2)
+    np.testing.assert_array_equal(noisy, images(0.2))
+    deviations = (noisy - clean)[:, :2].std(axis=(1, 2, 3))
+    assert len(set(deviations)) == len(clean)
+    assert 0 < deviations.min() < deviations.max() < 0.25
+
+
 @pytest.mark.parametrize("noise", [-0.1, float("inf"), float("nan")])
-def test_noise_that_is_no_deviation_is_refused_at_once(slices, noise):
+@pytest.mark.parametrize("batches", [pipeline.training_batches, pipeline.evaluation_batches])
+def test_noise_that_is_no_deviation_is_refused_at_once(slices, batches, noise):
     with pytest.raises(ValueError, match=r"noise is .*expected a number from 0"):
-        pipeline.training_batches(slices, LESION_TASK, batch_size=2, seed=0, noise=noise)
+        batches(slices, LESION_TASK, batch_size=2, seed=0, noise=noise)
 
 
 def test_an_image_that_loses_its_room_by_the_augmentation_is_taken_as_it_is(slices):
