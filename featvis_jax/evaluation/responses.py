@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.lesions import Lesions, NoRoomError
 from featvis_jax.data.shapes import Shape
 from featvis_jax.evaluation.concepts import Template
 from featvis_jax.evaluation.transfer import Detector, lead
@@ -49,7 +49,8 @@ def shape_responses(
 ) -> dict[str, list[Response]]:
     """Draw one lesion into each image, in one shape after the other, and ask the network.
 
-    Places, sizes and grey levels are the same for all shapes.
+    Places, sizes and grey levels are the same for all shapes. An image without room for one of them
+    is passed over: all have to fit in the same place, a long bar too.
 
     Args:
       detect: The network.
@@ -63,17 +64,27 @@ def shape_responses(
     Returns:
       For every class, by the name of its shape, a response to each of the shapes, in their order.
 
+    Raises:
+      NoRoomError: No image has room.
+
     References:
       Wilcoxon, Individual comparisons by ranking methods, 1945
     """
     one = dataclasses.replace(lesions, count=(1, 1))
     leads: dict[int, list[np.ndarray]] = {label: [] for label in own}
+    without_room: NoRoomError | None = None
     for number, image in enumerate(images):
         rng = np.random.default_rng([seed, 5, number])
-        drawn = one.add_each(tuple(shapes.values()), image, rng)
+        try:
+            drawn = one.add_each(tuple(shapes.values()), image, rng)
+        except NoRoomError as error:
+            without_room = error
+            continue
         logits = detect(np.stack([image, *(damaged for damaged, _ in drawn)]))
         for label, found in leads.items():
             found.append(lead(logits, label))
+    if without_room is not None and not all(leads.values()):
+        raise without_room
     answers = {}
     for label, name in own.items():
         by_shape = dict(zip(("", *shapes), np.transpose(leads[label]), strict=True))

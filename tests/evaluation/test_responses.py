@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage, stats
 
 from featvis_jax.data.distractors import of_shapes
-from featvis_jax.data.lesions import Lesions
+from featvis_jax.data.lesions import Lesions, NoRoomError
 from featvis_jax.data.shapes import bar, disc, gaussian, square
 from featvis_jax.evaluation import responses
 from featvis_jax.evaluation.concepts import TEMPLATES
@@ -58,6 +58,17 @@ def test_a_detector_of_height_answers_least_to_a_flat_bar(rng):
     assert flat.p < 0.01
     # A disc of that area is higher than the square, by 2 / sqrt(pi).
     assert by_shape["disc"].change > own.change
+
+
+def test_images_without_room_for_every_shape_are_passed_over_unless_all_are(rng):
+    roomy = list(brains(rng, 3))
+    small = np.zeros_like(roomy[0])
+    small[40:47, 40:47] = roomy[0][40:47, 40:47]
+    images = [roomy[0], small, *roomy[1:]]
+    found = shape_responses(height, images, LESIONS, SHAPES, own={1: "square"})["square"]
+    assert all(each.images == 3 for each in found)
+    with pytest.raises(NoRoomError, match="No place for a lesion"):
+        shape_responses(height, [small], LESIONS, SHAPES, own={1: "square"})
 
 
 def test_p_is_that_of_wilcoxons_test(rng):
