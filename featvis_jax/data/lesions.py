@@ -215,11 +215,12 @@ class Lesions:
             reach = math.ceil(1.5 * size / self.voxel_size_mm)
             box = tuple(slice(c - reach, c + reach + 1) for c in center)
             window, inside = _overlap(box, brain.image.shape)
-            if self.whole and any(self._sticks_out(s, box, inside, center, size) for s in shapes):
+            may_be_cut = self.whole and window != box
+            if may_be_cut and any(self._sticks_out(s, box, inside, center, size) for s in shapes):
                 continue
             drawn = [self._mask(shape, box, center, size) for shape in shapes]
             whole = [mask[inside] for mask in drawn]
-            if self.whole and any(
+            if may_be_cut and any(
                 np.count_nonzero(part) < np.count_nonzero(mask)
                 for part, mask in zip(whole, drawn, strict=True)
             ):
