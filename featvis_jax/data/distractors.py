@@ -15,18 +15,28 @@ import numpy as np
 from jaxtyping import Float32
 
 from featvis_jax.data.lesions import Lesions
-from featvis_jax.data.shapes import Mask, Shape, bar, disc, gaussian, square, three_quarters
+from featvis_jax.data.shapes import (
+    Mask,
+    Shape,
+    bar,
+    disc,
+    gaussian,
+    plate,
+    square,
+    three_quarters,
+)
 
 
 def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     """Shapes of other outlines: what a network must tell from some shapes in order to know them.
 
-    Of one shape, which is told from brains: square, disc and a bar along each axis, without the
-    shape itself, and no disc for `gaussian`.
+    Of one shape, which is told from brains: square, disc and a bar along each axis, in volumes also
+    a plate across each, without the shape itself, and no disc for `gaussian`. Without plates a
+    network for cubes goes by two faces.
 
     Of shapes that are told from each other: each of them without a quarter
     (`featvis_jax.data.shapes.three_quarters`), cut out at either side along every pair of axes, and
-    bars, the same number of each. So neither a right angle nor an arc tells a square from a disc:
+    bars (and plates), the same number of each. So neither a right angle nor an arc tells a square from a disc:
     three of a square's corners are in images of discs, too, and most of a disc's arc is in those of
     squares.
 
@@ -38,12 +48,17 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
       >>> [distractor.__name__ for distractor in of_shapes([disc], 2)]
       ['square', 'bar', 'bar']
       >>> sorted({distractor.__name__ for distractor in of_shapes([disc, square], 3)})
-      ['bar', 'three quarters of disc', 'three quarters of square']
+      ['bar', 'plate', 'three quarters of disc', 'three quarters of square']
     """
-    bars = tuple(_named(functools.partial(bar, axis=axis), "bar") for axis in range(rank))
+    stretched = (bar,) if rank == 2 else (bar, plate)
+    boxes = tuple(
+        _named(functools.partial(shape, axis=axis), shape.__name__)
+        for shape in stretched
+        for axis in range(rank)
+    )
     if len(shapes) == 1:
         own = {gaussian, disc} if shapes[0] in (gaussian, disc) else {shapes[0]}
-        return (*(other for other in (square, disc) if other not in own), *bars)
+        return (*(other for other in (square, disc) if other not in own), *boxes)
     pairs = itertools.combinations(range(rank), 2)
     sides = itertools.product((-1, 1), repeat=2)
     cuts = list(itertools.product(pairs, sides))
@@ -55,7 +70,7 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
         for shape in shapes
         for axes, (first, second) in cuts
     )
-    return bars * (len(cuts) // rank) + parts
+    return boxes * (len(cuts) // rank) + parts
 
 
 def add(

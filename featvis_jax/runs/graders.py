@@ -10,7 +10,7 @@ from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.pipeline import Examples
-from featvis_jax.data.shapes import SHAPES, Shape
+from featvis_jax.data.shapes import SHAPES, Shape, plate
 from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts
@@ -237,6 +237,8 @@ def responses(
     }
     for axis in range(rank):
         shapes[f"line along axis {axis}"] = of_equal_area(concepts.TEMPLATES["line"], axis=axis)
+        if rank == 3:
+            shapes[f"plate across axis {axis}"] = of_equal_area(concepts.template(plate), axis=axis)
     detect = detector(model.network, logits_of(model), batch_size=1 + len(shapes))
     return shape_responses(
         detect,

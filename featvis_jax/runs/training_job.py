@@ -57,7 +57,8 @@ class TaskOptions(Options):
     distractors: tuple[int, int] = option(
         (0, 0),
         "Fewest and most lesions of other shapes in images of both classes, such as 0,3: squares, "
-        "discs and bars, and for square_or_disc bars and squares and discs without a quarter. "
+        "discs and bars, in volumes plates too, and for square_or_disc the boxes among them and "
+        "squares and discs without a quarter. "
         "Without any, a network can succeed without knowing the shape of a lesion.",
     )
     lesion_size_mm: tuple[float, float] = option(

@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 
 from featvis_jax.data.distractors import of_shapes
 from featvis_jax.data.lesions import Lesions, NoRoomError
-from featvis_jax.data.shapes import bar, disc, gaussian, square
+from featvis_jax.data.shapes import bar, disc, gaussian, plate, square
 from featvis_jax.evaluation import responses
 from featvis_jax.evaluation.concepts import TEMPLATES
 from featvis_jax.evaluation.responses import of_equal_area, shape_responses
@@ -108,23 +108,25 @@ def test_distractors_are_of_another_outline(rank):
     center = np.full(rank, 19.5)
     for shape in (square, disc, gaussian):
         found = of_shapes([shape], rank)
-        assert len(found) == rank + 1
+        assert len(found) == (3 if rank == 2 else 7)
         for distractor in found:
             mask, own = distractor(grid, center, 12.0), shape(grid, center, 12.0)
             overlap = 2 * (mask * own).sum() / (mask.sum() + own.sum())
             assert overlap < 0.95
             # But for the grid, on which a bar is a voxel narrower or wider.
             assert mask.sum() == pytest.approx(12.0**rank, rel=0.2)
-    # Bars lie along every axis.
-    bars = [
-        each(grid, center, 12.0) for each in of_shapes([square], rank) if each.__name__ == "bar"
-    ]
-    lengths = [
-        [int(each.any(axis=tuple({*range(rank)} - {k})).sum()) for k in range(rank)]
-        for each in bars
-    ]
-    assert [int(np.argmax(each)) for each in lengths] == list(range(rank))
-    assert bar(grid, center, 12.0).sum() == bars[0].sum()
+    # Bars lie along every axis, and plates in volumes across every one.
+    for kind, which, plain in (("bar", np.argmax, bar), ("plate", np.argmin, plate)):
+        boxes = [
+            each(grid, center, 12.0) for each in of_shapes([square], rank) if each.__name__ == kind
+        ]
+        lengths = [
+            [int(each.any(axis=tuple({*range(rank)} - {k})).sum()) for k in range(rank)]
+            for each in boxes
+        ]
+        told = [int(which(each)) for each in lengths]
+        assert told == (list(range(rank)) if (kind, rank) != ("plate", 2) else [])
+        assert all(each.sum() == plain(grid, center, 12.0).sum() for each in boxes)
 
 
 def corners(mask: np.ndarray, axes: tuple[int, ...]) -> int:
@@ -140,7 +142,8 @@ def test_two_shapes_have_distractors_that_share_corners_and_arcs_and_are_neither
     center = np.full(rank, 23.5)
     found = of_shapes([disc, square], rank)
     kinds = Counter(each.__name__ for each in found)
-    assert set(kinds) == {"bar", "three quarters of disc", "three quarters of square"}
+    boxes = {"bar"} if rank == 2 else {"bar", "plate"}
+    assert set(kinds) == boxes | {"three quarters of disc", "three quarters of square"}
     assert len(set(kinds.values())) == 1, "each kind is drawn equally often"
     masks = {each.__name__: [] for each in found}
     for each in found:
@@ -150,10 +153,10 @@ def test_two_shapes_have_distractors_that_share_corners_and_arcs_and_are_neither
             own = shape(grid, center, 16.0)
             assert 2 * (mask * own).sum() / (mask.sum() + own.sum()) < 0.9
         masks[each.__name__].append(mask)
-    # None but the bars comes twice.
+    # None but bars and plates comes twice.
     for name, several in masks.items():
         different = {mask.tobytes() for mask in several}
-        assert len(different) == (rank if name == "bar" else len(several))
+        assert len(different) == (rank if name in boxes else len(several))
     # Where a quarter is missing three corners are left, and two more point outwards.
     cuts = {
         tuple(
