@@ -30,15 +30,16 @@ from featvis_jax.data.shapes import (
 def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     """Shapes of other outlines: what a network must tell from some shapes in order to know them.
 
-    Of one shape, which is told from brains: square, disc and a bar along each axis, in volumes also
-    a plate across each, without the shape itself, and no disc for `gaussian`. Without plates a
-    network for cubes goes by two faces.
+    Of one shape, which is told from brains: square, disc and a bar along each axis, three times as
+    long as wide, without the shape itself, and no disc for `gaussian`. In volumes also a plate
+    across each axis, and bars and plates of which one side is twice another: where all others are
+    longer or shorter along an axis than any cube, a network tells cubes by two opposite faces.
 
     Of shapes that are told from each other: each of them without a quarter
     (`featvis_jax.data.shapes.three_quarters`), cut out at either side along every pair of axes, and
-    bars (and plates), the same number of each. So neither a right angle nor an arc tells a square from a disc:
-    three of a square's corners are in images of discs, too, and most of a disc's arc is in those of
-    squares.
+    bars and plates, the same number of each. So neither a right angle nor an arc tells a square
+    from a disc: three of a square's corners are in images of discs, too, and most of a disc's arc
+    is in those of squares.
 
     Args:
       shapes: One shape, or those that are told from each other.
@@ -50,10 +51,10 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
       >>> sorted({distractor.__name__ for distractor in of_shapes([disc, square], 3)})
       ['bar', 'plate', 'three quarters of disc', 'three quarters of square']
     """
-    stretched = (bar,) if rank == 2 else (bar, plate)
+    kinds = [(bar, 3.0)] if rank == 2 else itertools.product((bar, plate), (3.0, 2.0))
     boxes = tuple(
-        _named(functools.partial(shape, axis=axis), shape.__name__)
-        for shape in stretched
+        _named(functools.partial(shape, axis=axis, ratio=ratio), shape.__name__)
+        for shape, ratio in kinds
         for axis in range(rank)
     )
     if len(shapes) == 1:
@@ -70,7 +71,8 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
         for shape in shapes
         for axes, (first, second) in cuts
     )
-    return boxes * (len(cuts) // rank) + parts
+    bars = sum(box.__name__ == bar.__name__ for box in boxes)
+    return boxes * (len(cuts) // bars) + parts
 
 
 def add(

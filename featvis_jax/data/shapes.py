@@ -97,15 +97,21 @@ def gaussian(coordinates: Coordinates, center: Float[np.ndarray, " rank"], size:
 
 
 def bar(
-    coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float, *, axis: int = 0
+    coordinates: Coordinates,
+    center: Float[np.ndarray, " rank"],
+    size: float,
+    *,
+    axis: int = 0,
+    ratio: float = 3.0,
 ) -> Mask:
-    """A bar three times as long as wide, with the area of a square or cube.
+    """A bar with the area of a square or cube.
 
     Args:
       coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
       center: The lesion's centre in mm, ``(rank,)``.
       size: Side in mm of the square (cube) whose area (volume) it has.
       axis: The one along which it is long.
+      ratio: How many times as long as wide.
 
     Returns:
       1 inside and 0 outside, ``(*spatial,)``.
@@ -116,19 +122,25 @@ def bar(
       >>> int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())
       (9, 27)
     """
-    return _box(coordinates, center, size, [3.0 if i == axis else 1.0 for i in range(len(center))])
+    return _box(coordinates, center, size, [ratio if i == axis else 1 for i in range(len(center))])
 
 
 def plate(
-    coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float, *, axis: int = 0
+    coordinates: Coordinates,
+    center: Float[np.ndarray, " rank"],
+    size: float,
+    *,
+    axis: int = 0,
+    ratio: float = 3.0,
 ) -> Mask:
-    """A plate three times as wide as thick, with the area of a square or cube; in 2-D a bar.
+    """A plate with the area of a square or cube; in 2-D it is a bar.
 
     Args:
       coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
       center: The lesion's centre in mm, ``(rank,)``.
       size: Side in mm of the square (cube) whose area (volume) it has.
       axis: The one along which it is thin.
+      ratio: How many times as wide as thick.
 
     Returns:
       1 inside and 0 outside, ``(*spatial,)``.
@@ -139,7 +151,7 @@ def plate(
       >>> [int(mask.any(axis=others).sum()) for others in ((1, 2), (0, 2), (0, 1))]
       [21, 7, 21]
     """
-    return _box(coordinates, center, size, [1.0 if i == axis else 3.0 for i in range(len(center))])
+    return _box(coordinates, center, size, [1 if i == axis else ratio for i in range(len(center))])
 
 
 def _box(
