@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -42,8 +43,8 @@ class DeformationOptions(Options):
     )
     spacing_mm: float | None = option(
         None,
-        "From one control point of the deformation to the next, in mm; at least two voxels, 16 by "
-        "default.",
+        "From one control point to the next, in mm, at least two voxels: of a deformation, 16 by "
+        "default, and of a level set, four voxels by default.",
     )
     stiffness: float | None = option(
         None,
@@ -73,11 +74,15 @@ class DeformationOptions(Options):
         None, "Budget: root mean square at most of the logarithm of the ratio of brightness."
     )
 
-    @property
-    def idle(self) -> str | None:
-        """One of these that is given, to be refused where nothing is deformed."""
-        given = (field.name for field in dataclasses.fields(DeformationOptions))
-        return next((name for name in given if getattr(self, name) is not None), None)
+    def idle(self, *, but: Sequence[str] = ()) -> str | None:
+        """One of these that is given, to be refused where nothing is deformed.
+
+        Args:
+          but: Those that have another use there.
+        """
+        names = (field.name for field in dataclasses.fields(DeformationOptions))
+        given = (name for name in names if name not in but and getattr(self, name) is not None)
+        return next(given, None)
 
 
 def regularization(model: Model) -> str:

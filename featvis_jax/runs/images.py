@@ -15,14 +15,19 @@ from featvis_jax.maximize.parameterizations import (
     INTENSITIES,
     FixedContrast,
     Parameterization,
+    level_set,
 )
 from featvis_jax.maximize.presets import CLOUDS, Strategy
 from featvis_jax.models import Model
 from featvis_jax.options import errors_of, option
 from featvis_jax.ranges import Range, to_shares
+from featvis_jax.results.grids import voxel_size_mm
 from featvis_jax.runs import channels, deformations
 from featvis_jax.runs.deformations import DeformationOptions
 
+LEVEL_SET = "level_set"
+# What bodies cost, in parts of the target that they are to reach.
+_PRICE = 2.0
 # Of a scaled scan, the share of voxels that may lie beyond the range.
 _MOST_BEYOND = 0.05
 _BY_AFFINE = (
@@ -42,7 +47,7 @@ class ImageOptions(DeformationOptions):
         "`regularization=driven` and pixels for all other strategies. All but pixels need a "
         "strategy that acts before the network: driven, lucid or none. deformation changes the "
         "shape of the scan that `start_image` names.",
-        choices=("pixels", "fourier", "laplacian", "cppn", "phase", deformations.NAME),
+        choices=("pixels", "fourier", "laplacian", "cppn", "phase", LEVEL_SET, deformations.NAME),
     )
     intensity: str | None = option(
         None,
@@ -118,10 +123,13 @@ def baseline(
     """
     if start is not None and options.start_image == deformations.REFERENCE:
         return start.mean(axis=0)
-    if start is not None or options.intensity not in FIXED_CONTRASTS:
+    intensity = options.intensity
+    if options.parameterization == LEVEL_SET:
+        intensity = intensity or "dark"
+    if start is not None or intensity not in FIXED_CONTRASTS:
         return start
     low, high = model.intensity_range
-    return low + FIXED_CONTRASTS[options.intensity].level * (high - low)
+    return low + FIXED_CONTRASTS[intensity].level * (high - low)
 
 
 def parameterization(
@@ -131,6 +139,7 @@ def parameterization(
     options: ImageOptions,
     *,
     variants: int,
+    up_to: float | None = None,
 ) -> Parameterization:
     """What options say to optimize.
 
@@ -140,11 +149,21 @@ def parameterization(
       start: The image to start from.
       options: What is optimized.
       variants: Images of each unit.
+      up_to: Where the objective ends, if it does.
 
     Raises:
       FileNotFoundError: A file that an option names is not there.
       ValueError: A file does not fit, or the model has no spectrum to keep to.
     """
+    name = options.parameterization
+    shared = ["spacing_mm"] if name == LEVEL_SET else []
+    if name != deformations.NAME and (idle := options.idle(but=shared)) is not None:
+        raise ValueError(
+            f"`{idle}` is for `parameterization={deformations.NAME}`: leave it out, or give that."
+        )
+    if name == LEVEL_SET:
+        chosen = _level_set(model, options, up_to=up_to)
+        return _finished(model, chosen, start, options, variants=variants)
     made_of: dict[str, Any] = {"intensity_range": model.intensity_range}
     if options.intensity is not None:
         made_of["intensity"] = FIXED_CONTRASTS.get(options.intensity, options.intensity)
@@ -158,14 +177,8 @@ def parameterization(
         made_of["intensity"] = FIXED_CONTRASTS[options.intensity]._replace(
             contrast=options.contrast
         )
-    name = options.parameterization
     if options.start_image == deformations.REFERENCE:
         _refuse_one_start(options)
-    if name != deformations.NAME and options.idle is not None:
-        raise ValueError(
-            f"`{options.idle}` is for `parameterization={deformations.NAME}`: leave it out, or "
-            "give that."
-        )
     if name == deformations.NAME:
         if options.intensity is not None:
             raise ValueError(
@@ -190,6 +203,36 @@ def parameterization(
     else:
         chosen = getattr(parameterizations, name)(**made_of)
     return _finished(model, chosen, start, options, variants=variants)
+
+
+def _level_set(model: Model, options: ImageOptions, *, up_to: float | None) -> Parameterization:
+    """Bodies on an even background, by options."""
+    told = f"`parameterization={LEVEL_SET}`"
+    if options.start_image is not None:
+        raise ValueError(
+            f"`start_image={options.start_image}`: {told} draws bodies on an even background, "
+            "which no scan is: leave it out, or take fourier."
+        )
+    if options.intensity not in (None, "dark", "bright"):
+        raise ValueError(
+            f"`intensity={options.intensity}`: bodies of {told} are dark or bright: give one of "
+            "these."
+        )
+    given: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("polarity", options.intensity),
+            ("contrast", options.contrast),
+            ("spacing_mm", options.spacing_mm),
+            ("price", None if up_to is None else _PRICE * abs(up_to)),
+        )
+        if value is not None
+    }
+    sizes = voxel_size_mm(model.affine, model.image_shape[:-1]) or 1.0
+    try:
+        return level_set(voxel_size_mm=sizes, intensity_range=model.intensity_range, **given)
+    except ValueError as error:
+        raise ValueError(f"{told}: {str(error).removeprefix('level_set: ')}") from error
 
 
 def _refuse_one_start(options: ImageOptions) -> None:

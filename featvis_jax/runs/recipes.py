@@ -40,7 +40,8 @@ class RecipeOptions(ObjectiveOptions, ImageOptions):
     regularization: str | None = option(
         None,
         "A regularization strategy, or several separated by commas; driven by default. With up_to, "
-        "lucid by default, and for a scan that is deformed shifts of up to 6 mm and noise_0.1:\n"
+        "lucid by default; for a scan that is deformed and for a level set then shifts of up to "
+        "6 mm and noise_0.1:\n"
         + "\n".join(f"{name}: {text}" for name, text in presets.STRATEGIES.items()),
     )
     steps: int = option(256, "Optimization steps.", least=1)
@@ -161,7 +162,7 @@ def regularization_of(model: Model, options: RecipeOptions) -> str:
     if options.up_to is None:
         return presets.DRIVEN
     # A strategy with targets of its own cannot end where the objective does.
-    if options.parameterization == deformations.NAME:
+    if options.parameterization in (deformations.NAME, images.LEVEL_SET):
         return deformations.regularization(model)
     return "lucid"
 
@@ -203,7 +204,9 @@ def recipe(
         penalty = None if make is None else make(layer, model.intensity_range)
     if not options.penalty_weight < float("inf"):
         raise ValueError(f"`penalty_weight={options.penalty_weight}`: expected a number from 0.")
-    image = images.parameterization(model, strategy, start, options, variants=options.variants)
+    image = images.parameterization(
+        model, strategy, start, options, variants=options.variants, up_to=options.up_to
+    )
     _refuse_misfits(strategy, image, options, regularization)
     pooling = "mean" if strategy.drive is None else "strongest"
     steps = options.steps

@@ -33,6 +33,10 @@ ASKED = {
         "--contrast=0.2",
         "--channels=2",
     ],
+    "bodies": [
+        *("--parameterization=level_set", "--intensity=bright", "--contrast=0.5"),
+        *("--spacing_mm=9", "--regularization=driven", "--channels=2"),
+    ],
     "phase": ["--parameterization=phase", "--channels=2"],
     "accentuation": ["--start_image={place}/image.nii", "--mask={place}/mask.nii", "--channels=2"],
     "accentuation of LAS": [
@@ -45,6 +49,22 @@ ASKED = {
     "own grid": ["--grid={place}/mask.nii", "--channels=2"],
 }
 REFUSED = {
+    "bodies of a scan": (
+        ["--parameterization=level_set", "--start_image={place}/image.nii"],
+        "bodies on an even background, which no scan is",
+    ),
+    "bodies of both polarities": (
+        ["--parameterization=level_set", "--intensity=both"],
+        "bodies of --parameterization=level_set are dark or bright",
+    ),
+    "bodies beyond the range": (
+        ["--parameterization=level_set", "--contrast=0.7"],
+        "level_set: the background has level 0.6 and the contrast is 0.7",
+    ),
+    "bodies of a voxel": (
+        ["--parameterization=level_set", "--spacing_mm=1"],
+        "--parameterization=level_set: spacing_mm is 1, and the voxels are of 4 mm",
+    ),
     "position of a channel": (["--position=3,4"], "--position is for --objective=neuron"),
     "position outside": (["--objective=neuron", "--position=99,4"], "99"),
     "no direction": (["--objective=direction"], "needs --direction=FILE"),

@@ -145,9 +145,9 @@ def test_every_parameterization_has_an_example():
         if inspect.isfunction(function)
         and typing.get_type_hints(function).get("return") is Parameterization
     }
-    # What holds channels needs several: test_several_channels.py. A scan that is deformed has
-    # intensities of its own: test_deformation.py.
-    assert public == {*EXAMPLES, "holding", "deformation", "deformations"}
+    # What holds channels needs several: test_several_channels.py. Deformed scans and bodies have
+    # intensities of their own: test_deformation.py, test_level_set.py.
+    assert public == {*EXAMPLES, "holding", "deformation", "deformations", "level_set"}
 
 
 @pytest.mark.parametrize(

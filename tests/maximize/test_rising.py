@@ -77,6 +77,7 @@ def every_parameterization(rank) -> dict[str, tuple[Parameterization, float]]:
         "fourier": (parameterizations.fourier(), 0.002),
         "laplacian": (parameterizations.laplacian(), 0.002),
         "cppn": (parameterizations.cppn(width=6, depth=3), 0.002),
+        "level_set": (parameterizations.level_set(price=0.0), 0.002),
         "phase": (parameterizations.phase(spectrum), 0.05),
         "from_image": (
             parameterizations.from_image(scan, parameterizations.pixels(), noise=0.05),

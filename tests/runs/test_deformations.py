@@ -154,6 +154,7 @@ def test_regularization_that_drives_goes_with_it(files):
         ({"up_to": 8.0}, "lucid"),
         ({"up_to": 8.0, "parameterization": "deformation"}, "roll_3,noise_0.1"),
         ({"up_to": 8.0, "parameterization": "deformation", "regularization": "none"}, "none"),
+        ({"up_to": 8.0, "parameterization": "level_set"}, "roll_3,noise_0.1"),
     ],
 )
 def test_an_objective_that_ends_has_a_strategy_that_can(options, expected):
@@ -171,6 +172,8 @@ def test_an_objective_that_ends_has_a_strategy_that_can(options, expected):
         ({"strain": 1.5}, "strain is 1.5"),
         ({"intensity": "affine"}, "`intensity=affine`: a scan that is deformed keeps its own"),
         ({"parameterization": "pixels", "strain": 0.5}, "`strain` is for `parameterization=def"),
+        ({"parameterization": "pixels", "spacing_mm": 9.0}, "`spacing_mm` is for `parameterizat"),
+        ({"parameterization": "level_set", "strain": 0.5}, "`strain` is for `parameterization=d"),
         (
             {"up_to": 3.0, "regularization": "driven"},
             "`up_to=3`: `regularization=driven` has targets",

@@ -18,6 +18,7 @@ from featvis_jax.maximize.parameterizations.coordinates import cppn
 from featvis_jax.maximize.parameterizations.deformation import Stiffness, deformation, deformations
 from featvis_jax.maximize.parameterizations.deformed_scans import ENERGIES, Budget
 from featvis_jax.maximize.parameterizations.holding import holding
+from featvis_jax.maximize.parameterizations.level_set import level_set
 from featvis_jax.maximize.parameterizations.multiscale import laplacian
 from featvis_jax.maximize.parameterizations.spatial import from_image, inside, pixels
 from featvis_jax.maximize.parameterizations.spectral import (
@@ -44,6 +45,7 @@ __all__ = [
     "holding",
     "inside",
     "laplacian",
+    "level_set",
     "mean_magnitude_spectrum",
     "phase",
     "pixels",
