@@ -84,33 +84,18 @@ def level_set(
       >>> image.shape, bool((image <= 6).all() and (image >= 2).all())
       ((16, 20, 24, 1), True)
     """
-    # Many arguments, all of which have a default: the options of one object.
+    # Many arguments: the options of one object, all of which have a default.
     low, high = intensity_range
     if not -math.inf < low < high < math.inf:
         raise ValueError(
             f"level_set: intensity_range is {intensity_range}; expected two finite numbers, "
             "low < high."
         )
-    if polarity not in _SIGNS:
-        raise ValueError(f"level_set: polarity is {polarity!r}; expected 'dark' or 'bright'.")
-    ground = FIXED_CONTRASTS[polarity].level if level is None else level
-    bodies = ground + _SIGNS[polarity] * contrast
-    if not (0 <= ground <= 1 and contrast > 0 and 0 <= bodies <= 1):
-        raise ValueError(
-            f"level_set: the background has level {ground:g} and the contrast is {contrast:g}, so "
-            f"that bodies have level {bodies:g}; expected shares of the range, both levels in "
-            "[0, 1]."
-        )
+    ground, change = _levels(polarity, level, contrast)
     if not 0 <= price < math.inf:
         raise ValueError(f"level_set: price is {price}; expected a number from 0.")
     check_noise("level_set", noise)
-    sizes = voxel_size_mm if isinstance(voxel_size_mm, (int, float)) else tuple(voxel_size_mm)
-    largest = max(sizes) if isinstance(sizes, tuple) else sizes
-    apart = 4 * largest if spacing_mm is None else spacing_mm
-    try:  # Refused here, before an image is known.
-        splines.control_grid((1,), spacing_mm=apart, voxel_size_mm=largest)
-    except ValueError as error:
-        raise ValueError(f"level_set: {error}") from error
+    sizes, apart = _distances(voxel_size_mm, spacing_mm)
 
     def grid(image_shape: tuple[int, ...]) -> splines.ControlGrid:
         return splines.control_grid(image_shape[:-1], spacing_mm=apart, voxel_size_mm=sizes)
@@ -125,7 +110,7 @@ def level_set(
         return jax.nn.sigmoid(_SHARPNESS * jnp.stack(field, axis=-1))
 
     def decode(parameters: Shaped) -> Image:
-        return low + (high - low) * (ground + _SIGNS[polarity] * contrast * body(parameters))
+        return low + (high - low) * (ground + change * body(parameters))
 
     def cost(parameters: Shaped) -> Scalar:
         drawn = body(parameters)
@@ -142,6 +127,35 @@ def level_set(
         learning_rate=0.05,
         cost=cost,
     )
+
+
+def _levels(polarity: str, level: float | None, contrast: float) -> tuple[float, float]:
+    """The background's level, and how far bodies are from it."""
+    if polarity not in _SIGNS:
+        raise ValueError(f"level_set: polarity is {polarity!r}; expected 'dark' or 'bright'.")
+    ground = FIXED_CONTRASTS[polarity].level if level is None else level
+    bodies = ground + _SIGNS[polarity] * contrast
+    if not (0 <= ground <= 1 and contrast > 0 and 0 <= bodies <= 1):
+        raise ValueError(
+            f"level_set: the background has level {ground:g} and the contrast is {contrast:g}, so "
+            f"that bodies have level {bodies:g}; expected shares of the range, both levels in "
+            "[0, 1]."
+        )
+    return ground, bodies - ground
+
+
+def _distances(
+    voxel_size_mm: float | Sequence[float], spacing_mm: float | None
+) -> tuple[float | tuple[float, ...], float]:
+    """Sizes of voxels, and from one control point to the next."""
+    sizes = voxel_size_mm if isinstance(voxel_size_mm, (int, float)) else tuple(voxel_size_mm)
+    largest = max(sizes) if isinstance(sizes, tuple) else sizes
+    apart = 4 * largest if spacing_mm is None else spacing_mm
+    try:  # Refused here, before an image is known.
+        splines.control_grid((1,), spacing_mm=apart, voxel_size_mm=largest)
+    except ValueError as error:
+        raise ValueError(f"level_set: {error}") from error
+    return sizes, apart
 
 
 def _within_bounds(parameters: Shaped) -> Shaped:
