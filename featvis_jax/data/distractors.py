@@ -15,16 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from featvis_jax.data.lesions import Lesions
-from featvis_jax.data.shapes import (
-    Mask,
-    Shape,
-    bar,
-    disc,
-    gaussian,
-    plate,
-    square,
-    three_quarters,
-)
+from featvis_jax.data.shapes import Mask, Shape, bar, disc, gaussian, square, three_quarters
 
 
 def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
@@ -51,10 +42,10 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
       >>> sorted({distractor.__name__ for distractor in of_shapes([disc, square], 3)})
       ['bar', 'plate', 'three quarters of disc', 'three quarters of square']
     """
-    kinds = [(bar, 3.0)] if rank == 2 else itertools.product((bar, plate), (3.0, 2.0))
+    ratios = (3,) if rank == 2 else (3, 2, 1 / 3, 1 / 2)
     boxes = tuple(
-        _named(functools.partial(shape, axis=axis, ratio=ratio), shape.__name__)
-        for shape, ratio in kinds
+        _named(functools.partial(bar, axis=axis, ratio=ratio), "bar" if ratio > 1 else "plate")
+        for ratio in ratios
         for axis in range(rank)
     )
     if len(shapes) == 1:
@@ -71,7 +62,7 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
         for shape in shapes
         for axes, (first, second) in cuts
     )
-    bars = sum(box.__name__ == bar.__name__ for box in boxes)
+    bars = sum(box.__name__ == "bar" for box in boxes)
     return boxes * (len(cuts) // bars) + parts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -104,14 +104,14 @@ def bar(
     axis: int = 0,
     ratio: float = 3.0,
 ) -> Mask:
-    """A bar with the area of a square or cube.
+    """A bar, or a plate, with the area of a square or cube.
 
     Args:
       coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
       center: The lesion's centre in mm, ``(rank,)``.
       size: Side in mm of the square (cube) whose area (volume) it has.
-      axis: The one along which it is long.
-      ratio: How many times as long as wide.
+      axis: The one along which it is long, or thin.
+      ratio: How many times as long as wide; below 1 it is a plate, as thick as that.
 
     Returns:
       1 inside and 0 outside, ``(*spatial,)``.
@@ -121,44 +121,14 @@ def bar(
       >>> mask = bar(grid, np.array([40.25, 40.25]), 27 / math.sqrt(3), axis=1)
       >>> int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())
       (9, 27)
-    """
-    return _box(coordinates, center, size, [ratio if i == axis else 1 for i in range(len(center))])
-
-
-def plate(
-    coordinates: Coordinates,
-    center: Float[np.ndarray, " rank"],
-    size: float,
-    *,
-    axis: int = 0,
-    ratio: float = 3.0,
-) -> Mask:
-    """A plate with the area of a square or cube; in 2-D it is a bar.
-
-    Args:
-      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
-      center: The lesion's centre in mm, ``(rank,)``.
-      size: Side in mm of the square (cube) whose area (volume) it has.
-      axis: The one along which it is thin.
-      ratio: How many times as wide as thick.
-
-    Returns:
-      1 inside and 0 outside, ``(*spatial,)``.
-
-    Example:
       >>> grid = np.indices((32, 32, 32), dtype=np.float64)
-      >>> mask = plate(grid, np.array([15.25, 15.25, 15.25]), 7 * 9 ** (1 / 3), axis=1)
+      >>> mask = bar(grid, np.full(3, 15.25), 7 * 9 ** (1 / 3), axis=1, ratio=1 / 3)
       >>> [int(mask.any(axis=others).sum()) for others in ((1, 2), (0, 2), (0, 1))]
       [21, 7, 21]
     """
-    return _box(coordinates, center, size, [1 if i == axis else ratio for i in range(len(center))])
-
-
-def _box(
-    coordinates: Coordinates, center: np.ndarray, size: float, proportions: Sequence[float]
-) -> Mask:
-    """A box of some proportions, with the area of a square or cube."""
-    sides = np.asarray(proportions) * size / math.prod(proportions) ** (1 / len(proportions))
+    rank = coordinates.shape[0]
+    sides = np.full(rank, size / ratio ** (1 / rank))
+    sides[axis] *= ratio
     offset = np.abs(coordinates - _column(center, coordinates))
     return np.asarray((offset < _column(sides, coordinates) / 2).all(axis=0), np.float64)
 

@@ -1,6 +1,7 @@
 """What pictures are graded against: shapes, held-out people, a shape classifier, a network."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.pipeline import Examples
-from featvis_jax.data.shapes import SHAPES, Shape, plate
+from featvis_jax.data.shapes import SHAPES, Shape, bar
 from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts
@@ -235,10 +236,11 @@ def responses(
         name: of_equal_area(concepts.template(truth.shapes[label]))
         for label, name in truth.names.items()
     }
+    plate = concepts.template(functools.partial(bar, ratio=1 / 3))
     for axis in range(rank):
         shapes[f"line along axis {axis}"] = of_equal_area(concepts.TEMPLATES["line"], axis=axis)
         if rank == 3:
-            shapes[f"plate across axis {axis}"] = of_equal_area(concepts.template(plate), axis=axis)
+            shapes[f"plate across axis {axis}"] = of_equal_area(plate, axis=axis)
     detect = detector(model.network, logits_of(model), batch_size=1 + len(shapes))
     return shape_responses(
         detect,

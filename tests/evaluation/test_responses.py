@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 
 from featvis_jax.data.distractors import of_shapes
 from featvis_jax.data.lesions import Lesions, NoRoomError
-from featvis_jax.data.shapes import bar, disc, gaussian, plate, square
+from featvis_jax.data.shapes import bar, disc, gaussian, square
 from featvis_jax.evaluation import responses
 from featvis_jax.evaluation.concepts import TEMPLATES
 from featvis_jax.evaluation.responses import of_equal_area, shape_responses
@@ -116,7 +116,7 @@ def test_distractors_are_of_another_outline(rank):
             # But for the grid, on which a bar is a voxel narrower or wider.
             assert mask.sum() == pytest.approx(12.0**rank, rel=0.2)
     # Bars lie along every axis, and plates in volumes across every one.
-    for kind, which, plain in (("bar", np.argmax, bar), ("plate", np.argmin, plate)):
+    for kind, which, ratio in (("bar", np.argmax, 3), ("plate", np.argmin, 1 / 3)):
         boxes = [
             each(grid, center, 12.0) for each in of_shapes([square], rank) if each.__name__ == kind
         ]
@@ -127,7 +127,9 @@ def test_distractors_are_of_another_outline(rank):
         told = [int(which(each)) for each in lengths]
         times = {("bar", 2): 1, ("bar", 3): 2, ("plate", 2): 0, ("plate", 3): 2}[kind, rank]
         assert told == list(range(rank)) * times
-        assert all(each.sum() == plain(grid, center, 12.0).sum() for each in boxes[:rank])
+        assert all(
+            each.sum() == bar(grid, center, 12.0, ratio=ratio).sum() for each in boxes[:rank]
+        )
         ratios = [round(max(each) / min(each)) for each in lengths]
         assert ratios == [3] * rank * (times > 0) + [2] * rank * (times > 1)
 
