@@ -50,11 +50,12 @@ def level_set(
 
     What is made of voxels may be porous: a network that knows a cube by its faces is driven by
     faces, wherever they are, and by those of holes, too. Here there are bodies, where a smooth
-    field is above zero, and no texture: nothing is finer than the control points, and all bodies
-    are equally dark. What such a picture can show is a shape, and nothing else.
+    field is above zero, and no texture: nothing is finer than the control points, and no body is
+    darker than another. What such a picture can show is a shape, and nothing else. Where the field
+    ends near zero a body is half there, and grey.
 
-    It wants an end (`featvis_jax.maximize.objectives.up_to`): once that is reached, the price
-    removes the bodies that are not needed for it.
+    It wants a drive, or an end (`featvis_jax.maximize.objectives.up_to`): once the unit responds as
+    it should, the price removes the bodies that are not needed for it.
 
     Args:
       spacing_mm: From one control point to the next; by default four voxels. What is smaller than
