@@ -45,8 +45,8 @@ class ImageOptions(DeformationOptions):
         None,
         "How the image is parameterized (docs/parameterizations.md); by default fourier for "
         "`regularization=driven` and pixels for all other strategies. All but pixels need a "
-        "strategy that acts before the network: driven, lucid or none. deformation changes the "
-        "shape of the scan that `start_image` names.",
+        "strategy that acts before the network: driven, lucid or none. level_set draws bodies of "
+        "one grey level; deformation changes the shape of the scan that `start_image` names.",
         choices=("pixels", "fourier", "laplacian", "cppn", "phase", LEVEL_SET, deformations.NAME),
     )
     intensity: str | None = option(
@@ -59,7 +59,8 @@ class ImageOptions(DeformationOptions):
     contrast: float | None = option(
         None,
         "Contrast of all elements with `intensity=dark`, bright or both: root mean square, as a "
-        f"share of the range; {FixedContrast().contrast:g} by default.",
+        f"share of the range; {FixedContrast().contrast:g} by default. Of a level set, how far "
+        "bodies are from their background; 0.4 by default.",
     )
     start_image: str | None = option(
         None,
@@ -123,13 +124,10 @@ def baseline(
     """
     if start is not None and options.start_image == deformations.REFERENCE:
         return start.mean(axis=0)
-    intensity = options.intensity
-    if options.parameterization == LEVEL_SET:
-        intensity = intensity or "dark"
-    if start is not None or intensity not in FIXED_CONTRASTS:
+    if start is not None or options.intensity not in FIXED_CONTRASTS:
         return start
     low, high = model.intensity_range
-    return low + FIXED_CONTRASTS[intensity].level * (high - low)
+    return low + FIXED_CONTRASTS[options.intensity].level * (high - low)
 
 
 def parameterization(

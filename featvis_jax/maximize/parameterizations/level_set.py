@@ -8,13 +8,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from featvis_jax.maximize import splines
 from featvis_jax.maximize.parameterizations.base import (
     FIXED_CONTRASTS,
     Parameterization,
     Shaped,
+    bounds,
     check_noise,
 )
 from featvis_jax.maximize.penalties import mean_gradient
@@ -86,12 +86,7 @@ def level_set(
       ((16, 20, 24, 1), True)
     """
     # Many arguments: the options of one object, all of which have a default.
-    low, high = intensity_range
-    if not -math.inf < low < high < math.inf:
-        raise ValueError(
-            f"level_set: intensity_range is {intensity_range}; expected two finite numbers, "
-            "low < high."
-        )
+    low, high, *_ = bounds("level_set", "clip", intensity_range)
     ground, change = _levels(polarity, level, contrast)
     if not 0 <= price < math.inf:
         raise ValueError(f"level_set: price is {price}; expected a number from 0.")
@@ -160,5 +155,4 @@ def _distances(
 
 
 def _within_bounds(parameters: Shaped) -> Shaped:
-    values: Float[Array, " channels *points"] = jnp.clip(parameters.values, -_BOUND, _BOUND)
-    return Shaped(values, parameters.image_shape)
+    return Shaped(jnp.clip(parameters.values, -_BOUND, _BOUND), parameters.image_shape)
