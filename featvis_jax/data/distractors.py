@@ -15,22 +15,34 @@ import numpy as np
 from jaxtyping import Float32
 
 from featvis_jax.data.lesions import Lesions
-from featvis_jax.data.shapes import Mask, Shape, bar, disc, gaussian, square, three_quarters
+from featvis_jax.data.shapes import (
+    Mask,
+    Shape,
+    bar,
+    disc,
+    gaussian,
+    square,
+    stretched,
+    three_quarters,
+)
 
 
 def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     """Shapes of other outlines: what a network must tell from some shapes in order to know them.
 
     Of one shape, which is told from brains: square, disc and a bar along each axis, three times as
-    long as wide, without the shape itself, and no disc for `gaussian`. In volumes also a plate
-    across each axis, and bars and plates of which one side is twice another: where all others are
-    longer or shorter along an axis than any cube, a network tells cubes by two opposite faces.
+    long as wide, without the shape itself, and no disc for `gaussian`.
 
-    Of shapes that are told from each other: each of them without a quarter
-    (`featvis_jax.data.shapes.three_quarters`), cut out at either side along every pair of axes, and
-    bars and plates, the same number of each. So neither a right angle nor an arc tells a square
-    from a disc: three of a square's corners are in images of discs, too, and most of a disc's arc
-    is in those of squares.
+    In volumes that is not enough: where all others are longer or shorter along an axis than any
+    cube, a network tells cubes by two opposite faces, and where all others have edges, whatever
+    has none is a ball. There are also plates across each axis, bars and plates of which one side
+    is twice another, discs that are stretched and flattened by as much where discs are to be told,
+    and the shape without a quarter (`featvis_jax.data.shapes.three_quarters`).
+
+    Of shapes that are told from each other: each of them without a quarter, cut out at either side
+    along every pair of axes, and bars and plates, the same number of each. So neither a right angle
+    nor an arc tells a square from a disc: three of a square's corners are in images of discs, too,
+    and most of a disc's arc is in those of squares.
 
     Args:
       shapes: One shape, or those that are told from each other.
@@ -41,29 +53,52 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
       ['square', 'bar', 'bar']
       >>> sorted({distractor.__name__ for distractor in of_shapes([disc, square], 3)})
       ['bar', 'plate', 'three quarters of disc', 'three quarters of square']
+      >>> sorted({distractor.__name__ for distractor in of_shapes([square], 3)})
+      ['bar', 'disc', 'plate', 'three quarters of square']
     """
     ratios = (3,) if rank == 2 else (3, 2, 1 / 3, 1 / 2)
-    boxes = tuple(
+    boxes = [
         _named(functools.partial(bar, axis=axis, ratio=ratio), "bar" if ratio > 1 else "plate")
         for ratio in ratios
         for axis in range(rank)
-    )
+    ]
     if len(shapes) == 1:
         own = {gaussian, disc} if shapes[0] in (gaussian, disc) else {shapes[0]}
-        return (*(other for other in (square, disc) if other not in own), *boxes)
-    pairs = itertools.combinations(range(rank), 2)
-    sides = itertools.product((-1, 1), repeat=2)
-    cuts = list(itertools.product(pairs, sides))
-    parts = tuple(
+        others = [other for other in (square, disc) if other not in own]
+        if rank == 2:
+            return (*others, *boxes)
+        # As many of the few others as of each half of the boxes.
+        others *= len(boxes) // 2
+        return (*others, *boxes, *_ellipsoids(shapes[0]), *_without_a_quarter(shapes[0], rank))
+    parts = [part for shape in shapes for part in _without_a_quarter(shape, rank)]
+    bars = sum(box.__name__ == "bar" for box in boxes)
+    return (*boxes * (len(parts) // len(shapes) // bars), *parts)
+
+
+def _ellipsoids(shape: Shape) -> list[Shape]:
+    """A ball, stretched and flattened along every axis; of a cube, whose are boxes, none."""
+    if shape is square:
+        return []
+    return [
+        _named(
+            functools.partial(stretched, shape=shape, axis=axis, ratio=ratio),
+            f"{'stretched' if ratio > 1 else 'flat'} {_name(shape)}",
+        )
+        for ratio in (2, 1 / 2)
+        for axis in range(3)
+    ]
+
+
+def _without_a_quarter(shape: Shape, rank: int) -> list[Shape]:
+    """A shape without each of its quarters."""
+    return [
         _named(
             functools.partial(three_quarters, shape=shape, axes=axes, sides=(first, second)),
-            f"three quarters of {getattr(shape, '__name__', repr(shape))}",
+            f"three quarters of {_name(shape)}",
         )
-        for shape in shapes
-        for axes, (first, second) in cuts
-    )
-    bars = sum(box.__name__ == "bar" for box in boxes)
-    return boxes * (len(cuts) // bars) + parts
+        for axes in itertools.combinations(range(rank), 2)
+        for first, second in itertools.product((-1, 1), repeat=2)
+    ]
 
 
 def add(
@@ -98,6 +133,10 @@ def add(
         one = dataclasses.replace(lesions, shape=shape, count=(1, 1))
         image, _ = one.add(image, rng, difficulty=difficulty)
     return image
+
+
+def _name(shape: Shape) -> str:
+    return getattr(shape, "__name__", repr(shape))
 
 
 def _named(shape: functools.partial[Mask], name: str) -> Shape:

@@ -126,11 +126,42 @@ def bar(
       >>> [int(mask.any(axis=others).sum()) for others in ((1, 2), (0, 2), (0, 1))]
       [21, 7, 21]
     """
-    rank = coordinates.shape[0]
-    sides = np.full(rank, size / ratio ** (1 / rank))
-    sides[axis] *= ratio
-    offset = np.abs(coordinates - _column(center, coordinates))
-    return np.asarray((offset < _column(sides, coordinates) / 2).all(axis=0), np.float64)
+    return stretched(coordinates, center, size, shape=square, axis=axis, ratio=ratio)
+
+
+def stretched(
+    coordinates: Coordinates,
+    center: Float[np.ndarray, " rank"],
+    size: float,
+    *,
+    shape: Shape,
+    axis: int = 0,
+    ratio: float = 2.0,
+) -> Mask:
+    """A shape that is longer, or shorter, along one axis than along the others.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The lesion's centre in mm, ``(rank,)``.
+      size: Of the shape whose area (volume) it has.
+      shape: What is stretched, as long along every axis.
+      axis: The one along which it is.
+      ratio: How many times as long as wide; below 1 it is flat.
+
+    Returns:
+      The shape's values, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((81, 81), dtype=np.float64)
+      >>> mask = stretched(grid, np.array([40.0, 40.0]), 30.0, shape=disc, axis=1, ratio=4.0)
+      >>> int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())
+      (17, 67)
+    """
+    rank = len(coordinates)
+    scale = np.full(rank, ratio ** (-1 / rank))
+    scale[axis] *= ratio
+    offset = (coordinates - _column(center, coordinates)) / _column(scale, coordinates)
+    return shape(offset, np.zeros(rank), size)
 
 
 def three_quarters(

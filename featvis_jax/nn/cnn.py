@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+HEADS = ("flatten", "mean", "max")
+"""What the linear layer of `CNN` may see."""
+
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
@@ -57,7 +60,8 @@ class CNN(nn.Module):
       pools: For each convolution, the ``(window, stride)`` of the pooling after it, or ``None``.
       kernel_size: Side of every convolution's window.
       padding: ``"VALID"`` (no padding) or ``"SAME"``.
-      head: ``"flatten"``, or ``"mean"`` to average each channel over space first.
+      head: ``"flatten"``, or what each channel comes to over space first: ``"mean"`` of all places,
+        or ``"max"``, the strongest of them.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -96,8 +100,8 @@ class CNN(nn.Module):
                 f"This is a {self.rank}-D network; it takes (*spatial, 1) or (batch, *spatial, 1), "
                 f"but the input has shape {images.shape}."
             )
-        if self.head not in ("flatten", "mean"):
-            raise ValueError(f"head is {self.head!r}; expected 'flatten' or 'mean'.")
+        if self.head not in HEADS:
+            raise ValueError(f"head is {self.head!r}; expected one of {', '.join(HEADS)}.")
         if self.padding not in ("VALID", "SAME"):
             raise ValueError(f"padding is {self.padding!r}; expected 'VALID' or 'SAME'.")
         batched = images.ndim == self.rank + 2
@@ -120,8 +124,9 @@ class CNN(nn.Module):
                 window = (pool[0],) * self.rank
                 _check_fits(f"pool{number}", window, x)
                 x = MaxPool(window, pool[1], name=f"pool{number}")(x)
-        if self.head == "mean":
-            x = x.mean(axis=range(1, self.rank + 1))
+        if self.head != "flatten":
+            reduce = jnp.mean if self.head == "mean" else jnp.max
+            x = reduce(x, axis=tuple(range(1, self.rank + 1)))
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         # The flattened features are many and alike: a head that starts at zero keeps the first
         # logits, and with them the first gradients, free of its own noise.

@@ -19,7 +19,7 @@ from featvis_jax.data.cohorts import named
 from featvis_jax.data.labels import ValueTask
 from featvis_jax.data.preparation import Prepared, prepare
 from featvis_jax.data.tasks import TaskSpec, label_column
-from featvis_jax.nn.cnn import CNN
+from featvis_jax.nn.cnn import CNN, HEADS
 from featvis_jax.options import Options, option, shown_value, tell
 from featvis_jax.progress import callback
 from featvis_jax.runs.cohorts import CohortOptions, cohort_of, cohort_volumes_directory
@@ -57,8 +57,8 @@ class TaskOptions(Options):
     distractors: tuple[int, int] = option(
         (0, 0),
         "Fewest and most lesions of other shapes in images of both classes, such as 0,3: squares, "
-        "discs and bars, in volumes plates too, and for square_or_disc the boxes among them and "
-        "squares and discs without a quarter. "
+        "discs and bars, in volumes also plates, ellipsoids and the shape without a quarter, and "
+        "for square_or_disc the boxes among them and squares and discs without a quarter. "
         "Without any, a network can succeed without knowing the shape of a lesion.",
     )
     lesion_size_mm: tuple[float, float] = option(
@@ -142,9 +142,9 @@ class TrainOptions(
     out: str | None = option(None, "Directory for the model, its report and checkpoints.")
     head: str = option(
         "flatten",
-        "What the linear layer sees: every feature at its place, as in the paper, or the mean of "
-        "each channel, for lesions that mean the same wherever they are.",
-        choices=("flatten", "mean"),
+        "What the linear layer sees: every feature at its place, as in the paper, or for lesions "
+        "that mean the same wherever they are, each channel's mean or its maximum over all places.",
+        choices=HEADS,
     )
     init: str | None = option(
         None,
@@ -380,8 +380,11 @@ def _parent(job: Job) -> TrainedModel | None:
     if not init:
         return None
     parent = load_model(init)
-    # Another number of classes takes another head, which is not taken over anyhow.
+    # Another number of classes takes another head, which is not taken over anyhow; a mean and a
+    # maximum over places take the same weights.
     same = parent.module.clone(num_classes=job.module.num_classes)
+    if "flatten" not in (same.head, job.module.head):
+        same = same.clone(head=job.module.head)
     if (same, parent.image_shape[:-1]) != (job.module, shape):
         raise ValueError(
             f"`init={init}`: a network for {parent.image_shape[:-1]} voxels, {parent.module}; "

@@ -326,6 +326,10 @@ REFUSED = {
         ["--init={place}/trained-3d/model"],
         ["--init={place}/trained-3d/model", "(36, 38, 34)", "expected one for (40, 44)"],
     ),
+    "start of another head": (
+        ["--init={place}/averaged"],
+        ["--init={place}/averaged", "head = 'mean'", "expected one for (40, 44)"],
+    ),
     "start of other voxels": (
         ["--init={place}/coarse"],
         ["--init={place}/coarse", "[8.0, 8.0, 8.0] mm", "has 4 mm"],
@@ -370,6 +374,9 @@ def outcomes(place, drive, training_flags, trained, cohort):
     grid = {"shape": model.card["grid"]["shape"], "affine": (2 * model.affine).tolist()}
     grid["affine"][3][3] = 1.0
     save_model(place / "coarse", model.module, model.variables, {**model.card, "grid": grid})
+    averaged = model.module.clone(head="mean")
+    variables = jax.jit(averaged.init)(jax.random.key(0), np.zeros(model.image_shape, np.float32))
+    save_model(place / "averaged", averaged, variables, model.card)
     kept = {name: (out / name).read_bytes() for name in WHOLE_FILES}
     card = json.loads((out / "model" / "card.json").read_bytes())
     commands = {
@@ -388,6 +395,10 @@ def outcomes(place, drive, training_flags, trained, cohort):
     commands["dry run"] = [
         *training_flags[2],
         *(f"--out={place / 'planned'}", "--dry_run", "--microbatch=2", "--steps=5"),
+    ]
+    commands["dry run from means to maxima"] = [
+        *training_flags[2],
+        *(f"--init={place / 'averaged'}", "--head=max", f"--out={place / 'planned'}", "--dry_run"),
     ]
     commands["dry run of the finished"] = [*training_flags[2], f"--out={out}", "--dry_run"]
     commands["repeated"] = [*training_flags[2], f"--out={out}"]
@@ -479,6 +490,8 @@ def test_a_dry_run_tells_memory_and_time_and_writes_nothing(outcomes, place, tra
     assert re.fullmatch(r"Memory: \d+\.\d GiB; \d+\.\d GiB may be used\.", lines[1])
     time = r"Time: \S+ s per step, .* per evaluation; at most .* for 5 steps and 3 evaluations\."
     assert re.fullmatch(time, lines[2])
+    # A mean and a maximum over space take the same weights.
+    assert outcomes["dry run from means to maxima"]["status"] == 0
     assert not (place / "planned").exists()
     assert "is finished" in outcomes["dry run of the finished"]["output"]
 

@@ -154,16 +154,17 @@ def test_gradients_of_all_weights_are_those_of_flax(rng):
         )
 
 
-def test_mean_head_averages_over_space(rng):
-    module = CNN(rank=2, features=SMALL, head="mean")
+@pytest.mark.parametrize("head", ["mean", "max"])
+def test_a_head_reduces_each_channel_over_space(rng, head):
+    module = CNN(rank=2, features=SMALL, head=head)
     variables = random_variables(rng, module, SLICE)
     image = rng.random(SLICE, np.float32)
     logits, state = QUICK_JIT(
         lambda v, x: module.apply(v, x, capture_intermediates=True, mutable="intermediates")
     )(variables, image)
     features = np.asarray(state["intermediates"]["pool5"]["__call__"][0][0], np.float64)
-    head = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["logits"])
-    expected = features.mean(axis=(0, 1)) @ head["kernel"] + head["bias"]
+    dense = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["logits"])
+    expected = getattr(features, head)(axis=(0, 1)) @ dense["kernel"] + dense["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -186,7 +187,7 @@ def test_a_new_network_predicts_nothing_and_standardizes_by_nothing():
         ({"rank": 2}, (40, 1), r"2-D network.*input has shape \(40, 1\)"),
         ({"rank": 2}, (1, 28, 28, 28, 1), r"2-D network.*\(1, 28, 28, 28, 1\)"),
         ({"rank": 3}, (40, 44, 1), r"3-D network.*\(40, 44, 1\)"),
-        ({"rank": 2, "head": "max"}, SLICE, r"head is 'max'; expected 'flatten' or 'mean'"),
+        ({"rank": 2, "head": "sum"}, SLICE, r"head is 'sum'; expected one of flatten, mean, max"),
         ({"rank": 2}, (26, 40, 1), r"window.* shape .*larger input grid"),
         ({"rank": 2, "padding": "FULL"}, SLICE, r"padding is 'FULL'"),
     ],
