@@ -67,7 +67,7 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
         others = [other for other in (square, disc) if other not in own]
         if rank == 2:
             return (*others, *boxes)
-        # As many of the few others as of each half of the boxes.
+        # Half as many as boxes, so that the other whole shape stays common.
         others *= len(boxes) // 2
         return (*others, *boxes, *_ellipsoids(shapes[0]), *_without_a_quarter(shapes[0], rank))
     parts = [part for shape in shapes for part in _without_a_quarter(shape, rank)]
@@ -76,7 +76,7 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
 
 
 def _ellipsoids(shape: Shape) -> list[Shape]:
-    """A ball, stretched and flattened along every axis; of a cube, whose are boxes, none."""
+    """A ball, stretched and flattened along every axis; those of a cube are the boxes."""
     if shape is square:
         return []
     return [
