@@ -71,8 +71,8 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
         others *= len(boxes) // 2
         return (*others, *boxes, *_ellipsoids(shapes[0]), *_without_a_quarter(shapes[0], rank))
     parts = [part for shape in shapes for part in _without_a_quarter(shape, rank)]
-    bars = sum(box.__name__ == "bar" for box in boxes)
-    return (*boxes * (len(parts) // len(shapes) // bars), *parts)
+    # A shape has twice as many quarters as there are bars, and as there are plates.
+    return (*boxes * 2, *parts)
 
 
 def _ellipsoids(shape: Shape) -> list[Shape]:

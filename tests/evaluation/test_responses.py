@@ -108,7 +108,7 @@ def test_distractors_are_of_another_outline(rank):
     center = np.full(rank, 19.5)
     for shape in (square, disc, gaussian):
         found = of_shapes([shape], rank)
-        # But for squares and discs, which are as common as boxes, all are different.
+        # But for the other whole shape, which comes several times, all are different.
         different = {each(grid, center, 12.0).tobytes() for each in found}
         quarters, ellipsoids = 12, 0 if shape is square else 6
         assert len(different) == (3 if rank == 2 else 1 + 12 + quarters + ellipsoids)
