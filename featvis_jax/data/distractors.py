@@ -18,12 +18,15 @@ from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.shapes import (
     Mask,
     Shape,
+    as_large_as,
     bar,
     disc,
     gaussian,
+    lump,
     square,
     stretched,
     three_quarters,
+    with_knob,
 )
 
 
@@ -37,12 +40,14 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     cube, a network tells cubes by two opposite faces, and where all others have edges, whatever
     has none is a ball. There are also plates across each axis, bars and plates of which one side
     is twice another, discs that are stretched and flattened by as much where discs are to be told,
-    and the shape without a quarter (`featvis_jax.data.shapes.three_quarters`).
+    the shape without a quarter (`featvis_jax.data.shapes.three_quarters`) and with a knob at a side
+    or a corner (`with_knob`), and bodies that no rule made (`lump`), all as large as the shape is.
 
     Of shapes that are told from each other: each of them without a quarter, cut out at either side
-    along every pair of axes, and bars and plates, the same number of each. So neither a right angle
-    nor an arc tells a square from a disc: three of a square's corners are in images of discs, too,
-    and most of a disc's arc is in those of squares.
+    along every pair of axes, and bars and plates, the same number of each; in volumes each of them
+    with a knob, too, and lumps. So neither a right angle nor an arc tells a square from a disc:
+    three of a square's corners are in images of discs, too, and most of a disc's arc is in those
+    of squares.
 
     Args:
       shapes: One shape, or those that are told from each other.
@@ -51,10 +56,8 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     Example:
       >>> [distractor.__name__ for distractor in of_shapes([disc], 2)]
       ['square', 'bar', 'bar']
-      >>> sorted({distractor.__name__ for distractor in of_shapes([disc, square], 3)})
-      ['bar', 'plate', 'three quarters of disc', 'three quarters of square']
       >>> sorted({distractor.__name__ for distractor in of_shapes([square], 3)})
-      ['bar', 'disc', 'plate', 'three quarters of square']
+      ['bar', 'disc', 'lump', 'plate', 'square with a knob', 'three quarters of square']
     """
     ratios = (3,) if rank == 2 else (3, 2, 1 / 3, 1 / 2)
     boxes = [
@@ -62,17 +65,23 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
         for ratio in ratios
         for axis in range(rank)
     ]
-    if len(shapes) == 1:
+    quarters = [part for shape in shapes for part in _without_a_quarter(shape, rank)]
+    if len(shapes) > 1:
+        # A shape has twice as many quarters as there are bars, and as there are plates.
+        found = [*boxes * 2, *quarters]
+    else:
         own = {gaussian, disc} if shapes[0] in (gaussian, disc) else {shapes[0]}
         others = [other for other in (square, disc) if other not in own]
         if rank == 2:
             return (*others, *boxes)
         # Half as many as boxes, so that the other whole shape stays common.
-        others *= len(boxes) // 2
-        return (*others, *boxes, *_ellipsoids(shapes[0]), *_without_a_quarter(shapes[0], rank))
-    parts = [part for shape in shapes for part in _without_a_quarter(shape, rank)]
-    # A shape has twice as many quarters as there are bars, and as there are plates.
-    return (*boxes * 2, *parts)
+        found = [*others * (len(boxes) // 2), *boxes, *_ellipsoids(shapes[0]), *quarters]
+    if rank == 2:
+        return tuple(found)
+    return tuple(
+        _named(functools.partial(as_large_as, other=shapes[0], shape=shape), _name(shape))
+        for shape in (*found, *_knobbed(shapes), *_lumps())
+    )
 
 
 def _ellipsoids(shape: Shape) -> list[Shape]:
@@ -99,6 +108,29 @@ def _without_a_quarter(shape: Shape, rank: int) -> list[Shape]:
         for axes in itertools.combinations(range(rank), 2)
         for first, second in itertools.product((-1, 1), repeat=2)
     ]
+
+
+def _knobbed(shapes: Sequence[Shape]) -> list[Shape]:
+    """Volumes with a knob at each side, and at each corner of a cube around them."""
+    sides = [tuple(int(each) for each in side) for side in np.eye(3, dtype=int)]
+    directions = [
+        *sides,
+        *[tuple(-each for each in side) for side in sides],
+        *itertools.product((-1, 1), repeat=3),
+    ]
+    return [
+        _named(
+            functools.partial(with_knob, shape=shape, direction=direction),
+            f"{_name(shape)} with a knob",
+        )
+        for shape in shapes
+        for direction in directions
+    ]
+
+
+def _lumps() -> list[Shape]:
+    """Volumes of forms that have no name."""
+    return [_named(functools.partial(lump, seed=seed), "lump") for seed in range(12)]
 
 
 def add(

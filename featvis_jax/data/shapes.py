@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -197,6 +198,142 @@ def three_quarters(
         side * (coordinates[axis] - center[axis]) for axis, side in zip(axes, sides, strict=True)
     ]
     return np.where(np.minimum(*offsets) > 0, 0.0, whole)
+
+
+def with_knob(
+    coordinates: Coordinates,
+    center: Float[np.ndarray, " rank"],
+    size: float,
+    *,
+    shape: Shape,
+    direction: tuple[int, ...],
+    ratio: float = 0.75,
+) -> Mask:
+    """A shape with a disc (ball) on its border, and larger by it.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: The shape's centre in mm, ``(rank,)``.
+      size: Of the shape.
+      shape: The whole, which holds all straight lines from its centre.
+      direction: From its centre to the knob's, which lies on the border.
+      ratio: The knob's size in sizes of the shape.
+
+    Returns:
+      The larger of both masks, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((48, 48), dtype=np.float64)
+      >>> center = np.array([23.5, 23.5])
+      >>> mask = with_knob(grid, center, 20.0, shape=square, direction=(1, 0))
+      >>> np.argwhere(mask).min(axis=0).tolist(), np.argwhere(mask).max(axis=0).tolist()
+      ([14, 14], [41, 33])
+    """
+    away = np.asarray(direction, np.float64)
+    knob = center + size * _reach(shape, direction) * away
+    return np.maximum(shape(coordinates, center, size), disc(coordinates, knob, ratio * size))
+
+
+def lump(
+    coordinates: Coordinates, center: Float[np.ndarray, " rank"], size: float, *, seed: int
+) -> Mask:
+    """A body as no rule made it: where four Gaussians at random places add up to enough.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: Around which the Gaussians lie, in mm, ``(rank,)``.
+      size: The Gaussians deviate by .22 of it, their places by a quarter.
+      seed: Of the places; a lump of one seed always has one form.
+
+    Returns:
+      1 inside and 0 outside, ``(*spatial,)``.
+
+    References:
+      Blinn, A generalization of algebraic surface drawing, 1982.
+
+    Example:
+      >>> grid = np.indices((48, 48), dtype=np.float64)
+      >>> mask = lump(grid, np.array([23.5, 23.5]), 20.0, seed=0)
+      >>> bool(mask[23, 23]), bool(mask[0, 0])
+      (True, False)
+    """
+    rank = len(coordinates)
+    places = 0.25 * np.random.default_rng(seed).standard_normal((4, rank))
+    places -= places.mean(axis=0)
+    offset = (coordinates - _column(center, coordinates)) / size
+    density = sum(
+        np.exp(-((offset - _column(place, coordinates)) ** 2).sum(axis=0) / (2 * 0.22**2))
+        for place in places
+    )
+    return (np.asarray(density) > 0.6).astype(np.float64)
+
+
+def as_large_as(
+    coordinates: Coordinates,
+    center: Float[np.ndarray, " rank"],
+    size: float,
+    *,
+    other: Shape,
+    shape: Shape,
+) -> Mask:
+    """A shape with the area (volume) that another one of the same size has.
+
+    Args:
+      coordinates: Position of every voxel in mm, ``(rank, *spatial)``.
+      center: Its centre in mm, ``(rank,)``.
+      size: Of the other shape.
+      other: The one whose area it has.
+      shape: What is drawn.
+
+    Returns:
+      The shape's values, ``(*spatial,)``.
+
+    Example:
+      >>> grid = np.indices((48, 48), dtype=np.float64)
+      >>> mask = as_large_as(grid, np.array([23.5, 23.5]), 20.0, other=square, shape=gaussian)
+      >>> round(float(mask.sum()))  # 20 * 20
+      400
+    """
+    rank = len(coordinates)
+    times = equal_area_side(other, rank) / equal_area_side(shape, rank)
+    return shape(coordinates, center, size * times)
+
+
+@functools.lru_cache(maxsize=256)
+def equal_area_side(shape: Shape, rank: int) -> float:
+    """Side of the square (cube) that has the area of a shape of size 1.
+
+    Args:
+      shape: The shape; the area of a soft one is the sum of its mask.
+      rank: 2 or 3.
+
+    Raises:
+      ValueError: The shape is empty.
+
+    Example:
+      >>> round(equal_area_side(square, 2), 2)
+      1.0
+    """
+    size = 48.0 if rank == 2 else 20.0
+    # Half a voxel off, so that an even size covers as many voxels as it says.
+    axis = np.arange(-1.5 * size, 1.5 * size) + 0.5
+    offsets = np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
+    area = float(np.asarray(shape(offsets, np.zeros(rank), size)).sum())
+    if not 0 < area < math.inf:
+        raise ValueError(
+            f"The lesion shape {getattr(shape, '__name__', shape)!r} has the area {area} at size "
+            f"{size}; expected a mask that is somewhere above 0."
+        )
+    return area ** (1 / rank) / size
+
+
+@functools.lru_cache(maxsize=256)
+def _reach(shape: Shape, direction: tuple[int, ...]) -> float:
+    """How many times a direction leads from the centre of a shape of size 1 to its border."""
+    times = np.linspace(0, 1.5, 1501)
+    line = np.asarray(direction, np.float64)[:, None] * times
+    inside = shape(line, np.zeros(len(direction)), 1.0) >= 0.5
+    return float(times[inside].max(initial=0.0))
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(

@@ -10,8 +10,6 @@ a sharp one.
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -50,38 +48,10 @@ def template(shape: Shape) -> Template:
     def draw(offsets: np.ndarray, size: float) -> np.ndarray:
         rank = offsets.shape[0]
         return np.asarray(
-            shape(offsets, np.zeros(rank), size / equal_area_side(shape, rank)), np.float64
+            shape(offsets, np.zeros(rank), size / shapes.equal_area_side(shape, rank)), np.float64
         )
 
     return draw
-
-
-@functools.lru_cache(maxsize=64)
-def equal_area_side(shape: Shape, rank: int) -> float:
-    """Side of the square (cube) that has the area of a shape of size 1.
-
-    Args:
-      shape: The shape; the area of a soft one is the sum of its mask.
-      rank: 2 or 3.
-
-    Raises:
-      ValueError: The shape is empty.
-
-    Example:
-      >>> round(equal_area_side(shapes.square, 2), 2)
-      1.0
-    """
-    size = 48.0 if rank == 2 else 20.0
-    # Half a voxel off, so that an even size covers as many voxels as it says.
-    axis = np.arange(-1.5 * size, 1.5 * size) + 0.5
-    offsets = np.stack(np.meshgrid(*[axis] * rank, indexing="ij"))
-    area = float(np.asarray(shape(offsets, np.zeros(rank), size)).sum())
-    if not 0 < area < math.inf:
-        raise ValueError(
-            f"The lesion shape {getattr(shape, '__name__', shape)!r} has the area {area} at size "
-            f"{size}; expected a mask that is somewhere above 0."
-        )
-    return area ** (1 / rank) / size
 
 
 TEMPLATES: Mapping[str, Template] = MappingProxyType(

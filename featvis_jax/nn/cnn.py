@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-HEADS = ("flatten", "mean", "max")
-"""What the linear layer of `CNN` may see."""
+HEADS = ("flatten", "mean", "max", "places")
+"""What the linear layer of `CNN` sees: all features, their means, their maxima, or each place."""
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
@@ -37,6 +37,35 @@ class MaxPool(nn.Module):
         return nn.max_pool(images, window, strides=(self.strides,) * len(window))
 
 
+class PlaceLogits(nn.Module):
+    """One linear layer for every place, of whose outputs the strongest count.
+
+        logit = log mean over places exp(linear(features there))
+
+    The smooth maximum makes a detector of a classifier that is told no places (Pinheiro, Collobert,
+    From image-level to pixel-level labeling with convolutional networks, 2015): what speaks for a
+    class has to stand in one place, as a maximum of each channel by itself does not ask. It has the
+    parameters of `flax.linen.Dense`.
+
+    Attributes:
+      features: Number of logits.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch *spatial channels"]
+    ) -> Float[Array, "batch features"]:
+        """Logits of a batch."""
+        shape = (images.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.zeros_init(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape[1:])
+        places = images.reshape(images.shape[0], -1, images.shape[-1])
+        found = jax.nn.logsumexp(places @ kernel, axis=1)
+        return found - math.log(places.shape[1]) + bias[None]
+
+
 class CNN(nn.Module):
     """The VGG-like network of Eitel, Melkonyan and Ritter (2022).
 
@@ -60,8 +89,9 @@ class CNN(nn.Module):
       pools: For each convolution, the ``(window, stride)`` of the pooling after it, or ``None``.
       kernel_size: Side of every convolution's window.
       padding: ``"VALID"`` (no padding) or ``"SAME"``.
-      head: ``"flatten"``, or what each channel comes to over space first: ``"mean"`` of all places,
-        or ``"max"``, the strongest of them.
+      head: ``"flatten"``; or what each channel comes to over space first, the ``"mean"`` of all
+        places or the ``"max"``; or ``"places"``, a linear layer at each of them (`PlaceLogits`),
+        and no pooling after the last convolution.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -120,10 +150,15 @@ class CNN(nn.Module):
                 features, window, padding=self.padding, kernel_init=_he_normal, name=f"conv{number}"
             )(x)
             x = jax.nn.relu(x)
-            if pool is not None:
+            # What lies apart must not meet in one window before a place is asked.
+            apart = self.head == "places" and number == len(self.features)
+            if pool is not None and not apart:
                 window = (pool[0],) * self.rank
                 _check_fits(f"pool{number}", window, x)
                 x = MaxPool(window, pool[1], name=f"pool{number}")(x)
+        if self.head == "places":
+            x = PlaceLogits(self.num_classes, name="logits")(x)
+            return x if batched else x[0]
         if self.head != "flatten":
             reduce = jnp.mean if self.head == "mean" else jnp.max
             x = reduce(x, axis=tuple(range(1, self.rank + 1)))

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from featvis_jax import progress, stopping
+from featvis_jax.data.shapes import equal_area_side
 from featvis_jax.data.tasks import LesionTask, OutlineTask
-from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.known_pictures import known_picture, wrong_kinds
 from featvis_jax.evaluation.summary import PERFECT, Graded
@@ -43,7 +43,7 @@ def calibrated(
     ):
         stopping.check()
         rng = np.random.default_rng([seed, 6, label, number, variant])
-        sizes = _sizes(truth.task, concepts.equal_area_side(truth.shapes[label], len(shape)))
+        sizes = _sizes(truth.task, equal_area_side(truth.shapes[label], len(shape)))
         image = known_picture(rng, draw, shape, sizes)
         grade = grader.grade(image, by_name[name], moves=False)
         size_mm = (

@@ -15,8 +15,7 @@ from typing import Any
 import jax
 
 from featvis_jax import progress, stopping
-from featvis_jax.data.shapes import Shape
-from featvis_jax.evaluation import concepts
+from featvis_jax.data.shapes import Shape, equal_area_side
 from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.summary import Graded, known
 from featvis_jax.models import Model
@@ -230,7 +229,7 @@ def _graded(
                 "grid."
             )
         grade = grader.grade(image, concept)
-        side = concepts.equal_area_side(shapes[each.concept], image.ndim - 1)
+        side = equal_area_side(shapes[each.concept], image.ndim - 1)
         size_mm = grade.size / side * truth.task.lesions.voxel_size_mm
         found.append(Graded(*each[:-1], size_mm=size_mm, grade=grade))
     return found

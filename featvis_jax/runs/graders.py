@@ -11,7 +11,7 @@ from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cohorts import Cohort
 from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.pipeline import Examples
-from featvis_jax.data.shapes import SHAPES, Shape, bar
+from featvis_jax.data.shapes import SHAPES, Shape, bar, equal_area_side
 from featvis_jax.data.sources import Source
 from featvis_jax.data.tasks import LesionTask, OutlineTask
 from featvis_jax.evaluation import concepts
@@ -181,7 +181,7 @@ def make_grader(
     sizes = {}
     for label, shape in truth.shapes.items():
         templates[truth.names[label]] = concepts.template(shape)
-        sizes[label] = middle * concepts.equal_area_side(shape, rank)
+        sizes[label] = middle * equal_area_side(shape, rank)
     own = list(truth.names.values())
     others = [name for name in (*SHAPES, "line") if name not in own]
     outlines = concepts.outlines([*own, *others], templates=templates, rank=rank)

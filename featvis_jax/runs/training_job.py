@@ -143,7 +143,8 @@ class TrainOptions(
     head: str = option(
         "flatten",
         "What the linear layer sees: every feature at its place, as in the paper, or for lesions "
-        "that mean the same wherever they are, each channel's mean or its maximum over all places.",
+        "that mean the same wherever they are, each channel's mean or its maximum over all places; "
+        "or every place by itself, and the strongest logits count.",
         choices=HEADS,
     )
     init: str | None = option(
@@ -380,8 +381,8 @@ def _parent(job: Job) -> TrainedModel | None:
     if not init:
         return None
     parent = load_model(init)
-    # Another number of classes takes another head, which is not taken over anyhow; a mean and a
-    # maximum over places take the same weights.
+    # Another number of classes takes another head, which is not taken over anyhow; all heads but
+    # the flattened one have the same weights.
     same = parent.module.clone(num_classes=job.module.num_classes)
     if "flatten" not in (same.head, job.module.head):
         same = same.clone(head=job.module.head)

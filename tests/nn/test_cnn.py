@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from scipy import special
 
 from featvis_jax.nn.cnn import CNN
 
@@ -166,6 +167,22 @@ def test_a_head_reduces_each_channel_over_space(rng, head):
     dense = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["logits"])
     expected = getattr(features, head)(axis=(0, 1)) @ dense["kernel"] + dense["bias"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_of_places_adds_up_in_places_alone(rng):
+    module = CNN(rank=2, features=SMALL, head="places")
+    variables = random_variables(rng, module, SLICE)
+    image = rng.random(SLICE, np.float32)
+    logits, state = QUICK_JIT(
+        lambda v, x: module.apply(v, x, capture_intermediates=True, mutable="intermediates")
+    )(variables, image)
+    assert "pool5" not in state["intermediates"]
+    features = np.asarray(state["intermediates"]["conv5"]["__call__"][0][0], np.float64)
+    dense = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["logits"])
+    of_places = (np.maximum(features, 0) @ dense["kernel"] + dense["bias"]).reshape(-1, 2)
+    expected = special.logsumexp(of_places, axis=0) - np.log(len(of_places))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert of_places.std() > 0.1, "or a mean would be as good"
 
 
 def test_a_new_network_predicts_nothing_and_standardizes_by_nothing():
