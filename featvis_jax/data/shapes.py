@@ -207,7 +207,7 @@ def with_knob(
     *,
     shape: Shape,
     direction: tuple[int, ...],
-    ratio: float = 0.85,
+    ratio: float = 0.75,
 ) -> Mask:
     """A shape with a disc (ball) on its border, and larger by it.
 
