@@ -331,9 +331,11 @@ def equal_area_side(shape: Shape, rank: int) -> float:
 def _reach(shape: Shape, direction: tuple[int, ...]) -> float:
     """How many times a direction leads from the centre of a shape of size 1 to its border."""
     times = np.linspace(0, 1.5, 1501)
-    line = np.asarray(direction, np.float64)[:, None] * times
-    inside = shape(line, np.zeros(len(direction)), 1.0) >= 0.5
-    return float(times[inside].max(initial=0.0))
+    # With an axis for each dimension, as a shape of the user's own may expect.
+    along = times.reshape(-1, *[1] * (len(direction) - 1))
+    line = np.stack([each * along for each in direction])
+    inside = np.asarray(shape(line, np.zeros(len(direction)), 1.0)) >= 0.5
+    return float(along[inside].max(initial=0.0))
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(
