@@ -69,19 +69,24 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     if len(shapes) > 1:
         # A shape has twice as many quarters as there are bars, and as there are plates.
         found = [*boxes * 2, *quarters]
+    elif rank == 2:
+        found = [*_others(shapes[0]), *boxes]
     else:
-        own = {gaussian, disc} if shapes[0] in (gaussian, disc) else {shapes[0]}
-        others = [other for other in (square, disc) if other not in own]
-        if rank == 2:
-            return (*others, *boxes)
         # Half as many as boxes, so that the other whole shape stays common.
-        found = [*others * (len(boxes) // 2), *boxes, *_ellipsoids(shapes[0]), *quarters]
+        others = _others(shapes[0]) * (len(boxes) // 2)
+        found = [*others, *boxes, *_ellipsoids(shapes[0]), *quarters]
     if rank == 2:
         return tuple(found)
     return tuple(
         _named(functools.partial(as_large_as, other=shapes[0], shape=shape), _name(shape))
         for shape in (*found, *_knobbed(shapes), *_lumps())
     )
+
+
+def _others(shape: Shape) -> list[Shape]:
+    """Whole shapes of another outline."""
+    own = {gaussian, disc} if shape in (gaussian, disc) else {shape}
+    return [other for other in (square, disc) if other not in own]
 
 
 def _ellipsoids(shape: Shape) -> list[Shape]:
@@ -112,12 +117,9 @@ def _without_a_quarter(shape: Shape, rank: int) -> list[Shape]:
 
 def _knobbed(shapes: Sequence[Shape]) -> list[Shape]:
     """Volumes with a knob at each side, and at each corner of a cube around them."""
-    sides = [tuple(int(each) for each in side) for side in np.eye(3, dtype=int)]
-    directions = [
-        *sides,
-        *[tuple(-each for each in side) for side in sides],
-        *itertools.product((-1, 1), repeat=3),
-    ]
+    axes = np.eye(3, dtype=int)
+    sides = [tuple(side) for side in np.vstack([axes, -axes]).tolist()]
+    directions = [*sides, *itertools.product((-1, 1), repeat=3)]
     return [
         _named(
             functools.partial(with_knob, shape=shape, direction=direction),
