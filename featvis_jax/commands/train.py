@@ -9,7 +9,7 @@ from featvis_jax.commands.launch import Command, line
 from featvis_jax.commands.startup import StartupOptions
 from featvis_jax.options import option, say
 from featvis_jax.runs import train, training_plan
-from featvis_jax.runs.training_job import TrainOptions
+from featvis_jax.runs.training_options import TrainOptions
 
 _THREADS = 8
 # Bytes of a step whose memory is worth taking anew each time, so that no other lies beside it.

@@ -39,15 +39,15 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
     In volumes that is not enough: where all others are longer or shorter along an axis than any
     cube, a network tells cubes by two opposite faces, and where all others have edges, whatever
     has none is a ball. There are also plates across each axis, bars and plates of which one side
-    is twice another, discs that are stretched and flattened by as much where discs are to be told,
-    the shape without a quarter (`featvis_jax.data.shapes.three_quarters`) and with a knob at a side
-    or a corner (`with_knob`), and bodies that no rule made (`lump`), all as large as the shape is.
+    is twice another, and the shape without a quarter (`featvis_jax.data.shapes.three_quarters`).
+    Balls are told from round bodies, too: from those that are stretched and flattened by as much,
+    from balls with a knob (`with_knob`), and from bodies that no rule made (`lump`). All of them
+    are as large as the shape is.
 
     Of shapes that are told from each other: each of them without a quarter, cut out at either side
-    along every pair of axes, and bars and plates, the same number of each; in volumes each of them
-    with a knob, too, and lumps. So neither a right angle nor an arc tells a square from a disc:
-    three of a square's corners are in images of discs, too, and most of a disc's arc is in those
-    of squares.
+    along every pair of axes, and bars and plates, the same number of each. So neither a right angle
+    nor an arc tells a square from a disc: three of a square's corners are in images of discs, too,
+    and most of a disc's arc is in those of squares.
 
     Args:
       shapes: One shape, or those that are told from each other.
@@ -57,7 +57,7 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
       >>> [distractor.__name__ for distractor in of_shapes([disc], 2)]
       ['square', 'bar', 'bar']
       >>> sorted({distractor.__name__ for distractor in of_shapes([square], 3)})
-      ['bar', 'disc', 'lump', 'plate', 'square with a knob', 'three quarters of square']
+      ['bar', 'disc', 'plate', 'three quarters of square']
     """
     ratios = (3,) if rank == 2 else (3, 2, 1 / 3, 1 / 2)
     boxes = [
@@ -73,13 +73,17 @@ def of_shapes(shapes: Sequence[Shape], rank: int) -> tuple[Shape, ...]:
         found = [*_others(shapes[0]), *boxes]
     else:
         # Half as many as boxes, so that the other whole shape stays common.
-        others = _others(shapes[0]) * (len(boxes) // 2)
-        found = [*others, *boxes, *_ellipsoids(shapes[0]), *quarters]
+        others = [*_others(shapes[0]) * (len(boxes) // 2), *boxes]
+        if shapes[0] is square:
+            found = [*others, *quarters]
+        else:
+            round_ones = [*_knobbed(shapes[0]), *_lumps()]
+            found = [*others, *_ellipsoids(shapes[0]), *quarters, *round_ones]
     if rank == 2:
         return tuple(found)
     return tuple(
         _named(functools.partial(as_large_as, other=shapes[0], shape=shape), _name(shape))
-        for shape in (*found, *_knobbed(shapes), *_lumps())
+        for shape in found
     )
 
 
@@ -90,9 +94,7 @@ def _others(shape: Shape) -> list[Shape]:
 
 
 def _ellipsoids(shape: Shape) -> list[Shape]:
-    """A ball, stretched and flattened along every axis; those of a cube are the boxes."""
-    if shape is square:
-        return []
+    """A ball, stretched and flattened along every axis."""
     return [
         _named(
             functools.partial(stretched, shape=shape, axis=axis, ratio=ratio),
@@ -115,23 +117,21 @@ def _without_a_quarter(shape: Shape, rank: int) -> list[Shape]:
     ]
 
 
-def _knobbed(shapes: Sequence[Shape]) -> list[Shape]:
-    """Volumes with a knob at each side, and at each corner of a cube around them."""
+def _knobbed(shape: Shape) -> list[Shape]:
+    """A ball with a knob at each side, and at each corner of a cube around it."""
     axes = np.eye(3, dtype=int)
     sides = [tuple(side) for side in np.vstack([axes, -axes]).tolist()]
-    directions = [*sides, *itertools.product((-1, 1), repeat=3)]
     return [
         _named(
             functools.partial(with_knob, shape=shape, direction=direction),
             f"{_name(shape)} with a knob",
         )
-        for shape in shapes
-        for direction in directions
+        for direction in (*sides, *itertools.product((-1, 1), repeat=3))
     ]
 
 
 def _lumps() -> list[Shape]:
-    """Volumes of forms that have no name."""
+    """Bodies of forms that have no name."""
     return [_named(functools.partial(lump, seed=seed), "lump") for seed in range(12)]
 
 

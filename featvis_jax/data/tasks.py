@@ -23,6 +23,7 @@ _DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "gaussian_lesion": {"min_contrast": 0.4, "count": (3, 6), "easy_contrast": (0.4, 0.8)},
     # One, so that no image can be told by its easiest lesion.
     "square_or_disc": {"count": (1, 1)},
+    "square_disc_or_neither": {"count": (1, 1)},
 }
 _LABEL = "label:"
 
@@ -30,12 +31,15 @@ TASKS: Mapping[str, str] = {
     "square_lesion": "slices or volumes with square (cubic) lesions against the same without",
     "gaussian_lesion": "the same with round lesions that have a soft edge",
     "square_or_disc": "one square (cubic) lesion against one disc (ball) of the same area",
+    "square_disc_or_neither": "the same, and a third class of images with neither",
     "anatomy": "places that grow or shrink (`grows`, `shrinks`) against the same elsewhere",
     "sex": "participants by the column `sex`; volumes only",
 }
 """Tasks by name, each in one line; beside them there is ``label:COLUMN``."""
 
 ANATOMY = "anatomy"
+# Tasks that tell squares from discs, and whether images with neither are a class of their own.
+_OUTLINE_TASKS = {"square_or_disc": False, "square_disc_or_neither": True}
 
 
 def label_column(name: str) -> str | None:
@@ -134,7 +138,8 @@ class TaskSpec:
     def _lesions(
         self, rank: int, voxel_size_mm: float
     ) -> tuple[LesionTask | OutlineTask, dict[str, object]]:
-        task = _lesion_task(self.name, self.shape, voxel_size_mm, self.lesion_options)
+        options = {"voxel_size_mm": voxel_size_mm, **self.lesion_options}
+        task = lesion_task(self.name, options, shape=self.shape)
         told: dict[str, object] = {"lesions": _describe(task)}
         if self.distractor_count[1]:
             task = _with_distractors(task, self.distractor_count, rank)
@@ -194,23 +199,33 @@ class OutlineTask:
     levels, drawn in one shape and in the other. Nothing else tells the classes apart, but without
     distractors a part of an outline is enough: a corner.
 
+    Of two classes a network need know only one: whatever is no square is a disc, an empty image,
+    too. Against images with neither, it has to know both.
+
     Attributes:
       lesions: How lesions are drawn; its own shape is not used.
       shapes: The two shapes, named as the classes are.
-      distractors: Other shapes that both images of a pair have, drawn as the lesions are.
+      neither: Whether the image without either is a third class.
+      distractors: Other shapes that all images of a pair have, drawn as the lesions are.
       distractor_count: Fewest and most of them in an image.
     """
 
     lesions: Lesions
     shapes: tuple[Shape, Shape]
+    neither: bool = False
     distractors: tuple[Shape, ...] = ()
     distractor_count: tuple[int, int] = (0, 0)
-    images_per_element = 2
 
     @property
-    def class_names(self) -> tuple[str, str]:
-        """Names of the two shapes."""
-        return _name(self.shapes[0]), _name(self.shapes[1])
+    def images_per_element(self) -> int:
+        """One for each class."""
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the two shapes, and ``"neither"``."""
+        names = tuple(map(_name, self.shapes))
+        return (*names, "neither") if self.neither else names
 
     def examples(
         self,
@@ -219,13 +234,15 @@ class OutlineTask:
         rng: np.random.Generator,
         difficulty: float,
     ) -> Examples:
-        """The pair made from one image."""
+        """The images made from one, one of each class."""
         del owner
         others = self.distractors, self.distractor_count, self.lesions
         image = distractors.add(*others, image, rng, difficulty=difficulty)
         drawn = self.lesions.add_each(self.shapes, image, rng, difficulty=difficulty)
-        images = np.stack([damaged for damaged, _ in drawn])
-        return {"image": images, "label": np.array([0, 1], np.int32)}
+        images = [damaged for damaged, _ in drawn]
+        if self.neither:
+            images.append(image)
+        return {"image": np.stack(images), "label": np.arange(len(images), dtype=np.int32)}
 
     def check_room(
         self, image: Float32[np.ndarray, "*spatial 1"], rng: np.random.Generator
@@ -247,14 +264,18 @@ class ShuffledTask:
     Sanity checks for saliency maps, 2018).
 
     Attributes:
-      task: The task; it gives both classes for every element.
+      task: The task; it gives every class for every element.
     """
 
     task: PlantedTask
-    images_per_element = 2
 
     @property
-    def class_names(self) -> tuple[str, str]:
+    def images_per_element(self) -> int:
+        """As many as of the task."""
+        return self.task.images_per_element
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
         """The names that the labels would have had."""
         return self.task.class_names
 
@@ -288,17 +309,28 @@ def _shapes(task: LesionTask | OutlineTask) -> tuple[Shape, ...]:
     return task.shapes if isinstance(task, OutlineTask) else (task.lesions.shape,)
 
 
-def _lesion_task(
-    name: str, shape: Shape | None, voxel_size_mm: float, options: Mapping[str, object]
+def lesion_task(
+    name: str, options: Mapping[str, Any], *, shape: Shape | None = None
 ) -> LesionTask | OutlineTask:
-    """The task of a name, or of a shape of the user's own."""
+    """The task of a name, or of a shape of the user's own, without distractors.
+
+    Args:
+      name: One of `TASKS` that is about lesions; any, where `shape` is given.
+      options: Of `featvis_jax.data.lesions.Lesions`; what is left out is as the task has it.
+      shape: The user's own.
+
+    Raises:
+      ValueError: An option is wrong.
+
+    Example:
+      >>> lesion_task("square_disc_or_neither", {"voxel_size_mm": 2.0}).class_names
+      ('disc', 'square', 'neither')
+    """
     if shape is None:
         options = {**_DEFAULTS.get(name, {}), **options}
-    options = {"voxel_size_mm": voxel_size_mm, **options}
-    first = shape or SHAPES[name.split("_")[0]]
-    drawn = Lesions(first, **options)  # pyright: ignore[reportArgumentType]
-    if shape is None and name == "square_or_disc":
-        return OutlineTask(drawn, (SHAPES["disc"], SHAPES["square"]))
+    drawn = Lesions(shape or SHAPES[name.split("_")[0]], **options)
+    if shape is None and name in _OUTLINE_TASKS:
+        return OutlineTask(drawn, (SHAPES["disc"], SHAPES["square"]), neither=_OUTLINE_TASKS[name])
     return LesionTask(drawn)
 
 
@@ -318,7 +350,7 @@ def described_task(
       they have a shape that is not given.
 
     Example:
-      >>> square = _lesion_task("square_lesion", None, 2.0, {"count": (1, 2)})
+      >>> square = lesion_task("square_lesion", {"voxel_size_mm": 2.0, "count": (1, 2)})
       >>> told = {"lesions": _describe(square)}
       >>> described_task("square_lesion", told, rank=2) == square
       True
@@ -331,7 +363,7 @@ def described_task(
         for option, value in drawn.items()
         if option != "shape"
     }
-    task = _lesion_task(name, shape, options["voxel_size_mm"], options)
+    task = lesion_task(name, options, shape=shape)
     count = current_names(description).get("distractors")
     return _with_distractors(task, (count[0], count[1]), rank) if count else task
 

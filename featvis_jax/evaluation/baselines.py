@@ -48,26 +48,34 @@ def shape_blind_baselines(
 
     Args:
       training: Images to fit on.
-      testing: The images that the network is tested on. Two classes.
+      testing: The images that the network is tested on.
 
     Returns:
       ``threshold``: the best single threshold on the maximum, minimum or mean of an image, chosen
-      on the training images; ``histogram``: logistic regression on the intensity histogram.
+      on the training images, and for more than two classes a tree of thresholds with a leaf for
+      each; ``histogram``: logistic regression on the intensity histogram.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeClassifier
 
     histograms, summaries, labels = histogram_features(training)
     test_histograms, test_summaries, test_labels = histogram_features(testing)
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     regression.fit(histograms, labels)
     predicted = regression.predict(test_histograms)
-    column, threshold, above = _best_threshold(summaries, labels)
-    over = test_summaries[:, column] > threshold
+    if (classes := len(np.unique(labels))) > 2:
+        tree = DecisionTreeClassifier(
+            max_leaf_nodes=classes, class_weight="balanced", random_state=0
+        )
+        by_threshold = tree.fit(summaries, labels).predict(test_summaries)
+    else:
+        column, threshold, above = _best_threshold(summaries, labels)
+        by_threshold = (test_summaries[:, column] > threshold) == above
     return {
-        "threshold": float(balanced_accuracy_score(test_labels, over if above else ~over)),
+        "threshold": float(balanced_accuracy_score(test_labels, by_threshold)),
         "histogram": float(balanced_accuracy_score(test_labels, predicted)),
     }
 

@@ -9,11 +9,10 @@ import numpy as np
 
 from featvis_jax.data import pipeline, sources
 from featvis_jax.data.cohorts import Cohort
-from featvis_jax.data.lesions import Lesions
 from featvis_jax.data.pipeline import Examples
 from featvis_jax.data.shapes import SHAPES, Shape, bar, equal_area_side
 from featvis_jax.data.sources import Source
-from featvis_jax.data.tasks import LesionTask, OutlineTask
+from featvis_jax.data.tasks import LesionTask, OutlineTask, lesion_task
 from featvis_jax.evaluation import concepts
 from featvis_jax.evaluation.grading import Concept, Grader
 from featvis_jax.evaluation.responses import Response, of_equal_area, shape_responses
@@ -91,13 +90,12 @@ def truth_of(named: NamedTask, model: Model) -> Truth:
                 "`grid=FILE.nii.gz`, an image on its grid."
             )
         options = {"voxel_size_mm": float(np.linalg.norm(model.affine[:3, 0]))}
-    if named.name == "square_or_disc" and named.shape is None:
-        shapes = SHAPES["disc"], SHAPES["square"]
-        task = OutlineTask(Lesions(shapes[0], **options), shapes)
-        return Truth(task, dict(enumerate(shapes)), dict(enumerate(task.class_names)))
-    shape = named.shape or SHAPES[named.name.split("_")[0]]
+    task = lesion_task(named.name, options, shape=named.shape)
+    if isinstance(task, OutlineTask):
+        names = dict(enumerate(task.class_names[: len(task.shapes)]))
+        return Truth(task, dict(enumerate(task.shapes)), names)
     name = named.name if named.shape is not None else named.name.split("_")[0]
-    return Truth(LesionTask(Lesions(shape, **options)), {1: shape}, {1: name})
+    return Truth(task, {1: task.lesions.shape}, {1: name})
 
 
 def hold_out(cohort: Cohort, models: Sequence[Model], options: CohortOptions) -> HeldOut:
@@ -146,8 +144,9 @@ def labelled(truth: Truth, source: Source, *, seed: int) -> Iterator[Examples]:
       source: The images that lesions are drawn into.
       seed: Of the lesions.
     """
+    each = truth.task.images_per_element
     return pipeline.evaluation_batches(
-        source, truth.task, batch_size=16, seed=seed, max_images=2 * _LABELLED
+        source, truth.task, batch_size=8 * each, seed=seed, max_images=each * _LABELLED
     )
 
 

@@ -22,7 +22,8 @@ from featvis_jax.results import encoding, manifest, pixels, plots
 from featvis_jax.results.files import atomic_write_bytes, locked, make_directory, refuse_foreign
 from featvis_jax.runs import tensorboard, training_plan, training_results
 from featvis_jax.runs.tasks import named_task
-from featvis_jax.runs.training_job import Job, TrainOptions, job
+from featvis_jax.runs.training_job import Job, job
+from featvis_jax.runs.training_options import TrainOptions
 
 OnCompiled = Callable[[training.Step], None]
 
@@ -36,7 +37,7 @@ def train(task: str, *, out: str | Path, **options: Any) -> Model:
     by the command, which fixes it.
 
     Args:
-      task: What to learn: "square_lesion", "gaussian_lesion", "square_or_disc", "sex",
+      task: What to learn: one of `featvis_jax.data.tasks.TASKS`, such as "square_lesion";
         "label:COLUMN" for a column of participants.tsv, or "FILE.py:FUNCTION" for lesions of a
         shape of your own.
       out: Directory for the model, its report and checkpoints.
@@ -163,7 +164,7 @@ def _finished(out: Path) -> str:
 
 def _settings(job: Job, out: Path, threads: int | None) -> dict[str, Any]:
     """All that decides the weights; another training than the one that was begun is refused."""
-    batch = job.options.batch_size
+    batch = job.batch_size
     settings = {
         **job.settings(),
         **training_plan.settings(job, out, threads=threads),

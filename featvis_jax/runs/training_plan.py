@@ -45,7 +45,7 @@ def settings(job: Job, out: Path, *, threads: int | None) -> dict[str, Any]:
     Raises:
       ValueError: The batch cannot be cut into parts of that size.
     """
-    batch = job.options.batch_size
+    batch = job.batch_size
     size = _microbatch(job, out) or training.default_size(batch, job.image_shape)
     try:
         training.check_size(size, batch)
@@ -75,7 +75,7 @@ def fitting_step(job: Job, variables: Mapping[str, Any], *, out: Path) -> traini
             job.schedule.optimizer(),
             dict(variables),
             job.image_shape,
-            batch_size=job.options.batch_size,
+            batch_size=job.batch_size,
             microbatch=microbatch,
             estimates=job.estimates,
         )

@@ -93,7 +93,7 @@ def _card(
         "training": {
             "best_step": result.best_step,
             "steps": result.steps,
-            "batch": job.options.batch_size,
+            "batch": job.batch_size,
             **({} if command is None else {"command": command}),
             "versions": versions(),
             "init": None if parent is None else parent.card["training"],

@@ -422,11 +422,7 @@ def test_where_the_options_leave_no_room_the_search_ends_early(cohort, cache):
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        (
-            "age",
-            {},
-            "no task 'age'; expected one of square_lesion, .*, square_or_disc, anatomy, sex",
-        ),
+        ("age", {}, "no task 'age'; expected one of square_lesion, .*, anatomy, sex"),
         ("square_lesion", {"rank": 4}, r"rank is 4; expected 2 .* or 3"),
         ("sex", {"rank": 2}, r"'sex' takes whole volumes: use 3 dimensions"),
         ("label:sex", {"rank": 2}, r"'label:sex' takes whole volumes: use 3 dimensions"),
@@ -495,6 +491,27 @@ def test_square_or_disc_differs_in_the_outline_only(slices, cache):
         assert square_.mean() > disc.mean()
 
 
+def test_images_with_neither_have_the_distractors_alone(slices, cache):
+    options = {"size_mm": (9.0, 17.0), "min_contrast": 0.1}
+    common = {"rank": 2, "distractor_count": (1, 2), "lesion_options": options}
+    two, three = (
+        prepare(name, slices, cache, **common)
+        for name in ("square_or_disc", "square_disc_or_neither")
+    )
+    assert three.class_names == ("disc", "square", "neither")
+    images, labels = drawn(three)
+    np.testing.assert_array_equal(labels, [[0, 1, 2]] * len(labels))
+    np.testing.assert_array_equal(images[:, :2], drawn(two)[0])
+    for number, (disc, square_, neither) in enumerate(images):
+        clean = three.train[number % len(three.train)]
+        assert (neither != clean).any()
+        assert (disc != neither).any()
+        assert (square_ != neither).any()
+    shuffled = prepare("square_disc_or_neither", slices, cache, shuffle_labels=True, **common)
+    np.testing.assert_array_equal(drawn(shuffled)[0], images)
+    assert {tuple(each) for each in drawn(shuffled)[1].tolist()} > {(0, 1, 2)}
+
+
 @pytest.mark.parametrize("rank", [2, 3])
 def test_distractors_are_in_both_images_of_a_pair(slices, cohort, cache, rank):
     options = {"size_mm": (9.0, 9.0), "count": (1, 1), "min_contrast": 0.1}
@@ -542,6 +559,7 @@ def test_distractors_of_two_shapes_are_the_same_in_both_images(slices, cohort, c
     [
         *[("square_lesion", (0, 0)), ("square_lesion", (1, 2))],
         *[("square_or_disc", (0, 0)), ("square_or_disc", (1, 2))],
+        ("square_disc_or_neither", (1, 2)),
     ],
 )
 def test_a_card_tells_how_lesions_were_drawn(slices, cohort, cache, rank, name, distractor_count):

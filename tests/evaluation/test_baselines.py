@@ -48,6 +48,19 @@ def test_a_spot_out_of_range_is_found_by_a_threshold(rng, level):
     assert found["histogram"] == 1.0
 
 
+def test_three_classes_take_two_thresholds(rng):
+    def make(rng, count):
+        images, labels = foreground(rng, count), rng.permutation(np.arange(count) % 3)
+        images[labels == 1, 6:9, 6:9] = 0.9
+        images[labels == 2, 6:9, 6:9] = 0.05
+        return images, labels
+
+    assert min(both_halves(make, rng).values()) >= 0.98
+    nothing = both_halves(lambda rng, n: (foreground(rng, n), rng.integers(0, 3, n)), rng)
+    # A third by chance; four standard deviations.
+    assert max(nothing.values()) < 1 / 3 + 4 * np.sqrt(2 / 9 / 100)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_shift_of_the_mean_is_found_by_a_threshold(rng, sign):
     def make(rng, count):

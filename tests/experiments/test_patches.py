@@ -13,7 +13,8 @@ from featvis_jax.runs import cohort_images, cohorts, graders, reference_scans, t
 from featvis_jax.runs.channels import input_channels
 from featvis_jax.runs.deformations import with_starts
 from featvis_jax.runs.reference_scans import ReferenceOptions
-from featvis_jax.runs.training_job import TrainOptions, job
+from featvis_jax.runs.training_job import job
+from featvis_jax.runs.training_options import TrainOptions
 
 PATCH = (36, 34)
 

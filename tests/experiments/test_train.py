@@ -284,7 +284,7 @@ REFUSED = {
     "output below a file": (["--out={place}/file/run"], ["{place}/file", "expected a directory"]),
     "unknown task": (
         ["--task=age"],
-        ["--task=age", "FILE.py:FUNCTION", "square_or_disc, anatomy, sex"],
+        ["--task=age", "FILE.py:FUNCTION", "square_disc_or_neither, anatomy, sex"],
     ),
     "unknown dimensions": (["--dims=4"], ["--dims=4", "2|3"]),
     "sex of slices": (["--task=sex", "--dims=2"], ["'sex'", "use 3 dimensions"]),
