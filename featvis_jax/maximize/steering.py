@@ -99,7 +99,8 @@ def steering(network: Network, recipe: Recipe) -> Steer:
             (gradient,) = found.to_parameters(found.on_image)
             if found.on_cost is None:
                 return gradient, None
-            return jax.tree.map(jnp.add, gradient, found.on_cost), None
+            weight = _risen(recipe.parameterization.rise, step, recipe.steps)
+            return jax.tree.map(lambda g, c: g + weight * c, gradient, found.on_cost), None
         plain = lax.cond(
             step % drive.PLAIN_EVERY == 0,
             lambda: respond_plainly(variables, image, unit)[0],
@@ -122,3 +123,8 @@ def steering(network: Network, recipe: Recipe) -> Steer:
         )
 
     return steered
+
+
+def _risen(rise: float, step: Step, steps: int) -> Scalar | float:
+    """The weight of a cost that rises over a share of the steps."""
+    return jnp.clip(jnp.asarray(step, jnp.float32) / (rise * steps), 0.0, 1.0) if rise > 0 else 1.0

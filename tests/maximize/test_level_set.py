@@ -10,7 +10,10 @@ import optax
 import pytest
 from scipy.interpolate import BSpline
 
+from featvis_jax.maximize import ascent, objectives
 from featvis_jax.maximize.parameterizations import inside, level_set
+from featvis_jax.maximize.recipe import Recipe
+from tests.maximize.smooth import smooth_network
 
 SHAPES = {"2-D": ((21, 18, 1), (1.0, 1.0)), "3-D": ((13, 10, 12, 2), (2.0, 1.5, 1.0))}
 RANKS = pytest.mark.parametrize(("shape", "sizes"), SHAPES.values(), ids=SHAPES)
@@ -87,6 +90,7 @@ def test_bodies_are_drawn_inside_a_mask_alone():
         ({"level": 1.2, "contrast": 0.5}, r"level 1.2 .* both levels in \[0, 1\]"),
         ({"intensity_range": (1.0, 1.0)}, r"intensity_range is \(1.0, 1.0\); expected two finite"),
         ({"price": -1.0}, "price is -1.0; expected a number from 0"),
+        ({"rise": 2.0}, r"rise is 2.0; expected a share of the steps, in \[0, 1\]"),
         ({"noise": 1.5}, r"noise is 1.5; expected a share of the range in \[0, 1\]"),
     ],
 )
@@ -112,6 +116,28 @@ def test_the_cost_is_that_of_surface_and_volume(shape, sizes):
     assert float(made.cost(parameters)) == pytest.approx(
         3 * (length.mean() + 0.2 * body.mean()), rel=1e-2
     )
+
+
+@pytest.mark.optax
+def test_the_price_rises_from_nothing():
+    """Where the objective asks for no more, a step of gradient descent is the price's alone."""
+    made = level_set(spacing_mm=4.0, rise=0.5, noise=0.2)
+    network = smooth_network((20, 18, 1))
+    layer = network.layers[-1].name
+    recipe = Recipe(
+        objectives.up_to(objectives.channel(layer), -1e6), made, optimizer=optax.sgd(0.1), steps=20
+    )
+    advance, unit = jax.jit(ascent.advance(network, recipe)), recipe.objective.units([0])
+    first = jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape))(
+        ascent.unit_keys(0, layer, [0])
+    )
+    assert made.cost is not None
+    (slope,) = jax.vmap(jax.grad(made.cost))(first.parameters).values
+    for step, weight in ((0, 0.0), (5, 0.5), (10, 1.0), (15, 1.0)):
+        after = advance(network.variables, first, unit, jnp.int32(step), jnp.int32(step + 1))
+        moved = np.asarray(after.parameters.values - first.parameters.values)[0]
+        expected = np.asarray(-0.1 * weight * slope)
+        np.testing.assert_allclose(moved, expected, atol=1e-5 * np.abs(slope).max())
 
 
 def test_what_is_not_needed_for_the_target_goes():
