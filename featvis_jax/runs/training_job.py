@@ -203,6 +203,11 @@ def job(options: TrainOptions) -> Job:
 
 def _check(job: Job) -> None:
     """Try what may not fit together before anything is compiled."""
+    if job.batch_size % (each := job.prepared.task.images_per_element):
+        raise ValueError(
+            f"`batch={job.batch_size}`: the task {job.task.name!r} makes {each} images of each of "
+            f"the cohort's: give a multiple of {each}."
+        )
     try:
         image = jax.ShapeDtypeStruct(job.image_shape, np.float32)
         jax.eval_shape(job.module.init, jax.random.key(0), image)

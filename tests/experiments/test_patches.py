@@ -123,6 +123,16 @@ def test_training_patches_are_random_and_not_shifted(options, tmp_path):
     assert not fixed & {image.tobytes() for image in batch["image"]}
 
 
+def test_three_classes_come_in_equal_parts_of_a_batch(options, tmp_path):
+    asked = {"task": "square_disc_or_neither", "out": str(tmp_path), **options, "batch": None}
+    begun = job(TrainOptions(**asked))
+    assert begun.module.num_classes == 3
+    labels = next(begun.training(0))["label"]
+    np.testing.assert_array_equal(np.bincount(labels), [11, 11, 11])
+    with pytest.raises(ValueError, match="`batch=8`: .* makes 3 images .* a multiple of 3"):
+        job(TrainOptions(**{**asked, "batch": 8}))
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
