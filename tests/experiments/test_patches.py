@@ -129,7 +129,7 @@ def test_three_classes_come_in_equal_parts_of_a_batch(options, tmp_path):
     assert begun.module.num_classes == 3
     labels = next(begun.training(0))["label"]
     np.testing.assert_array_equal(np.bincount(labels), [11, 11, 11])
-    with pytest.raises(ValueError, match="`batch=8`: .* makes 3 images .* a multiple of 3"):
+    with pytest.raises(ValueError, match=r"`batch=8`: .* makes 3 images .* a multiple of 3"):
         job(TrainOptions(**{**asked, "batch": 8}))
 
 

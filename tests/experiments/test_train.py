@@ -296,7 +296,7 @@ REFUSED = {
     "no number for a decay": (["--weight_decay=nan"], ["--weight_decay=nan", "from 0"]),
     "negative seed": (["--seed=-1"], ["--seed=-1"]),
     "large seed": (["--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
-    "odd batch": (["--batch=3"], ["batch_size is 3", "makes 2 images", "multiple"]),
+    "odd batch": (["--batch=3"], ["--batch=3", "makes 2 images", "a multiple of 2"]),
     "odd parts": (
         ["--microbatch=3"],
         ["--microbatch=3", "a batch has 4 images: expected one of 1, 2, 4"],
