@@ -226,7 +226,8 @@ def _step(network: Network, recipe: Recipe) -> Callable[[Variables, State, Unit,
         image, to_parameters = jax.vjp(recipe.parameterization.decode, state.parameters)
         on_image, (objective, penalty, response) = jax.grad(loss, has_aux=True)(image)
         cost, on_cost = steering.cost(recipe, state.parameters)
-        found = steering.Found(image, on_image, to_parameters, on_cost, response)
+        first = jnp.where(step == 0, objective, state.objective[0])
+        found = steering.Found(image, on_image, to_parameters, on_cost, objective, first, response)
         gradient, pressure = steered(key, variables, unit, step, state.pressure, found)
         penalty = penalty + cost
         updates, optimizer = recipe.transformation.update(

@@ -28,6 +28,8 @@ class Found(NamedTuple):
       on_image: Gradient on it of what is minimized, without what parameters cost.
       to_parameters: From a gradient on the image to one on the parameters.
       on_cost: Gradient of what the parameters cost; ``None`` where they cost nothing.
+      objective: f of it, as the network was shown it.
+      first: f in the first step.
       response: Of the unit to what the network was shown; nothing without a drive.
     """
 
@@ -35,6 +37,8 @@ class Found(NamedTuple):
     on_image: Image
     to_parameters: Callable[[Image], tuple[Parameters]]
     on_cost: Parameters | None
+    objective: Scalar
+    first: Scalar
     response: list[Scalar]
 
 
@@ -99,8 +103,8 @@ def steering(network: Network, recipe: Recipe) -> Steer:
             (gradient,) = found.to_parameters(found.on_image)
             if found.on_cost is None:
                 return gradient, None
-            weight = _risen(recipe.parameterization.rise, step, recipe.steps)
-            return jax.tree.map(lambda g, c: g + weight * c, gradient, found.on_cost), None
+            due = _due(recipe, found)
+            return jax.tree.map(lambda g, c: g + due * c, gradient, found.on_cost), None
         plain = lax.cond(
             step % drive.PLAIN_EVERY == 0,
             lambda: respond_plainly(variables, image, unit)[0],
@@ -125,6 +129,12 @@ def steering(network: Network, recipe: Recipe) -> Steer:
     return steered
 
 
-def _risen(rise: float, step: Step, steps: int) -> Scalar | float:
-    """The weight of a cost that rises over a share of the steps."""
-    return jnp.clip(jnp.asarray(step, jnp.float32) / (rise * steps), 0.0, 1.0) if rise > 0 else 1.0
+def _due(recipe: Recipe, found: Found) -> Scalar | float:
+    """The share of a cost that counts in a step without a drive."""
+    most = recipe.objective.most
+    if most is None or not recipe.parameterization.deferred:
+        return 1.0
+    way = most - found.first
+    behind = (found.objective - found.first) / jnp.where(way > 0, way, 1.0)
+    # A start beyond the end has nothing to wait for.
+    return jnp.where(way > 0, jnp.square(jnp.clip(behind, 0.0, 1.0)), 1.0)

@@ -27,7 +27,7 @@ from featvis_jax.runs.deformations import DeformationOptions
 
 LEVEL_SET = "level_set"
 # What bodies cost, in parts of the target that they are to reach.
-_PRICE = 2.0
+_PRICE = 4.0
 # Of a scaled scan, the share of voxels that may lie beyond the range.
 _MOST_BEYOND = 0.05
 _BY_AFFINE = (

@@ -10,9 +10,10 @@ import optax
 import pytest
 from scipy.interpolate import BSpline
 
-from featvis_jax.maximize import ascent, objectives
+from featvis_jax.maximize import ascent, objectives, steering
 from featvis_jax.maximize.parameterizations import inside, level_set
 from featvis_jax.maximize.recipe import Recipe
+from tests.maximize.lines import QUICK_JIT
 from tests.maximize.smooth import smooth_network
 
 SHAPES = {"2-D": ((21, 18, 1), (1.0, 1.0)), "3-D": ((13, 10, 12, 2), (2.0, 1.5, 1.0))}
@@ -90,7 +91,6 @@ def test_bodies_are_drawn_inside_a_mask_alone():
         ({"level": 1.2, "contrast": 0.5}, r"level 1.2 .* both levels in \[0, 1\]"),
         ({"intensity_range": (1.0, 1.0)}, r"intensity_range is \(1.0, 1.0\); expected two finite"),
         ({"price": -1.0}, "price is -1.0; expected a number from 0"),
-        ({"rise": 2.0}, r"rise is 2.0; expected a share of the steps, in \[0, 1\]"),
         ({"noise": 1.5}, r"noise is 1.5; expected a share of the range in \[0, 1\]"),
     ],
 )
@@ -119,25 +119,58 @@ def test_the_cost_is_that_of_surface_and_volume(shape, sizes):
 
 
 @pytest.mark.optax
-def test_the_price_rises_from_nothing():
-    """Where the objective asks for no more, a step of gradient descent is the price's alone."""
-    made = level_set(spacing_mm=4.0, rise=0.5, noise=0.2)
+@pytest.mark.parametrize(
+    ("first", "objective", "due"),
+    [(-2.0, -2.0, 0.0), (-2.0, -9.0, 0.0), (-2.0, 0.0, 0.25), (-2.0, 2.0, 1.0), (5.0, 2.0, 1.0)],
+)
+def test_the_price_is_due_as_far_as_the_objective_has_come(first, objective, due):
     network = smooth_network((20, 18, 1))
+    objective_up_to_2 = objectives.up_to(objectives.channel(network.layers[-1].name), 2.0)
+    recipe = Recipe(objective_up_to_2, level_set(spacing_mm=4.0), steps=20)
+    ascending, price = np.array([3.0, 1.0], np.float32), np.array([2.0, -4.0], np.float32)
+    found = steering.Found(
+        image=jnp.zeros((20, 18, 1)),
+        on_image=jnp.zeros((20, 18, 1)),
+        to_parameters=lambda on_image: (jnp.asarray(ascending),),
+        on_cost=jnp.asarray(price),
+        objective=jnp.float32(objective),
+        first=jnp.float32(first),
+        response=[],
+    )
+    steer = steering.steering(network, recipe)
+    key, unit = jax.random.key(0), objectives.Unit(jnp.int32(0))
+    gradient, _ = steer(key, network.variables, unit, jnp.int32(7), None, found)
+    np.testing.assert_allclose(gradient, ascending + due * price)
+
+
+@pytest.mark.optax
+def test_an_ascent_pays_nothing_in_its_first_step_and_all_at_its_end():
+    made, network = level_set(spacing_mm=4.0, noise=0.2), smooth_network((20, 18, 1))
     layer = network.layers[-1].name
-    recipe = Recipe(
-        objectives.up_to(objectives.channel(layer), -1e6), made, optimizer=optax.sgd(0.1), steps=20
-    )
-    advance, unit = jax.jit(ascent.advance(network, recipe)), recipe.objective.units([0])
-    first = jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape))(
-        ascent.unit_keys(0, layer, [0])
-    )
+    free = made._replace(cost=None)
+
+    def moved(of, most, step):
+        recipe = Recipe(
+            objectives.up_to(objectives.channel(layer), most), of, optimizer=optax.sgd(0.1), steps=2
+        )
+        first = jax.vmap(lambda key: ascent.init(key, recipe, network.image_shape))(
+            ascent.unit_keys(0, layer, [0])
+        )
+        # As after a first step that found one less.
+        first = first._replace(objective=first.objective.at[:, 0].set(most - 1))
+        after = QUICK_JIT(ascent.advance(network, recipe))(
+            *(network.variables, first, recipe.objective.units([0])),
+            *(jnp.int32(step), jnp.int32(step + 1)),
+        )
+        return np.asarray(after.parameters.values - first.parameters.values)[0]
+
+    np.testing.assert_allclose(moved(made, 1e3, 0), moved(free, 1e3, 0), atol=1e-6)
+    key = ascent.unit_keys(0, layer, [0])[0]
+    start = made.init(jax.random.fold_in(key, 0), network.image_shape)
     assert made.cost is not None
-    (slope,) = jax.vmap(jax.grad(made.cost))(first.parameters).values
-    for step, weight in ((0, 0.0), (5, 0.5), (10, 1.0), (15, 1.0)):
-        after = advance(network.variables, first, unit, jnp.int32(step), jnp.int32(step + 1))
-        moved = np.asarray(after.parameters.values - first.parameters.values)[0]
-        expected = np.asarray(-0.1 * weight * slope)
-        np.testing.assert_allclose(moved, expected, atol=1e-5 * np.abs(slope).max())
+    slope = np.asarray(jax.grad(made.cost)(start).values)
+    # Beyond an end that lies below everything there is the price alone.
+    np.testing.assert_allclose(moved(made, -1e3, 1), -0.1 * slope, atol=1e-5 * abs(slope).max())
 
 
 def test_what_is_not_needed_for_the_target_goes():

@@ -101,8 +101,8 @@ class Parameterization(NamedTuple):
       cost: ``parameters -> scalar``, what they cost beside what the image does: it is subtracted
         from the objective, and of a recipe with a drive it is the drive's cost. ``None`` where all
         that counts is the image.
-      rise: Share of the steps over which the cost comes to its full weight, from none. A drive has
-        a way of its own.
+      deferred: Whether the cost of an ascent to an end (`up_to`) waits for the objective: it counts
+        by the square of the share of the way there, from the first step's value, that is behind.
       maps: ``parameters -> {name: (*spatial, components)}``, what they stand for beside the image,
         on its grid: how far a scan was moved, for example.
       optimizer: What takes the steps where a recipe does not say.
@@ -119,7 +119,7 @@ class Parameterization(NamedTuple):
     learning_rate: float = 0.05
     hold: Callable[[Image], Image] = unchanged
     cost: Callable[[Parameters], Scalar] | None = None
-    rise: float = 0.0
+    deferred: bool = False
     maps: Callable[[Parameters], dict[str, Float[Array, "*spatial _"]]] | None = None
     optimizer: Optimizer = ADAM
     variants: int | None = None

@@ -39,7 +39,6 @@ def level_set(
     level: float | None = None,
     contrast: float = 0.4,
     price: float = 16.0,
-    rise: float = 0.15,
     intensity_range: tuple[float, float] = (0.0, 1.0),
     noise: float = 0.8,
 ) -> Parameterization:
@@ -56,8 +55,8 @@ def level_set(
     ends near zero a body is half there, and grey.
 
     It wants a drive, or an end (`featvis_jax.maximize.objectives.up_to`): once the unit responds as
-    it should, the price removes the bodies that are not needed for it. Without a drive the price
-    rises from nothing: at once in full, it would hold many starts where they cannot yet respond.
+    it should, the price removes the bodies that are not needed for it. On the way to an end the
+    price is deferred: in full from the start, it would hold many where the unit cannot yet respond.
 
     Args:
       spacing_mm: From one control point to the next; by default four voxels. What is smaller than
@@ -69,7 +68,6 @@ def level_set(
       contrast: How far bodies are from their background, as a share of the range.
       price: Of bodies: of their surface and, so that none fills all of the image to have none, a
         little of their volume, both as shares of the image's voxels.
-      rise: Share of the steps over which the price comes to that, without a drive.
       intensity_range: Lowest and highest intensity.
       noise: Standard deviation of the field's coefficients at the start.
 
@@ -80,7 +78,6 @@ def level_set(
       Osher, Sethian, Fronts propagating with curvature-dependent speed, 1988.
       Chan, Vese, Active contours without edges, 2001.
       Bernard, Friboulet, Thevenaz, Unser, Variational B-spline level-set, 2009.
-      Allgower, Georg, Introduction to numerical continuation methods, 2003 (the rising price).
 
     Example:
       >>> import jax
@@ -94,8 +91,6 @@ def level_set(
     ground, change = _levels(polarity, level, contrast)
     if not 0 <= price < math.inf:
         raise ValueError(f"level_set: price is {price}; expected a number from 0.")
-    if not 0 <= rise <= 1:
-        raise ValueError(f"level_set: rise is {rise}; expected a share of the steps, in [0, 1].")
     check_noise("level_set", noise)
     sizes, apart = _distances(voxel_size_mm, spacing_mm)
 
@@ -120,7 +115,7 @@ def level_set(
 
     return Parameterization(
         f"level_set(spacing_mm={apart:g}, voxel_size_mm={sizes}, polarity={polarity!r}, "
-        f"level={ground:g}, contrast={contrast:g}, price={price:g}, rise={rise:g}, "
+        f"level={ground:g}, contrast={contrast:g}, price={price:g}, "
         f"intensity_range={intensity_range}, noise={noise})",
         init,
         decode,
@@ -128,7 +123,7 @@ def level_set(
         is_image=False,
         learning_rate=0.05,
         cost=cost,
-        rise=rise,
+        deferred=True,
     )
 
 
